@@ -1,1 +1,20 @@
-//! (being laid)
+//! Shifter's vocabulary: pure types and `&str` parsers shared by every program.
+//!
+//! Nothing here opens a file, asks the kernel or allocates without a limit that the caller can see;
+//! reading is someone else's work. The crate is part of the setuid closure, so it has no dependencies.
+
+pub mod descriptor;
+pub mod digest;
+pub mod environment;
+pub mod fasthash;
+pub mod image_type;
+pub mod json;
+pub mod lexer;
+pub mod meta;
+pub mod nearest;
+pub mod passwd;
+pub mod paths;
+pub mod reference;
+pub mod shifter_conf;
+pub mod udiroot;
+pub mod volume;

@@ -1,1 +1,262 @@
-//! (being laid)
+//! `<id>.meta`, the image's record beside its file in `imagePath`: reader and writer.
+//!
+//! The lines are the original's, in its order, so that old runtimes read what we write and we read what old
+//! gateways wrote. What those lines cannot carry (an apostrophe in an argument, a line break in a variable)
+//! is left out of them and stands, exactly, in one comment line `#shifter1 {json}` that old readers skip.
+//! Access lists are read from the legacy lines alone, so old and new runtimes never disagree on access.
+
+use crate::json::{self, Value};
+use crate::lexer::records;
+use std::fmt;
+
+/// Start of the comment line that carries the exact record.
+const RICH_PREFIX: &str = "#shifter1 ";
+/// Most ids in one access list, as in the original.
+const MOST_IDS: usize = 1000;
+
+/// Who may run an image: nobody listed means everybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acl {
+    /// User ids.
+    pub uids: Vec<u32>,
+    /// Group ids, primary or supplementary.
+    pub gids: Vec<u32>,
+}
+
+impl Acl {
+    /// Whether everybody may run the image.
+    pub fn is_public(&self) -> bool {
+        self.uids.is_empty() && self.gids.is_empty()
+    }
+
+    /// Whether a process with these ids may run the image.
+    pub fn allows(&self, uid: u32, gid: u32, groups: &[u32]) -> bool {
+        self.is_public()
+            || self.uids.contains(&uid)
+            || self.gids.contains(&gid)
+            || groups.iter().any(|group| self.gids.contains(group))
+    }
+}
+
+/// What only the `#shifter1` line carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rich {
+    /// Size of the image file in bytes; a runtime requires it to equal the file's.
+    pub size: u64,
+    /// SHA-256 of the image file, hexadecimal.
+    pub sha256: String,
+    /// OCI architecture (`amd64`, `arm64` …), empty if unknown.
+    pub architecture: String,
+    /// OCI `User`.
+    pub user: String,
+    /// OCI `StopSignal`.
+    pub stop_signal: String,
+    /// OCI `Labels`.
+    pub labels: Vec<(String, String)>,
+}
+
+/// An image's record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// `squashfs`, `xfs`, `VFS` …; also the suffix of the image file.
+    pub format: String,
+    /// OCI `Entrypoint`; `None` if the image has none.
+    pub entry: Option<Vec<String>>,
+    /// OCI `Cmd`.
+    pub cmd: Option<Vec<String>>,
+    /// OCI `WorkingDir`; `None` if empty.
+    pub workdir: Option<String>,
+    /// `NAME=VALUE`, in image order.
+    pub env: Vec<String>,
+    /// Who may run it.
+    pub acl: Acl,
+    /// The exact record, where the gateway that wrote it was ours.
+    pub rich: Option<Rich>,
+}
+
+/// Why a record cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetaError {
+    /// ENTRY or CMD starts like a list and is none.
+    List {
+        /// Line, from 1.
+        line: usize,
+    },
+    /// USERACL or GROUPACL has a value without a single id in it, or too many.
+    Acl {
+        /// Line, from 1.
+        line: usize,
+    },
+    /// The `#shifter1` line is damaged.
+    Rich {
+        /// Line, from 1.
+        line: usize,
+        /// Byte offset in its JSON.
+        offset: usize,
+        /// What was expected there.
+        expected: &'static str,
+    },
+}
+
+impl fmt::Display for MetaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MetaError::List { line } => {
+                write!(f, "line {line}: ENTRY or CMD is a list without its closing quote and bracket")
+            }
+            MetaError::Acl { line } => {
+                write!(f, "line {line}: the access list names no numeric id, or more than {MOST_IDS}")
+            }
+            MetaError::Rich { line, offset, expected } => {
+                write!(f, "line {line}: the #shifter1 record lacks {expected} at byte {offset}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for MetaError {}
+
+impl Meta {
+    /// Reads a record. Unknown keys (the original's `USER`, `VOLUME`) are skipped.
+    pub fn parse(text: &str) -> Result<Self, MetaError> {
+        let mut meta = Meta { format: "VFS".to_owned(), ..Meta::default() };
+        for record in records(text, ':') {
+            let value = record.value;
+            match record.key {
+                "FORMAT" => meta.format = value,
+                "ENTRY" => meta.entry = Some(parse_list(&value).ok_or(MetaError::List { line: record.line })?),
+                "CMD" => meta.cmd = Some(parse_list(&value).ok_or(MetaError::List { line: record.line })?),
+                "WORKDIR" => meta.workdir = Some(value).filter(|path| !path.is_empty()),
+                "ENV" => meta.env.push(value),
+                "USERACL" => meta.acl.uids = parse_ids(&value).ok_or(MetaError::Acl { line: record.line })?,
+                "GROUPACL" => meta.acl.gids = parse_ids(&value).ok_or(MetaError::Acl { line: record.line })?,
+                _ => {}
+            }
+        }
+        for (index, line) in text.lines().enumerate() {
+            if let Some(json) = line.strip_prefix(RICH_PREFIX) {
+                meta.apply_rich(json, index + 1)?;
+            }
+        }
+        Ok(meta)
+    }
+
+    fn apply_rich(&mut self, text: &str, line: usize) -> Result<(), MetaError> {
+        let members = json::parse_object(text)
+            .map_err(|e| MetaError::Rich { line, offset: e.offset, expected: e.expected })?;
+        let (mut entry, mut cmd, mut workdir, mut env) = (None, None, None, Vec::new());
+        let mut rich = Rich::default();
+        for (name, value) in members {
+            match (name.as_str(), value) {
+                ("size", Value::Number(size)) => rich.size = size,
+                ("sha256", Value::Text(text)) => rich.sha256 = text,
+                ("architecture", Value::Text(text)) => rich.architecture = text,
+                ("user", Value::Text(text)) => rich.user = text,
+                ("stopSignal", Value::Text(text)) => rich.stop_signal = text,
+                ("labels", Value::Map(labels)) => rich.labels = labels,
+                ("entry", Value::List(list)) => entry = Some(list),
+                ("cmd", Value::List(list)) => cmd = Some(list),
+                ("workdir", Value::Text(text)) => workdir = Some(text),
+                ("env", Value::List(list)) => env = list,
+                _ => {} // a later version's
+            }
+        }
+        (self.entry, self.cmd, self.workdir, self.env, self.rich) = (entry, cmd, workdir, env, Some(rich));
+        Ok(())
+    }
+
+    /// The record's text. A value that a line of the original cannot hold unchanged is left out of the legacy
+    /// lines, so that no image can write lines of its own (`USERACL:` …) into it.
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        let mut line = |key: &str, value: &str| {
+            if fits_a_line(value) {
+                out.push_str(&format!("{key}: {value}\n"));
+            }
+        };
+        line("FORMAT", &self.format);
+        for (key, list) in [("ENTRY", &self.entry), ("CMD", &self.cmd)] {
+            if let Some(text) = list.as_deref().and_then(render_list) {
+                line(key, &text);
+            }
+        }
+        if let Some(workdir) = &self.workdir {
+            line("WORKDIR", workdir);
+        }
+        if !self.acl.is_public() {
+            for (key, ids) in [("USERACL", &self.acl.uids), ("GROUPACL", &self.acl.gids)] {
+                if !ids.is_empty() {
+                    line(key, &ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","));
+                }
+            }
+        }
+        for variable in self.env.iter().filter(|variable| variable.contains('=')) {
+            line("ENV", variable);
+        }
+        if let Some(rich) = &self.rich {
+            out.push_str(&format!("{RICH_PREFIX}{}\n", self.render_rich(rich)));
+        }
+        out
+    }
+
+    fn render_rich(&self, rich: &Rich) -> String {
+        let mut members =
+            vec![("size", Value::Number(rich.size)), ("sha256", Value::Text(rich.sha256.clone()))];
+        for (name, text) in
+            [("architecture", &rich.architecture), ("user", &rich.user), ("stopSignal", &rich.stop_signal)]
+        {
+            if !text.is_empty() {
+                members.push((name, Value::Text(text.clone())));
+            }
+        }
+        for (name, list) in [("entry", &self.entry), ("cmd", &self.cmd)] {
+            if let Some(list) = list {
+                members.push((name, Value::List(list.clone())));
+            }
+        }
+        if let Some(workdir) = &self.workdir {
+            members.push(("workdir", Value::Text(workdir.clone())));
+        }
+        members.push(("env", Value::List(self.env.clone())));
+        if !rich.labels.is_empty() {
+            members.push(("labels", Value::Map(rich.labels.clone())));
+        }
+        json::write_object(&members)
+    }
+}
+
+/// Whether the original's reader gives back exactly `value`: it trims, joins lines after a final backslash,
+/// and knows no escapes.
+fn fits_a_line(value: &str) -> bool {
+    !value.is_empty() && value.trim() == value && !value.ends_with('\\') && !value.chars().any(char::is_control)
+}
+
+/// The Python list of the original, `['a', 'b']`; `None` if an element cannot stand in it.
+fn render_list(list: &[String]) -> Option<String> {
+    if list.is_empty() || list.iter().any(|item| item.contains('\'') || item.chars().any(char::is_control)) {
+        return None;
+    }
+    Some(format!("['{}']", list.join("', '")))
+}
+
+/// `['a', u'b']` by the original's rule (what stands between successive quotes), or one bare argument.
+fn parse_list(value: &str) -> Option<Vec<String>> {
+    if !value.starts_with("['") && !value.starts_with("[u'") {
+        return Some(vec![value.to_owned()]);
+    }
+    let inner = value.strip_suffix(']')?;
+    let parts: Vec<&str> = inner.split('\'').collect();
+    // Quotes pair up exactly when the pieces are odd in number; every second piece is an element.
+    (parts.len() % 2 == 1).then(|| parts.iter().skip(1).step_by(2).map(|part| (*part).to_owned()).collect())
+}
+
+/// Comma-separated ids: items that are no number are skipped (that only narrows access), but a list in
+/// which nothing is left must not read as "everybody".
+fn parse_ids(value: &str) -> Option<Vec<u32>> {
+    let ids: Vec<u32> = value.split(',').filter_map(|item| item.trim().parse().ok()).collect();
+    ((value.is_empty() || !ids.is_empty()) && ids.len() <= MOST_IDS).then_some(ids)
+}
+
+#[cfg(test)]
+#[path = "meta_tests.rs"]
+mod tests;

@@ -124,12 +124,16 @@ impl Meta {
             let value = record.value;
             match record.key {
                 "FORMAT" => meta.format = value,
-                "ENTRY" => meta.entry = Some(parse_list(&value).ok_or(MetaError::List { line: record.line })?),
+                "ENTRY" => {
+                    meta.entry = Some(parse_list(&value).ok_or(MetaError::List { line: record.line })?)
+                }
                 "CMD" => meta.cmd = Some(parse_list(&value).ok_or(MetaError::List { line: record.line })?),
                 "WORKDIR" => meta.workdir = Some(value).filter(|path| !path.is_empty()),
                 "ENV" => meta.env.push(value),
                 "USERACL" => meta.acl.uids = parse_ids(&value).ok_or(MetaError::Acl { line: record.line })?,
-                "GROUPACL" => meta.acl.gids = parse_ids(&value).ok_or(MetaError::Acl { line: record.line })?,
+                "GROUPACL" => {
+                    meta.acl.gids = parse_ids(&value).ok_or(MetaError::Acl { line: record.line })?
+                }
                 _ => {}
             }
         }
@@ -142,8 +146,11 @@ impl Meta {
     }
 
     fn apply_rich(&mut self, text: &str, line: usize) -> Result<(), MetaError> {
-        let members = json::parse_object(text)
-            .map_err(|e| MetaError::Rich { line, offset: e.offset, expected: e.expected })?;
+        let members = json::parse_object(text).map_err(|e| MetaError::Rich {
+            line,
+            offset: e.offset,
+            expected: e.expected,
+        })?;
         let (mut entry, mut cmd, mut workdir, mut env) = (None, None, None, Vec::new());
         let mut rich = Rich::default();
         for (name, value) in members {
@@ -228,7 +235,10 @@ impl Meta {
 /// Whether the original's reader gives back exactly `value`: it trims, joins lines after a final backslash,
 /// and knows no escapes.
 fn fits_a_line(value: &str) -> bool {
-    !value.is_empty() && value.trim() == value && !value.ends_with('\\') && !value.chars().any(char::is_control)
+    !value.is_empty()
+        && value.trim() == value
+        && !value.ends_with('\\')
+        && !value.chars().any(char::is_control)
 }
 
 /// The Python list of the original, `['a', 'b']`; `None` if an element cannot stand in it.

@@ -86,7 +86,12 @@ fn hostile_values_cannot_write_lines_and_survive_exactly() {
             "NOVALUE".into(),
         ],
         acl: Acl { uids: vec![42], gids: vec![] },
-        rich: Some(Rich { size: 9, sha256: "ab".into(), labels: vec![("k".into(), "v".into())], ..Rich::default() }),
+        rich: Some(Rich {
+            size: 9,
+            sha256: "ab".into(),
+            labels: vec![("k".into(), "v".into())],
+            ..Rich::default()
+        }),
     };
     let text = meta.render();
     let legacy: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
@@ -117,6 +122,9 @@ fn an_ordinary_record_is_written_as_the_original_wrote_it() {
 
 #[test]
 fn a_damaged_exact_record_is_an_error_not_a_guess() {
-    assert!(matches!(Meta::parse("FORMAT: squashfs\n#shifter1 {\"size\":}\n"), Err(MetaError::Rich { line: 2, .. })));
+    assert!(matches!(
+        Meta::parse("FORMAT: squashfs\n#shifter1 {\"size\":}\n"),
+        Err(MetaError::Rich { line: 2, .. })
+    ));
     assert_eq!(Meta::parse("# shifter1 {\n #shifter1 {\n").unwrap().rich, None);
 }

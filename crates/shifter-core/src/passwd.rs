@@ -33,7 +33,14 @@ impl Account {
             return None;
         }
         let owned = str::to_owned;
-        Some(Self { name: owned(name), uid, gid, gecos: owned(gecos), home: owned(home), shell: owned(shell) })
+        Some(Self {
+            name: owned(name),
+            uid,
+            gid,
+            gecos: owned(gecos),
+            home: owned(home),
+            shell: owned(shell),
+        })
     }
 
     /// The account of `uid` in a passwd file's text.
@@ -68,7 +75,13 @@ fn groups(text: &str) -> impl Iterator<Item = (&str, u32)> {
 /// A container's `/etc/group`, from a host file: every group but gid 0 once; `user` is listed in those of
 /// `member_of`, at most `most` of them (0: no limit), because old libc readers fail on long files.
 /// With `only_member_of` the user's own groups alone are written.
-pub fn container_groups(text: &str, user: &str, member_of: &[u32], most: usize, only_member_of: bool) -> String {
+pub fn container_groups(
+    text: &str,
+    user: &str,
+    member_of: &[u32],
+    most: usize,
+    only_member_of: bool,
+) -> String {
     let mut out = String::new();
     let mut seen = Vec::new();
     let mut memberships = 0;
@@ -96,7 +109,15 @@ mod tests {
         let alice = Account::find(text, 1000).unwrap();
         assert_eq!(alice.line(), "alice:x:1000:100:A, B:/home/alice:/bin/sh\n");
         assert_eq!(Account::find(text, 7), None);
-        for bad in ["a:x:1:2:g:h", "a:x:1:2:g:h:s:more", "a b:x:1:2:::", ":x:1:2:::", "a:x:-1:2:::", "a:x:1:2:g\u{7}::", "+a:x:1:2:::"] {
+        for bad in [
+            "a:x:1:2:g:h",
+            "a:x:1:2:g:h:s:more",
+            "a b:x:1:2:::",
+            ":x:1:2:::",
+            "a:x:-1:2:::",
+            "a:x:1:2:g\u{7}::",
+            "+a:x:1:2:::",
+        ] {
             assert_eq!(Account::parse(bad), None, "{bad}");
         }
         assert!(Account::parse("DOM\\a.b-c$:x:1:2:::").is_some());
@@ -110,7 +131,11 @@ mod tests {
             (1, false, "users:x:100:alice\nproj:x:200:\nlab:x:300:\n"),
             (0, true, "users:x:100:alice\nproj:x:200:alice\n"),
         ] {
-            assert_eq!(container_groups(text, "alice", &[100, 200, 0], most, only), expected, "{most} {only}");
+            assert_eq!(
+                container_groups(text, "alice", &[100, 200, 0], most, only),
+                expected,
+                "{most} {only}"
+            );
         }
     }
 }

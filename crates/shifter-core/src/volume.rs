@@ -1,1 +1,279 @@
-//! (being laid)
+//! Volume maps of the site (`siteFs`): `from[:to[:flag…]]`, entries separated by `;`.
+//!
+//! Pure text to plan; no path is looked at here. Bytes that the original silently deleted from paths are
+//! kept where they are unambiguous and refused otherwise. Comparison of paths is by component, never by
+//! string prefix (CVE-2026-48785 was such a prefix).
+
+use std::fmt;
+
+/// How a mount exchanges later mounts with the place it came from, mount_namespaces(7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// Nothing comes in or goes out.
+    Private,
+    /// Later mounts of the host come in.
+    Slave,
+    /// Both ways; for sites only.
+    Shared,
+}
+
+/// A per-node scratch file system, sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PerNodeCache {
+    /// Size of the backing file.
+    pub size: u64,
+    /// Block size; part of the state signature only.
+    pub block_size: u64,
+    /// File system type made in it.
+    pub fs: String,
+}
+
+/// One entry of a volume map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeMap {
+    /// Absolute path of the host, no trailing slash.
+    pub from: String,
+    /// Absolute path in the container, no trailing slash.
+    pub to: String,
+    /// `ro`
+    pub read_only: bool,
+    /// `rec`: mounts below `from` come along.
+    pub recursive: bool,
+    /// `slave`, `private`, `shared`; `None` leaves it to `mountPropagationStyle`.
+    pub propagation: Option<Propagation>,
+    /// `perNodeCache=size=…`
+    pub cache: Option<PerNodeCache>,
+}
+
+/// Why a map is refused; `entry` is the text of the entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeError {
+    /// The entry at fault.
+    pub entry: String,
+    /// The rule it breaks.
+    pub reason: VolumeReason,
+}
+
+/// The rule a volume map breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeReason {
+    /// A path is not absolute, or empty.
+    NotAbsolute(String),
+    /// A path has a `..` component.
+    DotDot(String),
+    /// A path has a control character or a quote.
+    Character(String),
+    /// The target is one that Shifter fills itself.
+    ForbiddenTarget(String),
+    /// No such flag.
+    UnknownFlag(String),
+    /// The same flag twice, or two kinds of propagation.
+    Repeated(String),
+    /// A flag with a value it cannot have, or without one it needs.
+    FlagValue(String),
+}
+
+impl fmt::Display for VolumeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "volume map \"{}\": ", self.entry.escape_default())?;
+        match &self.reason {
+            VolumeReason::NotAbsolute(path) => write!(f, "\"{path}\" is not an absolute path"),
+            VolumeReason::DotDot(path) => write!(f, "\"{path}\" has a .. in it"),
+            VolumeReason::Character(path) => {
+                write!(f, "\"{}\" has a control character or a quote in it", path.escape_default())
+            }
+            VolumeReason::ForbiddenTarget(path) => {
+                write!(f, "\"{path}\" is filled by Shifter and cannot be a target")
+            }
+            VolumeReason::UnknownFlag(flag) => {
+                write!(
+                    f,
+                    "\"{flag}\" is no flag; ro, rec, slave, private, shared and perNodeCache=size=… are"
+                )
+            }
+            VolumeReason::Repeated(flag) => write!(f, "\"{flag}\" repeats or contradicts a flag before it"),
+            VolumeReason::FlagValue(flag) => {
+                write!(f, "the flag \"{flag}\" has a value it cannot have, or lacks one")
+            }
+        }
+    }
+}
+
+impl std::error::Error for VolumeError {}
+
+/// Targets a site cannot map to, compared whole.
+const SITE_FORBIDDEN: [&str; 7] =
+    ["/", "/opt", "/etc", "/var", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf"];
+
+/// Reads a site's map list; empty entries are skipped, blanks around entries and tokens trimmed, one pair of
+/// double quotes around an entry stripped.
+pub fn parse_site(text: &str) -> Result<Vec<VolumeMap>, VolumeError> {
+    text.split(';').map(str::trim).filter(|entry| !entry.is_empty()).map(parse_entry).collect()
+}
+
+fn parse_entry(entry: &str) -> Result<VolumeMap, VolumeError> {
+    let refuse = |reason| VolumeError { entry: entry.to_owned(), reason };
+    let bare = entry.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(entry);
+    let mut tokens = bare.split(':').map(str::trim);
+    let from = checked_path(tokens.next().unwrap_or("")).map_err(refuse)?;
+    let to = match tokens.next() {
+        Some(to) => checked_path(to).map_err(refuse)?,
+        None => from.clone(), // for sites a lone path stands for both sides
+    };
+    if SITE_FORBIDDEN.contains(&to.as_str()) {
+        return Err(refuse(VolumeReason::ForbiddenTarget(to)));
+    }
+    let mut map = VolumeMap { from, to, read_only: false, recursive: false, propagation: None, cache: None };
+    for token in tokens {
+        apply_flag(&mut map, token).map_err(refuse)?;
+    }
+    Ok(map)
+}
+
+fn apply_flag(map: &mut VolumeMap, token: &str) -> Result<(), VolumeReason> {
+    let (name, value) = token.split_once('=').unwrap_or((token, ""));
+    let name = name.to_ascii_lowercase();
+    if name != "pernodecache" && !value.is_empty() {
+        return Err(VolumeReason::FlagValue(token.to_owned()));
+    }
+    let repeated = match name.as_str() {
+        "ro" => std::mem::replace(&mut map.read_only, true),
+        "rec" => std::mem::replace(&mut map.recursive, true),
+        "slave" => map.propagation.replace(Propagation::Slave).is_some(),
+        "private" => map.propagation.replace(Propagation::Private).is_some(),
+        "shared" => map.propagation.replace(Propagation::Shared).is_some(),
+        "pernodecache" => {
+            let cache = parse_cache(value).ok_or_else(|| VolumeReason::FlagValue(token.to_owned()))?;
+            map.cache.replace(cache).is_some()
+        }
+        _ => return Err(VolumeReason::UnknownFlag(token.to_owned())),
+    };
+    if repeated { Err(VolumeReason::Repeated(token.to_owned())) } else { Ok(()) }
+}
+
+/// `size=N[,bs=N][,fs=xfs][,method=loop]`, keys in any case; `fstype` is what the original printed for `fs`.
+fn parse_cache(text: &str) -> Option<PerNodeCache> {
+    let mut cache = PerNodeCache { size: 0, block_size: 1 << 20, fs: "xfs".to_owned() };
+    for item in text.split(',') {
+        let (key, value) = item.split_once('=')?;
+        match (key.trim().to_ascii_lowercase().as_str(), value.trim()) {
+            ("size", value) => cache.size = parse_bytes(value)?,
+            ("bs", value) => cache.block_size = parse_bytes(value)?,
+            ("fs" | "fstype", value @ ("xfs" | "ext4" | "tmpfs")) => cache.fs = value.to_owned(),
+            ("method", "loop") => {}
+            _ => return None,
+        }
+    }
+    (cache.size > 0).then_some(cache)
+}
+
+/// A size in bytes: a decimal number, then one letter of `bkmgtpe` (powers of 1024), then at most a `B`.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text[digits.len()..].to_ascii_lowercase();
+    let shift = match unit.strip_suffix('b').unwrap_or(&unit) {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        "p" => 50,
+        "e" => 60,
+        _ => return None,
+    };
+    let number: f64 = digits.parse().ok().filter(|n: &f64| n.is_finite() && *n >= 0.0)?;
+    let bytes = number * (1u64 << shift) as f64;
+    (bytes < u64::MAX as f64).then_some(bytes as u64)
+}
+
+/// An absolute path without `..`, empty or `.` components, quotes or control characters.
+fn checked_path(text: &str) -> Result<String, VolumeReason> {
+    if !text.starts_with('/') {
+        return Err(VolumeReason::NotAbsolute(text.to_owned()));
+    }
+    if text.chars().any(|c| c.is_control() || c == '"') {
+        return Err(VolumeReason::Character(text.to_owned()));
+    }
+    let components: Vec<&str> = text.split('/').filter(|c| !c.is_empty() && *c != ".").collect();
+    if components.contains(&"..") {
+        return Err(VolumeReason::DotDot(text.to_owned()));
+    }
+    Ok(format!("/{}", components.join("/")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn site_maps_of_the_documents_are_read() {
+        let maps = parse_site(
+            "/home:/home; \"/a b:/c@d/\" ;/scratch;;/var/opt/cray/alps:/var/opt/cray/alps:rec:slave:ro;\
+             /x:/y:perNodeCache=size=4T,bs=4M",
+        )
+        .unwrap();
+        let short: Vec<_> =
+            maps.iter().map(|m| (m.from.as_str(), m.to.as_str(), m.read_only, m.recursive)).collect();
+        assert_eq!(
+            short,
+            [
+                ("/home", "/home", false, false),
+                ("/a b", "/c@d", false, false),
+                ("/scratch", "/scratch", false, false),
+                ("/var/opt/cray/alps", "/var/opt/cray/alps", true, true),
+                ("/x", "/y", false, false),
+            ]
+        );
+        assert_eq!(maps[3].propagation, Some(Propagation::Slave));
+        assert_eq!(
+            maps[4].cache,
+            Some(PerNodeCache { size: 4 << 40, block_size: 4 << 20, fs: "xfs".into() })
+        );
+    }
+
+    #[test]
+    fn bad_entries_are_refused_by_rule() {
+        use VolumeReason::*;
+        let own = str::to_owned;
+        for (text, expected) in [
+            ("home:/home", NotAbsolute(own("home"))),
+            ("/a::ro", NotAbsolute(own(""))),
+            ("/a:/b/../etc", DotDot(own("/b/../etc"))),
+            ("/a\u{1}:/b", Character(own("/a\u{1}"))),
+            ("/a:/etc/", ForbiddenTarget(own("/etc"))),
+            ("/a://", ForbiddenTarget(own("/"))),
+            ("/a:/b:ro,rec", UnknownFlag(own("ro,rec"))),
+            ("/a:/b:rw", UnknownFlag(own("rw"))),
+            ("/a:/b:ro:ro", Repeated(own("ro"))),
+            ("/a:/b:slave:private", Repeated(own("private"))),
+            ("/a:/b:ro=1", FlagValue(own("ro=1"))),
+            ("/a:/b:perNodeCache", FlagValue(own("perNodeCache"))),
+            ("/a:/b:perNodeCache=size=0", FlagValue(own("perNodeCache=size=0"))),
+            ("/a:/b:perNodeCache=size=1,colour=red", FlagValue(own("perNodeCache=size=1,colour=red"))),
+        ] {
+            assert_eq!(parse_site(text).unwrap_err().reason, expected, "{text}");
+        }
+        // Names that only begin like a forbidden one are other names; dots inside a name are no `..`.
+        assert!(parse_site("/a:/etcetera;/a:/optional;/a..b:/a..b;/x:/y:ro=").is_ok());
+    }
+
+    #[test]
+    fn sizes_take_one_unit() {
+        for (text, expected) in [
+            ("5", Some(5)),
+            ("5k", Some(5120)),
+            ("500KB", Some(512_000)),
+            ("1.5m", Some(1_572_864)),
+            ("4T", Some(4 << 40)),
+            ("", None),
+            ("x", None),
+            ("-1", None),
+            ("1kk", None),
+            ("99e", None),
+            ("inf", None),
+        ] {
+            assert_eq!(parse_bytes(text), expected, "{text}");
+        }
+    }
+}

@@ -1,1 +1,34 @@
-//! (being laid)
+//! Docker Registry v2 / OCI distribution client with a verified blob cache.
+//!
+//! One [`Client`] serves one caller and one registry: it is made for a job, holds that caller's credentials
+//! and nobody else's, and is dropped with the job. Every byte that leaves this crate was checked against a
+//! digest: manifests and configurations in memory, layers while they stream into a [`BlobCache`].
+//!
+//! What it deliberately does not do: push, delete or list anything; read schema 1 manifests; fetch from the
+//! `urls` a manifest names (a manifest must not be able to send the gateway anywhere); decompress or read
+//! layers; remember credentials between callers; decide who may see an image (the gateway does, from the
+//! fact that [`Client::head`] or [`Client::resolve`] succeeded with the caller's own credentials).
+//!
+//! A layer's digest is a capability: whoever presents a manifest naming it gets it from a shared cache, as in
+//! every content-addressed store. Digests of layers must therefore be shown to nobody but those who could
+//! read the manifest.
+
+mod cache;
+mod challenge;
+mod client;
+mod config;
+mod error;
+mod hash;
+mod location;
+mod manifest;
+mod platform;
+mod settings;
+
+pub use cache::{BlobCache, Progress};
+pub use client::{Client, Head, Resolved};
+pub use config::ImageConfig;
+pub use error::RegistryError;
+pub use location::{AuthMethod, Credentials, Location};
+pub use manifest::{Compression, LayerDescriptor};
+pub use platform::Platform;
+pub use settings::Settings;

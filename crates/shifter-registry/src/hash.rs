@@ -1,0 +1,68 @@
+//! Digests while bytes pass by, by either allowed hash function.
+
+use sha2::{Digest as _, Sha256, Sha512};
+use shifter_core::digest::{Algorithm, Digest};
+use std::fmt::Write as _;
+
+/// A running digest.
+pub(crate) enum Hasher {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl Hasher {
+    /// A new one for `algorithm`.
+    pub(crate) fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Sha256 => Self::Sha256(Sha256::new()),
+            Algorithm::Sha512 => Self::Sha512(Sha512::new()),
+        }
+    }
+
+    /// Takes in more bytes.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(h) => h.update(bytes),
+            Self::Sha512(h) => h.update(bytes),
+        }
+    }
+
+    /// The digest as text, `algorithm:hex`.
+    pub(crate) fn finish(self) -> String {
+        let (name, value) = match self {
+            Self::Sha256(h) => (Algorithm::Sha256.name(), h.finalize().to_vec()),
+            Self::Sha512(h) => (Algorithm::Sha512.name(), h.finalize().to_vec()),
+        };
+        value.iter().fold(format!("{name}:"), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+}
+
+/// Digest of `bytes` by the algorithm of `like`, as text.
+pub(crate) fn digest_like(like: &Digest, bytes: &[u8]) -> String {
+    let mut hasher = Hasher::new(like.algorithm());
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_equal_the_published_vectors() {
+        // FIPS 180-4 examples for "abc".
+        for (algorithm, start) in [
+            (Algorithm::Sha256, "sha256:ba7816bf8f01cfea414140de5dae2223"),
+            (Algorithm::Sha512, "sha512:ddaf35a193617abacc417349ae204131"),
+        ] {
+            let mut hasher = Hasher::new(algorithm);
+            hasher.update(b"a");
+            hasher.update(b"bc");
+            assert!(hasher.finish().starts_with(start));
+        }
+    }
+}

@@ -1,6 +1,9 @@
 //! What the gateway and its clients say to each other, and a small blocking client.
 //!
 //! The wire types are shared by both sides so that they cannot drift apart. The crate knows no
-//! routes' logic, no database and no credentials file formats beyond what a request carries.
+//! routes' logic and no database, and writes no credential file.
 
+pub mod client;
+pub mod cred;
+pub mod payload;
 pub mod wire;

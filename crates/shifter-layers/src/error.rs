@@ -42,7 +42,9 @@ pub enum MergeError {
         layer: Digest,
     },
     /// The uncompressed bytes are not those that the image's configuration promises.
-    #[error("layer {layer} does not match the image configuration: diff_id is {expected}, its contents are {actual}")]
+    #[error(
+        "layer {layer} does not match the image configuration: diff_id is {expected}, its contents are {actual}"
+    )]
     DiffId {
         /// The layer.
         layer: Digest,
@@ -166,7 +168,9 @@ pub enum Rule {
     #[error("this is not a valid whiteout name")]
     BadWhiteout,
     /// The layer itself has something else where this entry needs a directory, a symlink for instance.
-    #[error("its parent \"{0}\" is not a directory in the same layer (entries are never written through links)")]
+    #[error(
+        "its parent \"{0}\" is not a directory in the same layer (entries are never written through links)"
+    )]
     ParentNotDirectory(String),
     /// A symlink without target, or with one that no system call takes.
     #[error("the symlink's target is empty, too long or contains a NUL byte")]

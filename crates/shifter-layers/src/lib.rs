@@ -13,8 +13,18 @@
 //! setgid bits, device nodes, fifos and sockets, anything below `dev/`, and the contents of the shadow
 //! password files; see [`policy`] for each rule. Compressing and publishing are someone else's work.
 
+mod archive;
+mod emit;
 mod error;
+mod header;
 mod limits;
+mod name;
+mod pax;
+pub mod policy;
+mod scan;
+mod stream;
+mod tree;
+mod writer;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -67,4 +77,21 @@ pub struct Summary {
     pub hard_links: u64,
     /// Names left out by policy: devices, fifos, and what lies below `dev/`.
     pub names_left_out: u64,
+}
+
+/// Reads `layers`, oldest first, and writes the image that they make as one tar stream.
+///
+/// Nothing is written before every layer has been read to its end and found right, so a bad layer costs
+/// the writer nothing.
+pub fn merge(layers: &[Layer], limits: &Limits, out: &mut dyn Write) -> Result<Summary, MergeError> {
+    if layers.len() > limits.layers {
+        return Err(MergeError::TooManyLayers { count: layers.len(), limit: limits.layers });
+    }
+    let mut summary = Summary::default();
+    let mut index = scan::Index::default();
+    for (number, layer) in layers.iter().enumerate() {
+        index.add_layer(number, layer, limits, &mut summary)?;
+    }
+    emit::write_image(index, layers, limits, writer::TarWriter::new(out), &mut summary)?;
+    Ok(summary)
 }

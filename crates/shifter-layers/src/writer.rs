@@ -1,0 +1,135 @@
+//! The merged stream in GNU tar format: the one form that `mksquashfs -tar` 4.5 and `tar2sqfs` 1.2 both read
+//! right for long names, names that are no UTF-8 and files beyond 8 GiB (seen on both). Numbers that squashfs
+//! cannot store never get here; owners are always root.
+
+use std::io::{self, BufWriter, Write};
+
+use crate::error::MergeError;
+use crate::header::BLOCK;
+use crate::tree::Attributes;
+
+/// The longest name that fits a header.
+const SHORT_NAME: usize = 100;
+/// The first size that eleven octal digits cannot say: 8 GiB.
+const OCTAL_LIMIT: u64 = 1 << 33;
+
+/// Writes entries; the order is the caller's.
+pub(crate) struct TarWriter<'a> {
+    out: BufWriter<&'a mut dyn Write>,
+}
+
+impl<'a> TarWriter<'a> {
+    pub(crate) fn new(out: &'a mut dyn Write) -> Self {
+        Self { out: BufWriter::with_capacity(256 * 1024, out) }
+    }
+
+    /// A directory; the empty name is the root.
+    pub(crate) fn directory(&mut self, name: &[u8], attributes: Attributes) -> Result<(), MergeError> {
+        let name = if name.is_empty() { b"./".to_vec() } else { [name, b"/"].concat() };
+        self.entry(b'5', &name, b"", attributes, 0)
+    }
+
+    pub(crate) fn symlink(
+        &mut self,
+        name: &[u8],
+        target: &[u8],
+        attributes: Attributes,
+    ) -> Result<(), MergeError> {
+        self.entry(b'2', name, target, attributes, 0)
+    }
+
+    pub(crate) fn hard_link(
+        &mut self,
+        name: &[u8],
+        target: &[u8],
+        attributes: Attributes,
+    ) -> Result<(), MergeError> {
+        self.entry(b'1', name, target, attributes, 0)
+    }
+
+    /// The header of a file; its `size` bytes follow through [`data`](Self::data), then
+    /// [`end_data`](Self::end_data).
+    pub(crate) fn file(&mut self, name: &[u8], attributes: Attributes, size: u64) -> Result<(), MergeError> {
+        self.entry(b'0', name, b"", attributes, size)
+    }
+
+    /// Where a file's bytes go.
+    pub(crate) fn data(&mut self) -> &mut dyn Write {
+        &mut self.out
+    }
+
+    /// Pads the data of a file.
+    pub(crate) fn end_data(&mut self, size: u64) -> Result<(), MergeError> {
+        let block = BLOCK as u64;
+        let padding = usize::try_from((block - size % block) % block).unwrap_or(0);
+        self.write(&vec![0; padding])
+    }
+
+    /// The end marker; nothing may follow.
+    pub(crate) fn finish(mut self) -> Result<(), MergeError> {
+        self.write(&[0; 2 * BLOCK])?;
+        self.out.flush().map_err(|source| MergeError::WriteOutput { source })
+    }
+
+    fn entry(
+        &mut self,
+        kind: u8,
+        name: &[u8],
+        link: &[u8],
+        attributes: Attributes,
+        size: u64,
+    ) -> Result<(), MergeError> {
+        self.long(b'L', name)?;
+        self.long(b'K', link)?;
+        self.write(&header(kind, name, link, attributes, size))
+    }
+
+    /// A name that does not fit its header, in an entry before it.
+    fn long(&mut self, kind: u8, name: &[u8]) -> Result<(), MergeError> {
+        if name.len() <= SHORT_NAME {
+            return Ok(());
+        }
+        let size = name.len() as u64 + 1;
+        let none = Attributes { mode: 0, mtime: 0 };
+        self.write(&header(kind, b"././@LongLink", b"", none, size))?;
+        self.write(name)?;
+        self.write(b"\0")?;
+        self.end_data(size)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), MergeError> {
+        let result: io::Result<()> = self.out.write_all(bytes);
+        result.map_err(|source| MergeError::WriteOutput { source })
+    }
+}
+
+fn header(kind: u8, name: &[u8], link: &[u8], attributes: Attributes, size: u64) -> [u8; BLOCK] {
+    let mut header = [0; BLOCK];
+    let mut put = |at: usize, limit: usize, bytes: &[u8]| {
+        for (to, from) in header.iter_mut().skip(at).zip(bytes.iter().take(limit)) {
+            *to = *from;
+        }
+    };
+    put(0, SHORT_NAME, name);
+    put(100, 8, format!("{:07o}\0", attributes.mode).as_bytes());
+    put(108, 8, b"0000000\0");
+    put(116, 8, b"0000000\0");
+    if size < OCTAL_LIMIT {
+        put(124, 12, format!("{size:011o}\0").as_bytes());
+    } else {
+        put(124, 4, b"\x80\0\0\0");
+        put(128, 8, &size.to_be_bytes());
+    }
+    put(136, 12, format!("{:011o}\0", attributes.mtime).as_bytes());
+    put(148, 8, b"        ");
+    put(156, 1, &[kind]);
+    put(157, SHORT_NAME, link);
+    put(257, 8, b"ustar  \0");
+    put(265, 32, b"root");
+    put(297, 32, b"root");
+    let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+    for (to, from) in header.iter_mut().skip(148).zip(format!("{sum:06o}\0 ").bytes()) {
+        *to = from;
+    }
+    header
+}

@@ -1,0 +1,239 @@
+//! Who may use an image: pure decisions over grants, and the caller's groups as this host knows them.
+//!
+//! A grant is earned only by credentials that the registry accepted. A tag is open to whom its own
+//! grants name; the `.meta` file beside the image, which the nodes read, holds the union over all
+//! tags of the image. Nothing here touches the catalog or the files.
+
+use std::collections::{BTreeSet, HashMap};
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use shifter_api::wire::MAX_ACL_IDS;
+use shifter_core::meta::Acl;
+
+use crate::model::Grant;
+
+/// A caller with all groups, supplementary ones included.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+}
+
+/// What a caller asked for, with themselves added as the original does: a list that is given
+/// always includes its author.
+pub(crate) fn with_author(uids: &[u32], gids: &[u32], uid: u32, gid: u32) -> Acl {
+    let add = |ids: &[u32], own: u32| {
+        let mut ids = ids.to_vec();
+        if !ids.is_empty() && !ids.contains(&own) {
+            ids.push(own);
+        }
+        ids
+    };
+    Acl { uids: add(uids, uid), gids: add(gids, gid) }
+}
+
+/// The access list of a new grant: nobody named means the puller alone.
+pub(crate) fn of_grant(requested: &Acl, uid: u32) -> Acl {
+    if requested.uids.is_empty() && requested.gids.is_empty() {
+        Acl { uids: vec![uid], gids: Vec::new() }
+    } else {
+        requested.clone()
+    }
+}
+
+/// Whether one grant lets the caller in.
+pub(crate) fn allows(grant: &Grant, member: &Member) -> bool {
+    grant.public
+        || grant.acl.uids.contains(&member.uid)
+        || grant.acl.gids.contains(&member.gid)
+        || member.groups.iter().any(|group| grant.acl.gids.contains(group))
+}
+
+/// The access list shown with grants: empty where one is public, else all that are named.
+pub(crate) fn union<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Option<Acl> {
+    let (mut uids, mut gids, mut any) = (BTreeSet::new(), BTreeSet::new(), false);
+    for grant in grants {
+        any = true;
+        if grant.public {
+            return Some(Acl::default());
+        }
+        uids.extend(&grant.acl.uids);
+        gids.extend(&grant.acl.gids);
+    }
+    any.then(|| Acl { uids: uids.into_iter().collect(), gids: gids.into_iter().collect() })
+}
+
+/// The access list for `.meta`. Without any grant it is the gateway's own uid: old runtimes read an
+/// empty list as "public".
+pub(crate) fn for_meta(grants: &[Grant], gateway_uid: u32) -> Result<Acl, TooManyIds> {
+    let nobody = Acl { uids: vec![gateway_uid], gids: Vec::new() };
+    let acl = union(grants).unwrap_or(nobody);
+    if acl.uids.len() > MAX_ACL_IDS || acl.gids.len() > MAX_ACL_IDS {
+        return Err(TooManyIds);
+    }
+    Ok(acl)
+}
+
+/// The nodes' metadata reader takes no longer lists.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the image would be shared with more than {MAX_ACL_IDS} users or groups, which the nodes cannot read; \
+     share it with a group instead"
+)]
+pub(crate) struct TooManyIds;
+
+/// The grants of an image after `new` was earned. A tag for which the registry demanded
+/// credentials is no longer public, whoever saw it public before.
+pub(crate) fn after(grants: &[Grant], new: &Grant) -> Vec<Grant> {
+    let mut kept: Vec<Grant> = grants
+        .iter()
+        .filter(|old| old.key != new.key || (old.puller != new.puller && (new.public || !old.public)))
+        .cloned()
+        .collect();
+    kept.push(new.clone());
+    kept
+}
+
+/// The groups of users, asked from this host's name service and kept for a minute.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    known: Mutex<HashMap<u32, (Instant, Vec<u32>)>>,
+}
+
+impl Groups {
+    const LIFETIME: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    const MOST: usize = 10_000;
+
+    /// All groups of a uid; none where the host does not know the user or does not answer in time:
+    /// then only the primary group of the credential counts, which can only narrow access.
+    pub(crate) async fn of(&self, uid: u32) -> Vec<u32> {
+        let cached = self.known.lock().ok().and_then(|known| {
+            known
+                .get(&uid)
+                .filter(|(when, _)| when.elapsed() < Self::LIFETIME)
+                .map(|(_, groups)| groups.clone())
+        });
+        if let Some(groups) = cached {
+            return groups;
+        }
+        let groups = ask_host(uid, Self::TIMEOUT).await;
+        if let Ok(mut known) = self.known.lock() {
+            if known.len() >= Self::MOST {
+                known.clear();
+            }
+            known.insert(uid, (Instant::now(), groups.clone()));
+        }
+        groups
+    }
+}
+
+async fn ask_host(uid: u32, limit: Duration) -> Vec<u32> {
+    let child = tokio::process::Command::new("id")
+        .args(["-G", "--", &uid.to_string()])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    match tokio::time::timeout(limit, child).await {
+        Ok(Ok(output)) if output.status.success() => String::from_utf8_lossy(&output.stdout)
+            .split_ascii_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect(),
+        Ok(Ok(_)) => Vec::new(),
+        Ok(Err(error)) => {
+            tracing::warn!(uid, %error, "running id to learn a user's groups failed");
+            Vec::new()
+        }
+        Err(_) => {
+            tracing::warn!(uid, "the host's name service did not tell a user's groups within 5 s");
+            Vec::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+    use crate::model::TagKey;
+
+    fn grant(tag: &str, puller: u32, public: bool, uids: &[u32], gids: &[u32]) -> Grant {
+        Grant {
+            key: TagKey { system: "s".into(), itype: "docker".into(), tag: tag.into() },
+            id: "ab".into(),
+            puller,
+            public,
+            acl: Acl { uids: uids.to_vec(), gids: gids.to_vec() },
+            checked: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_grant_lets_in_whom_it_names() {
+        let member = Member { uid: 10, gid: 20, groups: vec![20, 21] };
+        for (grant, expected) in [
+            (grant("a:1", 9, true, &[], &[]), true),
+            (grant("a:1", 9, false, &[10], &[]), true),
+            (grant("a:1", 9, false, &[9], &[20]), true),
+            (grant("a:1", 9, false, &[9], &[21]), true),
+            (grant("a:1", 9, false, &[20], &[10]), false),
+            (grant("a:1", 9, false, &[], &[]), false),
+        ] {
+            assert_eq!(allows(&grant, &member), expected, "{grant:?}");
+        }
+    }
+
+    #[test]
+    fn lists_include_their_author_and_private_means_the_puller_alone() {
+        assert_eq!(with_author(&[], &[], 5, 6), Acl::default());
+        assert_eq!(with_author(&[1], &[], 5, 6), Acl { uids: vec![1, 5], gids: vec![] });
+        assert_eq!(with_author(&[5], &[7, 6], 5, 6), Acl { uids: vec![5], gids: vec![7, 6] });
+        assert_eq!(of_grant(&Acl::default(), 5), Acl { uids: vec![5], gids: vec![] });
+        assert_eq!(of_grant(&Acl { uids: vec![], gids: vec![3] }, 5), Acl { uids: vec![], gids: vec![3] });
+    }
+
+    #[test]
+    fn meta_never_becomes_public_by_being_empty() {
+        let cases: [(&[Grant], Acl); 4] = [
+            (&[], Acl { uids: vec![999], gids: vec![] }),
+            (&[grant("a:1", 1, false, &[1, 2], &[])], Acl { uids: vec![1, 2], gids: vec![] }),
+            (
+                &[grant("a:1", 3, false, &[3, 1], &[7]), grant("b:1", 1, false, &[1], &[])],
+                Acl { uids: vec![1, 3], gids: vec![7] },
+            ),
+            (&[grant("a:1", 1, false, &[1], &[]), grant("b:1", 2, true, &[], &[])], Acl::default()),
+        ];
+        for (grants, expected) in cases {
+            assert_eq!(for_meta(grants, 999).unwrap(), expected);
+        }
+        let many: Vec<u32> = (0..1001).collect();
+        assert!(for_meta(&[grant("a:1", 1, false, &many, &[])], 0).is_err());
+    }
+
+    #[test]
+    fn a_tag_that_became_private_loses_its_public_grants() {
+        let public = grant("a:1", 1, true, &[], &[]);
+        let other_tag = grant("b:1", 1, true, &[], &[]);
+        let shared = grant("a:1", 3, false, &[3], &[]);
+        let mine = grant("a:1", 2, false, &[2], &[]);
+        let now_public = grant("a:1", 2, true, &[], &[]);
+        let old = [public.clone(), other_tag.clone(), shared.clone()];
+        assert_eq!(after(&old, &mine), [other_tag.clone(), shared.clone(), mine.clone()]);
+        assert_eq!(after(&old, &now_public), [public, other_tag, shared, now_public]);
+        assert_eq!(after(std::slice::from_ref(&mine), &mine), [mine]);
+    }
+
+    #[tokio::test]
+    async fn groups_come_from_the_host() {
+        let groups = Groups::default();
+        assert!(groups.of(0).await.contains(&0));
+        assert!(groups.of(4_000_000_000).await.is_empty());
+    }
+}

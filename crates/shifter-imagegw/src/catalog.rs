@@ -1,0 +1,406 @@
+//! The catalog: what is published, what tags mean, who earned access, and which pulls are under way.
+//!
+//! SQLite in one file with a write-ahead log, owned by exactly one `serve` process. Every operation is
+//! one short transaction; uniqueness is the database's business, not check-then-insert. Decisions
+//! about access are taken elsewhere, from the rows that are read here.
+
+mod place;
+mod rows;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use shifter_api::wire::render_id_list;
+use shifter_core::meta::Acl;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Sqlite, SqlitePool, Transaction};
+
+use self::rows::{Operation, grant, image, job};
+use crate::model::{Grant, Image, Job, JobStatus, TagKey, now};
+
+/// Why the catalog could not be opened or used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CatalogError {
+    /// Another process holds it.
+    #[error("the catalog {} is in use by process {holder}; only one gateway may serve it", .path.display())]
+    InUse { path: PathBuf, holder: String },
+    /// SQLite's write-ahead log needs shared memory, which network file systems do not give.
+    #[error(
+        "the catalog {} lies on a network file system ({kind}), where SQLite would corrupt it; \
+         move it to a local disk and set DatabaseURI accordingly",
+        .path.display()
+    )]
+    Network { path: PathBuf, kind: String },
+    /// The directory or the lock file.
+    #[error("opening the catalog failed: {operation} {}: {source}", .path.display())]
+    Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+    /// A schema this version does not know, or a damaged file.
+    #[error("bringing the catalog {} to this version's schema failed: {source}", .path.display())]
+    Migrate { path: PathBuf, source: sqlx::migrate::MigrateError },
+    /// A statement.
+    #[error("{operation} in the catalog failed: {source}")]
+    Sql { operation: &'static str, source: sqlx::Error },
+    /// A row that this program cannot have written.
+    #[error("{operation} in the catalog failed: column {column} holds \"{value}\"")]
+    Row { operation: &'static str, column: &'static str, value: String },
+}
+
+/// A pull as a request asks for it.
+#[derive(Clone, Debug)]
+pub(crate) struct NewJob {
+    pub(crate) key: TagKey,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) acl: Acl,
+    pub(crate) with_credentials: bool,
+}
+
+/// What became of a submitted pull.
+#[derive(Debug)]
+pub(crate) enum Submitted {
+    /// A new job was made.
+    Started(Job),
+    /// The caller's earlier one is still going; its access list is now the one just given.
+    Going(Job),
+    /// The caller's earlier one is over; this is told once, the next submission starts anew.
+    Over(Job),
+    /// Nothing to do: the tag was checked recently enough.
+    Fresh,
+    /// The gateway has as many unfinished pulls as it accepts.
+    TooMany,
+}
+
+/// An image with what leads to it.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) image: Image,
+    /// Type and tag with the grants that this tag has for this image.
+    pub(crate) tags: Vec<(TagKey, Vec<Grant>)>,
+}
+
+/// The open catalog; the lock is held as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    pool: SqlitePool,
+    _lock: File,
+}
+
+/// Most unfinished pulls in all; beyond that a caller is asked to come back.
+const MOST_UNFINISHED: i64 = 1000;
+
+/// How long the end of a pull waits to be told at least, however small `PullUpdateTimeout` is.
+const LEAST_TELLING_SECONDS: f64 = 60.0;
+
+impl Catalog {
+    /// Opens or creates the file and takes its lock.
+    pub(crate) async fn open(path: &Path) -> Result<Catalog, CatalogError> {
+        let lock = place::lock(path)?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(10));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(4)
+            .connect_with(options)
+            .await
+            .map_err(|source| CatalogError::Sql { operation: "opening the file", source })?;
+        sqlx::migrate!("./migrations")
+            .run(&pool)
+            .await
+            .map_err(|source| CatalogError::Migrate { path: path.to_owned(), source })?;
+        Ok(Catalog { pool, _lock: lock })
+    }
+
+    /// Closes the connections, so that the write-ahead log is folded in.
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, CatalogError> {
+        // Immediate: a transaction that reads first and writes later would otherwise fail with BUSY.
+        self.pool.begin_with("BEGIN IMMEDIATE").await.during("beginning a transaction")
+    }
+
+    /// The image a tag means.
+    pub(crate) async fn image_of_tag(&self, key: &TagKey) -> Result<Option<Image>, CatalogError> {
+        let row = sqlx::query(
+            "SELECT images.* FROM tags JOIN images USING (system, id) \
+             WHERE tags.system = ? AND tags.itype = ? AND tags.tag = ?",
+        )
+        .bind(&key.system)
+        .bind(&key.itype)
+        .bind(&key.tag)
+        .fetch_optional(&self.pool)
+        .await
+        .during("looking up a tag")?;
+        row.as_ref().map(image).transpose()
+    }
+
+    /// The image made from a digest.
+    pub(crate) async fn image_of_digest(
+        &self,
+        system: &str,
+        digest: &str,
+    ) -> Result<Option<Image>, CatalogError> {
+        let row = sqlx::query("SELECT * FROM images WHERE system = ? AND top_digest = ?")
+            .bind(system)
+            .bind(digest)
+            .fetch_optional(&self.pool)
+            .await
+            .during("looking up a digest")?;
+        row.as_ref().map(image).transpose()
+    }
+
+    /// All grants of an image, whatever tag they were earned under.
+    pub(crate) async fn grants(&self, system: &str, id: &str) -> Result<Vec<Grant>, CatalogError> {
+        let rows =
+            sqlx::query("SELECT * FROM grants WHERE system = ? AND id = ? ORDER BY itype, tag, puller")
+                .bind(system)
+                .bind(id)
+                .fetch_all(&self.pool)
+                .await
+                .during("reading an image's grants")?;
+        rows.iter().map(grant).collect()
+    }
+
+    /// Every tagged image of a system.
+    pub(crate) async fn list(&self, system: &str) -> Result<Vec<Listed>, CatalogError> {
+        const DOING: &str = "listing a system's images";
+        let mut tx = self.pool.begin().await.during(DOING)?;
+        let images = sqlx::query("SELECT * FROM images WHERE system = ? ORDER BY id").bind(system);
+        let images = images.fetch_all(&mut *tx).await.during(DOING)?;
+        let grants = sqlx::query(
+            "SELECT grants.* FROM grants JOIN tags USING (system, itype, tag, id) \
+             WHERE grants.system = ? ORDER BY grants.id, itype, tag, puller",
+        );
+        let grants = grants.bind(system).fetch_all(&mut *tx).await.during(DOING)?;
+        let mut by_image: std::collections::HashMap<String, Vec<(TagKey, Vec<Grant>)>> = Default::default();
+        for row in &grants {
+            let grant = grant(row)?;
+            let tags = by_image.entry(grant.id.clone()).or_default();
+            match tags.last_mut() {
+                Some((key, grants)) if *key == grant.key => grants.push(grant),
+                _ => tags.push((grant.key.clone(), vec![grant])),
+            }
+        }
+        let mut listed = Vec::new();
+        for row in &images {
+            let image = image(row)?;
+            if let Some(tags) = by_image.remove(&image.id) {
+                listed.push(Listed { image, tags });
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Moves an image's expiration.
+    pub(crate) async fn set_expiration(&self, system: &str, id: &str, at: f64) -> Result<(), CatalogError> {
+        sqlx::query("UPDATE images SET expiration = ? WHERE system = ? AND id = ?")
+            .bind(at)
+            .bind(system)
+            .bind(id)
+            .execute(&self.pool)
+            .await
+            .during("moving an image's expiration")?;
+        Ok(())
+    }
+
+    /// Enters a pull, or finds the caller's earlier one. `fresh` says that the tag needs no asking;
+    /// `telling` is how long, in seconds, the end of an earlier pull is worth telling.
+    pub(crate) async fn submit(
+        &self,
+        new: &NewJob,
+        fresh: bool,
+        telling: f64,
+    ) -> Result<Submitted, CatalogError> {
+        const DOING: &str = "entering a pull";
+        let now = now();
+        let mut tx = self.begin().await?;
+        let earlier =
+            sqlx::query("SELECT * FROM jobs WHERE system = ? AND itype = ? AND tag = ? AND uid = ?")
+                .bind(&new.key.system)
+                .bind(&new.key.itype)
+                .bind(&new.key.tag)
+                .bind(new.uid)
+                .fetch_optional(&mut *tx)
+                .await
+                .during(DOING)?;
+        if let Some(mut earlier) = earlier.as_ref().map(job).transpose()? {
+            if !earlier.status.is_over() {
+                if earlier.acl != new.acl {
+                    sqlx::query("UPDATE jobs SET uids = ?, gids = ? WHERE job = ?")
+                        .bind(render_id_list(&new.acl.uids))
+                        .bind(render_id_list(&new.acl.gids))
+                        .bind(earlier.number)
+                        .execute(&mut *tx)
+                        .await
+                        .during(DOING)?;
+                    earlier.acl = new.acl.clone();
+                    tx.commit().await.during(DOING)?;
+                }
+                return Ok(Submitted::Going(earlier));
+            }
+            sqlx::query("DELETE FROM jobs WHERE job = ?")
+                .bind(earlier.number)
+                .execute(&mut *tx)
+                .await
+                .during(DOING)?;
+            if earlier.acl == new.acl && now - earlier.updated < telling.max(LEAST_TELLING_SECONDS) {
+                tx.commit().await.during(DOING)?;
+                return Ok(Submitted::Over(earlier));
+            }
+        }
+        if fresh {
+            tx.commit().await.during(DOING)?;
+            return Ok(Submitted::Fresh);
+        }
+        let unfinished: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE status NOT IN ('READY', 'FAILURE')")
+                .fetch_one(&mut *tx)
+                .await
+                .during(DOING)?;
+        if unfinished >= MOST_UNFINISHED {
+            return Ok(Submitted::TooMany);
+        }
+        let row = sqlx::query(
+            "INSERT INTO jobs (system, itype, tag, uid, gid, uids, gids, status, message, with_credentials, \
+             created, updated) VALUES (?, ?, ?, ?, ?, ?, ?, 'INIT', '', ?, ?, ?) RETURNING *",
+        )
+        .bind(&new.key.system)
+        .bind(&new.key.itype)
+        .bind(&new.key.tag)
+        .bind(new.uid)
+        .bind(new.gid)
+        .bind(render_id_list(&new.acl.uids))
+        .bind(render_id_list(&new.acl.gids))
+        .bind(new.with_credentials)
+        .bind(now)
+        .bind(now)
+        .fetch_one(&mut *tx)
+        .await
+        .during(DOING)?;
+        let started = job(&row)?;
+        tx.commit().await.during(DOING)?;
+        Ok(Submitted::Started(started))
+    }
+
+    /// Moves a job on. A job that is over stays over.
+    pub(crate) async fn set_status(
+        &self,
+        number: i64,
+        status: JobStatus,
+        message: &str,
+    ) -> Result<(), CatalogError> {
+        sqlx::query(
+            "UPDATE jobs SET status = ?, message = ?, updated = ? \
+             WHERE job = ? AND status NOT IN ('READY', 'FAILURE')",
+        )
+        .bind(status.as_str())
+        .bind(message)
+        .bind(now())
+        .bind(number)
+        .execute(&self.pool)
+        .await
+        .during("moving a pull on")?;
+        Ok(())
+    }
+
+    /// Notes that the registry gives the job's tag to everybody, so others may see it in the queue.
+    pub(crate) async fn set_public(&self, number: i64) -> Result<(), CatalogError> {
+        sqlx::query("UPDATE jobs SET public = 1 WHERE job = ?")
+            .bind(number)
+            .execute(&self.pool)
+            .await
+            .during("noting that a tag is public")?;
+        Ok(())
+    }
+
+    /// One job by number.
+    pub(crate) async fn job(&self, number: i64) -> Result<Option<Job>, CatalogError> {
+        let row = sqlx::query("SELECT * FROM jobs WHERE job = ?")
+            .bind(number)
+            .fetch_optional(&self.pool)
+            .await
+            .during("reading a pull")?;
+        row.as_ref().map(job).transpose()
+    }
+
+    /// Unfinished jobs, of one system or of all, oldest first.
+    pub(crate) async fn unfinished(&self, system: Option<&str>) -> Result<Vec<Job>, CatalogError> {
+        let rows = sqlx::query(
+            "SELECT * FROM jobs WHERE status NOT IN ('READY', 'FAILURE') AND (?1 IS NULL OR system = ?1) \
+             ORDER BY job",
+        )
+        .bind(system)
+        .fetch_all(&self.pool)
+        .await
+        .during("reading the queue")?;
+        rows.iter().map(job).collect()
+    }
+
+    /// Forgets ends of pulls that nobody came back for.
+    pub(crate) async fn forget_ends_before(&self, before: f64) -> Result<(), CatalogError> {
+        sqlx::query("DELETE FROM jobs WHERE status IN ('READY', 'FAILURE') AND updated < ?")
+            .bind(before)
+            .execute(&self.pool)
+            .await
+            .during("forgetting old pulls")?;
+        Ok(())
+    }
+
+    /// Ends a job well: image, tag, all of the image's grants and the job in one transaction. False,
+    /// and nothing changed, if the job's access list is no longer the one in `job`.
+    pub(crate) async fn complete(
+        &self,
+        job: &Job,
+        image: &Image,
+        grants: &[Grant],
+    ) -> Result<bool, CatalogError> {
+        const DOING: &str = "completing a pull";
+        let mut tx = self.begin().await?;
+        let done = sqlx::query(
+            "UPDATE jobs SET status = 'READY', message = '', updated = ? \
+             WHERE job = ? AND uids = ? AND gids = ? AND status NOT IN ('READY', 'FAILURE')",
+        )
+        .bind(now())
+        .bind(job.number)
+        .bind(render_id_list(&job.acl.uids))
+        .bind(render_id_list(&job.acl.gids))
+        .execute(&mut *tx)
+        .await
+        .during(DOING)?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        rows::put_image(&mut tx, image).await.during(DOING)?;
+        sqlx::query(
+            "INSERT INTO tags (system, itype, tag, id) VALUES (?, ?, ?, ?) \
+             ON CONFLICT (system, itype, tag) DO UPDATE SET id = excluded.id",
+        )
+        .bind(&job.key.system)
+        .bind(&job.key.itype)
+        .bind(&job.key.tag)
+        .bind(&image.id)
+        .execute(&mut *tx)
+        .await
+        .during(DOING)?;
+        sqlx::query("DELETE FROM grants WHERE system = ? AND id = ?")
+            .bind(&image.system)
+            .bind(&image.id)
+            .execute(&mut *tx)
+            .await
+            .during(DOING)?;
+        for grant in grants {
+            rows::put_grant(&mut tx, grant).await.during(DOING)?;
+        }
+        tx.commit().await.during(DOING)?;
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,358 @@
+//! `imagemanager.json`: every key of the original, plus our own few, checked before anything starts.
+//!
+//! The reader is strict where silence would hurt (JSON syntax, types, ranges, an admin list given as
+//! a string is one exact name and never a substring) and lenient where a site's file would otherwise
+//! stop working (unknown keys are reported with the nearest known name, unused keys are accepted).
+//! It deliberately does not look at the machine: whether directories exist is found out by `serve`.
+
+mod keys;
+mod section;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use self::section::{Notes, Section};
+
+/// Where the catalog is unless `DatabaseURI` says otherwise.
+pub(crate) const DEFAULT_DATABASE: &str = "/var/lib/shifter/shifter.db";
+
+/// The checked configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) platforms: BTreeMap<String, Platform>,
+    pub(crate) locations: BTreeMap<String, Location>,
+    /// Key into `locations` for references that name no registry.
+    pub(crate) default_location: String,
+    /// Only `squashfs` can be served; other names of the original are accepted here.
+    pub(crate) format: String,
+    pub(crate) cache_directory: PathBuf,
+    pub(crate) expand_directory: PathBuf,
+    /// How long an image lives after its last pull or lookup.
+    pub(crate) image_expiration: Duration,
+    /// How long a pulled tag is answered without asking the registry again.
+    pub(crate) pull_update: Duration,
+    /// Pulls that download and convert at the same time.
+    pub(crate) worker_threads: usize,
+    pub(crate) authentication: Authentication,
+    pub(crate) log_level: Option<&'static str>,
+    /// Options for `mksquashfs`; empty means the gateway's own choice.
+    pub(crate) converter_options: Vec<String>,
+    pub(crate) database: Database,
+    /// Keys that are set and that this version cannot honour; each is a whole sentence.
+    unsupported: Vec<String>,
+}
+
+/// How callers are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Authentication {
+    /// By a munge credential.
+    Munge,
+    /// By their word, for tests on a loopback address.
+    Mock,
+}
+
+/// Where the catalog lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Database {
+    /// An SQLite file.
+    Sqlite(PathBuf),
+    /// The file names MongoDB and nothing else.
+    MongoOnly,
+}
+
+/// One system that images are published on.
+#[derive(Clone, Debug)]
+pub(crate) struct Platform {
+    pub(crate) munge_socket: Option<PathBuf>,
+    pub(crate) access: Access,
+    pub(crate) image_dir: PathBuf,
+    /// OCI architecture of the system's nodes.
+    pub(crate) architecture: String,
+    /// Exact user names.
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by the administrators' verbs, a later step"))]
+    pub(crate) admins: Vec<String>,
+}
+
+/// How files reach a system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Local,
+    Remote,
+}
+
+/// One registry.
+#[derive(Clone, Debug)]
+pub(crate) struct Location {
+    pub(crate) url: Option<String>,
+    pub(crate) ca_certificate: Option<PathBuf>,
+    pub(crate) basic_auth: bool,
+}
+
+/// What is wrong with the file; all of it, one problem per line.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("it is not JSON: {0}")]
+    Syntax(#[from] serde_json::Error),
+    #[error("it is not an object of keys and values")]
+    NotAnObject,
+    #[error("{}", .0.join("\n"))]
+    Problems(Vec<String>),
+}
+
+impl Config {
+    /// Parses the text; the second value is warnings for the administrator.
+    pub(crate) fn parse(text: &str) -> Result<(Config, Vec<String>), ConfigError> {
+        let value: Value = serde_json::from_str(text)?;
+        let Value::Object(map) = &value else { return Err(ConfigError::NotAnObject) };
+        let mut notes = Notes::default();
+        let config = read(&mut Section::new(String::new(), map, keys::TOP, &mut notes));
+        if notes.problems.is_empty() {
+            Ok((config, notes.warnings))
+        } else {
+            Err(ConfigError::Problems(notes.problems))
+        }
+    }
+
+    /// What `serve` must refuse although the file itself is in order: ignoring a policy or an
+    /// examination that the site asked for would be worse than not starting.
+    pub(crate) fn check_servable(&self) -> Result<(), ConfigError> {
+        let mut problems = self.unsupported.clone();
+        if self.database == Database::MongoOnly {
+            problems.push(format!(
+                "MongoDBURI: this version keeps its catalog in SQLite and does not speak to MongoDB yet; \
+                 add \"DatabaseURI\": \"sqlite://{DEFAULT_DATABASE}\" (the MongoDB keys may stay)"
+            ));
+        }
+        if self.format != "squashfs" {
+            problems.push(format!(
+                "DefaultImageFormat: \"{}\" cannot be made; set it to \"squashfs\"",
+                self.format
+            ));
+        }
+        let systems: Vec<_> = self.platforms.iter().collect();
+        for (index, (name, platform)) in systems.iter().enumerate() {
+            for (other_name, other) in &systems[index + 1..] {
+                if platform.image_dir == other.image_dir && platform.architecture != other.architecture {
+                    problems.push(format!(
+                        "Platforms: {name} ({}) and {other_name} ({}) share the image directory {}, \
+                         but an image file fits one architecture; give them directories of their own",
+                        platform.architecture,
+                        other.architecture,
+                        platform.image_dir.display()
+                    ));
+                }
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Problems(problems)) }
+    }
+}
+
+fn read(top: &mut Section<'_>) -> Config {
+    let database = read_database(top);
+    let default_location = top.required_text("DefaultImageLocation").unwrap_or_default();
+    let locations = top.objects("Locations", keys::LOCATION, read_location);
+    if !default_location.is_empty() && !locations.contains_key(&default_location) {
+        top.problem(
+            "DefaultImageLocation",
+            &format!("\"{default_location}\" is not one of the Locations; add it there"),
+        );
+    }
+    let mut unsupported = Vec::new();
+    if top.text("examiner").is_some() {
+        unsupported.push(
+            "examiner: images are never unpacked, so a program that examines an unpacked tree cannot be \
+             run; remove the key, or keep the original gateway where the examination is required"
+                .to_owned(),
+        );
+    }
+    let platforms =
+        top.objects("Platforms", keys::PLATFORM, |section| read_platform(section, &mut unsupported));
+    if platforms.is_empty() {
+        top.problem("Platforms", "at least one system must be configured");
+    }
+    let authentication = match top.choice("Authentication", &["munge", "mock"]) {
+        Some("mock") => Authentication::Mock,
+        _ => Authentication::Munge,
+    };
+    if authentication == Authentication::Munge {
+        for name in platforms.iter().filter(|(_, p)| p.munge_socket.is_none()).map(|(name, _)| name) {
+            top.problem(&format!("Platforms.{name}.mungeSocketPath"), "missing; munge needs its socket");
+        }
+    }
+    // The original reads PullUpdateTimeout only if PullUpdateTime exists too; both names count here.
+    let pull_update = top.integer("PullUpdateTimeout", 0, 31_536_000);
+    let pull_update_alias = top.integer("PullUpdateTime", 0, 31_536_000);
+    check_unused(top);
+    Config {
+        default_location,
+        locations,
+        platforms,
+        authentication,
+        unsupported,
+        database,
+        format: top
+            .choice("DefaultImageFormat", &["squashfs", "cramfs", "ext4", "mock"])
+            .unwrap_or("squashfs")
+            .to_owned(),
+        cache_directory: top.required_path("CacheDirectory").unwrap_or_default(),
+        expand_directory: top.required_path("ExpandDirectory").unwrap_or_default(),
+        image_expiration: read_expiration(top),
+        pull_update: Duration::from_secs(pull_update.or(pull_update_alias).unwrap_or(300)),
+        worker_threads: top
+            .integer("WorkerThreads", 1, 256)
+            .and_then(|threads| usize::try_from(threads).ok())
+            .unwrap_or(1),
+        log_level: top.choice("LogLevel", &["debug", "info", "warn", "warning", "error", "critical"]).map(
+            |level| match level {
+                "critical" => "error",
+                "warning" => "warn",
+                other => other,
+            },
+        ),
+        converter_options: read_converter_options(top),
+    }
+}
+
+/// Keys whose meaning belongs to verbs this version does not have: only their types are checked.
+fn check_unused(top: &mut Section<'_>) {
+    top.bool("Metrics");
+    top.names("ImportUsers");
+    for key in ["DefaultLustreReplication", "DefaultOstCount"] {
+        top.integer(key, 0, u64::from(u32::MAX));
+    }
+    for key in ["DefaultImageRemote", "Broker"] {
+        top.text(key);
+    }
+}
+
+fn read_database(top: &mut Section<'_>) -> Database {
+    let mongo = top.text("MongoDBURI").is_some();
+    top.text("MongoDB");
+    let Some(uri) = top.text("DatabaseURI") else {
+        return if mongo { Database::MongoOnly } else { Database::Sqlite(DEFAULT_DATABASE.into()) };
+    };
+    match uri.strip_prefix("sqlite://") {
+        Some(path) if path.starts_with('/') => Database::Sqlite(path.into()),
+        _ => {
+            let hint = format!("must be sqlite:// and an absolute path, as sqlite://{DEFAULT_DATABASE}");
+            top.problem("DatabaseURI", &hint);
+            Database::Sqlite(DEFAULT_DATABASE.into())
+        }
+    }
+}
+
+fn read_location(section: &mut Section<'_>) -> Location {
+    match section.text("remotetype") {
+        Some("dockerv2") => {}
+        Some("dockerhub") => section.problem("remotetype", "\"dockerhub\" is deprecated; write \"dockerv2\""),
+        Some(_) => section.problem("remotetype", "only \"dockerv2\" is known"),
+        None => section.problem("remotetype", "missing; write \"dockerv2\""),
+    }
+    let url = section.text("url").map(str::to_owned);
+    if url.as_deref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+        section.problem("url", "must begin with http:// or https://");
+    }
+    section.text("authentication");
+    Location {
+        url,
+        ca_certificate: section.text("sslcacert").map(PathBuf::from),
+        basic_auth: section.choice("authMethod", &["token", "basic"]) == Some("basic"),
+    }
+}
+
+fn read_platform(section: &mut Section<'_>, unsupported: &mut Vec<String>) -> Platform {
+    let access = match section.choice("accesstype", &["local", "remote"]) {
+        Some("remote") => Access::Remote,
+        Some(_) => Access::Local,
+        None => {
+            section.problem("accesstype", "missing; write \"local\" or \"remote\"");
+            Access::Local
+        }
+    };
+    let local = section.object("local", keys::LOCAL, |local| local.required_path("imageDir"));
+    let ssh = section.object("ssh", keys::SSH, |ssh| {
+        if access == Access::Remote {
+            ssh.required_text("username");
+        }
+        ssh.text("key");
+        ssh.names("sshCmdOptions");
+        ssh.names("scpCmdOptions");
+        ssh.required_path("imageDir")
+    });
+    let (name, directory) = match access {
+        Access::Local => ("local", local),
+        Access::Remote => ("ssh", ssh),
+    };
+    if directory.is_none() {
+        section.problem(name, "missing; its imageDir says where images are published");
+    }
+    if section.names("host").is_empty() && access == Access::Remote {
+        section.problem("host", "missing; a remote system needs the name of a host");
+    }
+    if section.text("policy_file").is_some() {
+        unsupported.push(format!(
+            "{}: signature policies are not enforced by this version; remove the key only if pulling \
+             without one is acceptable",
+            section.path_of("policy_file")
+        ));
+    }
+    section.bool("use_external");
+    section.text("usergroupService");
+    section.text("mountCommand");
+    Platform {
+        munge_socket: section.path("mungeSocketPath"),
+        access,
+        image_dir: directory.flatten().unwrap_or_default(),
+        architecture: section
+            .choice("architecture", &["amd64", "arm64", "ppc64le", "riscv64", "s390x"])
+            .unwrap_or(host_architecture())
+            .to_owned(),
+        admins: section.names("admins"),
+    }
+}
+
+/// The gateway's own architecture by its OCI name, for systems that do not say theirs.
+fn host_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+/// `"D:H:M:S"`, exactly four numbers.
+fn read_expiration(top: &mut Section<'_>) -> Duration {
+    const DEFAULT: Duration = Duration::from_secs(90 * 86_400);
+    let Some(text) = top.text("ImageExpirationTimeout") else { return DEFAULT };
+    let fields: Option<Vec<u64>> = text.split(':').map(|field| field.trim().parse().ok()).collect();
+    match fields.as_deref() {
+        Some(&[days, hours, minutes, seconds])
+            if [days, hours, minutes, seconds].iter().all(|n| *n < 1 << 24) =>
+        {
+            Duration::from_secs(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+        }
+        _ => {
+            top.problem("ImageExpirationTimeout", "must be days:hours:minutes:seconds, as \"90:00:00:00\"");
+            DEFAULT
+        }
+    }
+}
+
+/// `{"squashfs": [...]}` or `{"squashfs": "..."}`; other formats' options are accepted and unused.
+fn read_converter_options(top: &mut Section<'_>) -> Vec<String> {
+    let options = top.object("ConverterOptions", keys::CONVERTERS, |section| {
+        for unused in ["cramfs", "ext4", "mock"] {
+            section.names(unused);
+        }
+        section.names("squashfs")
+    });
+    // The original gave a string as one argument; split at blanks it can say what was meant.
+    options.unwrap_or_default().iter().flat_map(|o| o.split_whitespace()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests;

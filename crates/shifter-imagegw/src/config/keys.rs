@@ -1,0 +1,91 @@
+//! The keys of `imagemanager.json` by section: one line each, with default and meaning.
+//!
+//! The tables serve both the unknown-key check and the reference that `check-config --keys` prints,
+//! so what is documented is what is read.
+
+/// One key of a section.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// Value when the key is absent; `-` where there is none.
+    pub(crate) default: &'static str,
+    pub(crate) meaning: &'static str,
+}
+
+const fn key(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, default, meaning }
+}
+
+/// All sections, for the printed reference.
+pub(crate) const SECTIONS: &[(&str, &[Key])] = &[
+    ("(top level)", TOP),
+    ("Platforms.NAME", PLATFORM),
+    ("Platforms.NAME.local", LOCAL),
+    ("Platforms.NAME.ssh", SSH),
+    ("Locations.NAME", LOCATION),
+    ("ConverterOptions", CONVERTERS),
+];
+
+pub(crate) const TOP: &[Key] = &[
+    key("Authentication", "munge", "munge, or mock for tests on a loopback address"),
+    key("Broker", "-", "unused (task broker of an early original)"),
+    key("CacheDirectory", "required", "downloaded blobs, kept by content"),
+    key("ConverterOptions", "{}", "mksquashfs options per format; [] means the defaults"),
+    key("DatabaseURI", "sqlite:///var/lib/shifter/shifter.db", "the catalog; ours, unknown to the original"),
+    key("DefaultImageFormat", "squashfs", "squashfs"),
+    key("DefaultImageLocation", "required", "the Locations entry for references without a registry"),
+    key("DefaultImageRemote", "-", "unused"),
+    key("DefaultLustreReplication", "-", "unused"),
+    key("DefaultOstCount", "-", "unused"),
+    key("ExpandDirectory", "required", "scratch space for conversion"),
+    key("ImageExpirationTimeout", "90:00:00:00", "days:hours:minutes:seconds since the last pull or lookup"),
+    key("ImportUsers", "nobody", "all, None, or exact user names that may import files"),
+    key("Locations", "required", "the registries that may be pulled from"),
+    key("LogLevel", "info", "debug, info, warn, error or critical"),
+    key("Metrics", "false", "record lookups"),
+    key("MongoDB", "-", "database name of the original's catalog"),
+    key("MongoDBURI", "-", "the original's catalog; DatabaseURI wins over it"),
+    key("Platforms", "required", "the systems that images are published on"),
+    key("PullUpdateTime", "-", "other name of PullUpdateTimeout"),
+    key("PullUpdateTimeout", "300", "seconds for which a pulled tag is not asked for again"),
+    key("WorkerThreads", "1", "pulls that download and convert at the same time, 1 to 256"),
+    key("examiner", "-", "program that examines an unpacked image; not supported"),
+];
+
+pub(crate) const PLATFORM: &[Key] = &[
+    key("accesstype", "required", "local or remote"),
+    key("admins", "nobody", "exact user names; a string is one name"),
+    key("architecture", "the gateway's", "amd64, arm64, ppc64le, riscv64 or s390x; ours"),
+    key("host", "-", "hosts of a remote system; the first is used"),
+    key("local", "-", "section for accesstype local"),
+    key("mountCommand", "-", "unused"),
+    key("mungeSocketPath", "required with munge", "socket of the munged that shares this system's key"),
+    key("policy_file", "-", "signature policy; not supported"),
+    key("ssh", "-", "section for accesstype remote"),
+    key("use_external", "-", "accepted; there is one pull path only"),
+    key("usergroupService", "-", "unused"),
+];
+
+pub(crate) const LOCAL: &[Key] = &[key("imageDir", "required", "where the runtime looks for images")];
+
+pub(crate) const SSH: &[Key] = &[
+    key("imageDir", "required", "directory on the remote host"),
+    key("key", "-", "private key file"),
+    key("scpCmdOptions", "[]", "more arguments for scp"),
+    key("sshCmdOptions", "[]", "more arguments for ssh"),
+    key("username", "required", "account on the remote host"),
+];
+
+pub(crate) const LOCATION: &[Key] = &[
+    key("authMethod", "token", "token or basic"),
+    key("authentication", "-", "unused"),
+    key("remotetype", "required", "dockerv2"),
+    key("sslcacert", "-", "PEM file of a private certificate authority"),
+    key("url", "https://NAME", "base URL of the registry"),
+];
+
+pub(crate) const CONVERTERS: &[Key] = &[
+    key("cramfs", "-", "accepted, unused"),
+    key("ext4", "-", "accepted, unused"),
+    key("mock", "-", "accepted, unused"),
+    key("squashfs", "[]", "options for mksquashfs, as a list or one string"),
+];

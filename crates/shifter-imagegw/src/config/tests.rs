@@ -1,0 +1,180 @@
+//! Documented configurations are accepted, mistakes are named with their place.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use super::*;
+
+const LOCAL: &str = r#"{
+    "DefaultImageLocation": "registry-1.docker.io", "DefaultImageFormat": "squashfs",
+    "PullUpdateTimeout": 300, "ImageExpirationTimeout": "90:00:00:00",
+    "MongoDBURI":"mongodb://localhost/", "MongoDB":"Shifter",
+    "CacheDirectory": "/images/cache/", "ExpandDirectory": "/images/expand/",
+    "Locations": { "registry-1.docker.io": { "remotetype": "dockerv2", "authentication": "http" } },
+    "Platforms": { "mycluster": {
+        "mungeSocketPath": "/var/run/munge/munge.socket.2", "accesstype": "local",
+        "admins": ["root"], "local": { "imageDir": "/images" } } }
+}"#;
+
+const REMOTE: &str = r#"{
+    "DefaultImageLocation": "registry-1.docker.io", "DefaultImageFormat": "squashfs",
+    "PullUpdateTimeout": 300, "ImageExpirationTimeout": "90:00:00:00",
+    "MongoDBURI":"mongodb://localhost/", "MongoDB":"Shifter",
+    "CacheDirectory": "/images/cache/", "ExpandDirectory": "/images/expand/",
+    "Locations": { "registry-1.docker.io": { "remotetype": "dockerv2", "authentication": "http" } },
+    "Platforms": { "mycluster": {
+        "mungeSocketPath": "/var/run/munge/munge.socket.2", "accesstype": "remote",
+        "admins": ["root"], "host": ["mycluster01"],
+        "ssh": { "username": "shifter", "key": "/home/shifter/.ssh/ssh.key", "imageDir": "/images" } } }
+}"#;
+
+/// Every key of the original's examples and documentation, and ours.
+const EVERYTHING: &str = r#"{
+    "WorkerThreads": 8, "LogLevel": "DEBUG", "DefaultLustreReplication": 1, "DefaultOstCount": 16,
+    "DefaultImageLocation": "index.docker.io", "DefaultImageFormat": "squashfs", "DefaultImageRemote": "x",
+    "PullUpdateTimeout": 30, "PullUpdateTime": 5, "ImageExpirationTimeout": "1:02:03:04",
+    "CacheDirectory": "/tmp/imagegw/", "ExpandDirectory": "/tmp/imagegw/",
+    "DatabaseURI": "sqlite:///srv/c.db", "MongoDBURI": "mongodb://localhost/", "MongoDB": "ShifterTest",
+    "Metrics": true, "Broker": "redis://localhost/", "Authentication": "mock", "ImportUsers": "all",
+    "ConverterOptions": {"squashfs": ["-comp", "zstd -Xcompression-level 3"], "cramfs": "-e 2"},
+    "Locations": {
+        "index.docker.io": { "remotetype": "dockerv2", "authentication": "http" },
+        "urltest": { "remotetype": "dockerv2", "url": "https://index.docker.io/", "sslcacert": "ca.pem",
+                     "authMethod": "basic" } },
+    "Platforms": {
+        "systema": { "accesstype": "remote", "mountCommand": "/bin/mount", "admins": ["root", "alice"],
+            "host": "localhost", "use_external": true,
+            "ssh": { "username": "user", "key": "/tmp/ssh.key", "imageDir": "/tmp/systema/images",
+                     "sshCmdOptions": ["-v"], "scpCmdOptions": ["-C"] } },
+        "systemb": { "mungeSocketPath": "/tmp/systemb/munge.socket", "accesstype": "local",
+            "usergroupService": "local", "admins": "root", "architecture": "arm64",
+            "local": { "imageDir": "/tmp/systemb/images" } } }
+}"#;
+
+fn accepted(text: &str) -> Config {
+    let (config, warnings) = Config::parse(text).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(warnings, Vec::<String>::new());
+    config
+}
+
+/// The documented local configuration with one change of its text.
+fn changed(from: &str, to: &str) -> String {
+    assert!(LOCAL.contains(from), "{from}");
+    LOCAL.replacen(from, to, 1)
+}
+
+#[test]
+fn documented_configurations_are_accepted() {
+    for text in [LOCAL, REMOTE] {
+        let config = accepted(text);
+        assert_eq!(config.image_expiration, Duration::from_secs(90 * 86_400));
+        assert_eq!(config.pull_update, Duration::from_secs(300));
+        assert_eq!(config.platforms["mycluster"].image_dir, PathBuf::from("/images"));
+        assert_eq!(config.database, Database::MongoOnly);
+    }
+    let everything = accepted(EVERYTHING);
+    assert_eq!(everything.image_expiration.as_secs(), 86_400 + 2 * 3600 + 3 * 60 + 4);
+    assert_eq!(everything.pull_update.as_secs(), 30);
+    assert_eq!(everything.worker_threads, 8);
+    assert_eq!(everything.log_level, Some("debug"));
+    assert_eq!(everything.converter_options, ["-comp", "zstd", "-Xcompression-level", "3"]);
+    assert_eq!(everything.database, Database::Sqlite("/srv/c.db".into()));
+    assert_eq!(everything.platforms["systemb"].admins, ["root"]);
+    assert_eq!(everything.platforms["systemb"].architecture, "arm64");
+    assert_eq!(everything.platforms["systema"].admins, ["root", "alice"]);
+    assert!(everything.locations["urltest"].basic_auth);
+    everything.check_servable().unwrap();
+}
+
+#[test]
+fn the_database_is_sqlite_unless_only_mongodb_is_named() {
+    let without = LOCAL.replace("\"MongoDBURI\":\"mongodb://localhost/\", \"MongoDB\":\"Shifter\",", "");
+    assert_eq!(accepted(&without).database, Database::Sqlite(DEFAULT_DATABASE.into()));
+    accepted(&without).check_servable().unwrap();
+    let refusal = accepted(LOCAL).check_servable().unwrap_err().to_string();
+    assert!(refusal.contains("\"DatabaseURI\": \"sqlite:///var/lib/shifter/shifter.db\""), "{refusal}");
+}
+
+#[test]
+fn what_this_version_cannot_honour_stops_serve_not_the_reader() {
+    let with = |from: &str, to: &str| {
+        let text = changed(from, to).replace("\"MongoDBURI\":\"mongodb://localhost/\",", "");
+        accepted(&text).check_servable().unwrap_err().to_string()
+    };
+    for (from, to, named) in [
+        ("\"MongoDB\":", "\"examiner\": \"/bin/x\", \"MongoDB\":", "examiner"),
+        ("\"accesstype\"", "\"policy_file\": \"/p\", \"accesstype\"", "Platforms.mycluster.policy_file"),
+        ("\"squashfs\"", "\"cramfs\"", "DefaultImageFormat"),
+        (
+            "\"Platforms\": {",
+            "\"Platforms\": { \"arm\": {\"mungeSocketPath\":\"/m\",\"accesstype\":\"local\",\"architecture\":\"arm64\",\
+             \"local\":{\"imageDir\":\"/images\"}}, \"x86\": {\"mungeSocketPath\":\"/m\",\"accesstype\":\"local\",\
+             \"architecture\":\"amd64\",\"local\":{\"imageDir\":\"/images\"}},",
+            "share the image directory",
+        ),
+    ] {
+        let refusal = with(from, to);
+        assert!(refusal.contains(named), "{refusal}");
+    }
+}
+
+#[test]
+fn unknown_keys_are_reported_with_the_nearest_name() {
+    for (from, to, warning) in [
+        (
+            "\"PullUpdateTimeout\"",
+            "\"PullUpdateTimout\"",
+            "PullUpdateTimout: unknown key, ignored; did you mean PullUpdateTimeout?",
+        ),
+        ("\"admins\"", "\"admin\"", "Platforms.mycluster.admin: unknown key, ignored; did you mean admins?"),
+        ("\"MongoDB\"", "\"Zebra\"", "Zebra: unknown key, ignored"),
+    ] {
+        let (_, warnings) = Config::parse(&changed(from, to)).unwrap();
+        assert_eq!(warnings, [warning]);
+    }
+}
+
+#[test]
+fn mistakes_are_named_with_their_place() {
+    for (from, to, expected) in [
+        ("}\n}", "},\n}", "not JSON"),
+        ("\"MongoDB\":\"Shifter\",", "\"MongoDB\":\"Shifter\",,", "line 4 column"),
+        ("300", "-1", "PullUpdateTimeout: must be a whole number"),
+        ("300", "\"300\"", "PullUpdateTimeout: must be a whole number"),
+        ("90:00:00:00", "90:00:00", "ImageExpirationTimeout: must be days:hours:minutes:seconds"),
+        ("90:00:00:00", "99999999999999999999:0:0:0", "ImageExpirationTimeout"),
+        ("\"/images/cache/\"", "\"cache\"", "CacheDirectory: must be an absolute path"),
+        ("\"CacheDirectory\"", "\"Cache\"", "CacheDirectory: missing"),
+        (
+            "\"dockerv2\"",
+            "\"dockerhub\"",
+            "Locations.registry-1.docker.io.remotetype: \"dockerhub\" is deprecated",
+        ),
+        ("\"authentication\"", "\"url\"", "Locations.registry-1.docker.io.url: must begin with"),
+        (
+            "\"DefaultImageLocation\": \"registry-1.docker.io\"",
+            "\"DefaultImageLocation\": \"quay.io\"",
+            "is not one of the Locations",
+        ),
+        ("\"local\",", "\"ftp\",", "Platforms.mycluster.accesstype: must be one of local, remote"),
+        ("\"local\": {", "\"ssh\": {", "Platforms.mycluster.local: missing"),
+        ("\"mungeSocketPath\"", "\"x\"", "Platforms.mycluster.mungeSocketPath: missing"),
+        ("[\"root\"]", "[\"root\", 0]", "Platforms.mycluster.admins: must be a string or a list of strings"),
+        ("\"Platforms\": {", "\"Platforms\": { \"x\": 5,", "Platforms.x: must be an object"),
+        (
+            "\"MongoDB\":",
+            "\"DatabaseURI\": \"postgres://h/db\", \"MongoDB\":",
+            "DatabaseURI: must be sqlite://",
+        ),
+        (
+            "\"MongoDB\":",
+            "\"WorkerThreads\": 0, \"MongoDB\":",
+            "WorkerThreads: must be a whole number from 1 to 256",
+        ),
+        ("\"MongoDB\":", "\"ConverterOptions\": [], \"MongoDB\":", "ConverterOptions: must be an object"),
+    ] {
+        let error = Config::parse(&changed(from, to)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{to}: {error}");
+    }
+    assert!(matches!(Config::parse("[]"), Err(ConfigError::NotAnObject)));
+    let two = changed("300", "-1").replace("90:00:00:00", "x");
+    assert_eq!(Config::parse(&two).unwrap_err().to_string().lines().count(), 2, "all problems at once");
+}

@@ -1,1 +1,24 @@
-//! placeholder being written
+//! A machine of its own for each test: private mounts, accounts, daemons, and proof that nothing is left over.
+//!
+//! Why: the product is setuid, mounts file systems and talks to daemons, so it is tested as installed, by ordinary
+//! users, against real parts. Everything a test writes lies on file systems that only its mount namespace knows;
+//! even a killed test leaves nothing on the host. Deliberately not isolated: the network, loop devices and process
+//! ids, because the leak check must see the real ones.
+
+mod accounts;
+mod command;
+mod daemon;
+mod gateway;
+mod leak;
+mod munged;
+mod namespace;
+mod registry;
+mod sandbox;
+
+pub use accounts::Account;
+pub use command::{Outcome, UserCommand};
+pub use daemon::DaemonId;
+pub use gateway::{Gateway, GatewayOptions, Location};
+pub use munged::Munged;
+pub use registry::{Registry, RegistryOptions};
+pub use sandbox::Sandbox;

@@ -1,0 +1,149 @@
+//! The product's gateway, run as a site runs it: its own account, a configuration file, a system with munge.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Map, Value, json};
+
+use super::accounts;
+use super::daemon::{DaemonId, Start, free_port};
+use super::munged::Munged;
+use super::sandbox::Sandbox;
+use crate::fixture::{Response, request};
+
+/// The one system of a test's gateway.
+const SYSTEM: &str = "testsystem";
+
+/// A registry the gateway may pull from.
+#[derive(Debug, Clone)]
+pub struct Location {
+    /// Its name: the first component of a reference.
+    pub name: String,
+    /// Its base URL.
+    pub url: String,
+    /// A private authority's certificate.
+    pub ca: Option<PathBuf>,
+}
+
+/// What a test's gateway is told.
+#[derive(Debug, Clone, Default)]
+pub struct GatewayOptions {
+    /// The first is the default.
+    pub locations: Vec<Location>,
+    /// Top-level keys that replace or join the generated ones.
+    pub more: Map<String, Value>,
+}
+
+/// A running gateway.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// For [`Sandbox::stop`].
+    pub daemon: DaemonId,
+    /// `127.0.0.1:port`.
+    pub authority: String,
+    /// `imageDir`.
+    pub images: PathBuf,
+    /// Where the cache, the expansion directory and the database lie.
+    pub state: PathBuf,
+    /// Its configuration file.
+    pub config: PathBuf,
+}
+
+impl Sandbox {
+    /// Starts a gateway and writes a `udiRoot.conf` that names it.
+    pub fn gateway(&mut self, munged: &Munged, options: &GatewayOptions) -> Result<Gateway> {
+        let state = self.new_directory("gateway")?;
+        let images = self.images();
+        let account = accounts::find("gateway")?;
+        for name in ["cache", "expand"] {
+            fs::create_dir(state.join(name)).with_context(|| format!("create the gateway's {name}"))?;
+        }
+        for path in [state.clone(), state.join("cache"), state.join("expand"), images.clone()] {
+            chown(&path, Some(account.uid), Some(account.gid)).context("give a directory to the gateway")?;
+        }
+        let document = self.document(&state, munged, options);
+        let config = state.join("imagemanager.json");
+        fs::write(&config, serde_json::to_vec_pretty(&document)?).context("write imagemanager.json")?;
+        let port = free_port()?;
+        let (daemon, authority) = self.serve(&config, port)?;
+        self.write_udiroot(&[("imageGateway", &format!("http://{authority}")), ("system", SYSTEM)])?;
+        Ok(Gateway { daemon, authority, images, state, config })
+    }
+
+    /// Starts the gateway again on its configuration, state and port, after a test has stopped or killed it.
+    pub fn restart(&mut self, gateway: &mut Gateway) -> Result<()> {
+        let port = gateway.authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let (daemon, _) = self.serve(&gateway.config, port.context("a gateway's address has a port")?)?;
+        gateway.daemon = daemon;
+        Ok(())
+    }
+
+    fn serve(&mut self, config: &std::path::Path, port: u16) -> Result<(DaemonId, String)> {
+        let program = self.program("shifter-imagegw")?.display().to_string();
+        let (config, listen) = (config.display().to_string(), format!("127.0.0.1:{port}"));
+        let words = [program.as_str(), "serve", "--config", &config, "--listen", &listen];
+        let account = accounts::find("gateway")?;
+        let environment = [("HOME", "/home/gateway")];
+        let start = Start {
+            name: "shifter-imagegw",
+            words: &words,
+            ids: (account.uid, account.gid),
+            environment: &environment,
+        };
+        let probe = listen.clone();
+        let ready = move || request(&probe, "GET", "/", &[], b"").is_ok_and(|answer| answer.status == 200);
+        Ok((self.start_daemon(&start, &ready)?, listen))
+    }
+
+    fn document(&self, state: &std::path::Path, munged: &Munged, options: &GatewayOptions) -> Value {
+        let mut locations = Map::new();
+        for location in &options.locations {
+            let mut entry = json!({"remotetype": "dockerv2", "url": location.url, "authentication": "http"});
+            if let (Some(object), Some(ca)) = (entry.as_object_mut(), &location.ca) {
+                object.insert("sslcacert".to_owned(), json!(ca));
+            }
+            locations.insert(location.name.clone(), entry);
+        }
+        let default = options.locations.first().map_or("none", |location| location.name.as_str());
+        let system = json!({
+            "mungeSocketPath": munged.socket,
+            "accesstype": "local",
+            "admins": ["root"],
+            "local": {"imageDir": self.images()},
+        });
+        let mut document = json!({
+            "WorkerThreads": 4,
+            "LogLevel": "debug",
+            "DefaultImageLocation": default,
+            "DefaultImageFormat": "squashfs",
+            "PullUpdateTimeout": 300,
+            "ImageExpirationTimeout": "90:00:00:00",
+            "DatabaseURI": format!("sqlite://{}/images.db", state.display()),
+            "CacheDirectory": state.join("cache"),
+            "ExpandDirectory": state.join("expand"),
+            "Locations": locations,
+            "Platforms": {SYSTEM: system},
+        });
+        if let Some(object) = document.as_object_mut() {
+            object.extend(options.more.clone());
+        }
+        document
+    }
+
+    /// A request to the gateway with a fresh credential of `account`, as any site's own script would send it.
+    pub fn api(
+        &self,
+        gateway: &Gateway,
+        munged: &Munged,
+        account: &str,
+        request_line: (&str, &str),
+        body: &[u8],
+    ) -> Result<Response> {
+        let socket = munged.socket.display().to_string();
+        let credential = self.user(account)?.run(&["munge", "-n", "-S", &socket])?.success()?;
+        let headers = [("authentication", credential.trim_end())];
+        request(&gateway.authority, request_line.0, request_line.1, &headers, body)
+    }
+}

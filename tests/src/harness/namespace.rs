@@ -1,0 +1,73 @@
+//! The sandbox's mount namespace: the host's files, with private `/etc`, `/run`, `/opt`, `/home` and temporary
+//! directories on top.
+//!
+//! The calling thread alone enters it (unshare(2): CLONE_NEWNS implies CLONE_FS), and what it starts afterwards
+//! inherits it. `/` is made private first, so that nothing reaches the host, and shared then, as service managers
+//! have it: a container that forgets to cut propagation shows up in the leak check.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::UnshareFlags;
+
+/// Where the sandbox's own files lie, on a tmpfs that no other namespace sees.
+pub(super) const BASE: &str = "/opt/shifter-test";
+
+/// Moves the calling thread into a new mount namespace furnished for tests.
+pub(super) fn enter() -> Result<()> {
+    unshare()?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).context("make / private (tests must run as root with mount rights)")?;
+    tmpfs("/opt", "mode=0755")?;
+    fs::create_dir(BASE).with_context(|| format!("create {BASE}"))?;
+    for covered in ["/etc", "/run"] {
+        overlay(covered)?;
+    }
+    // A service manager's own /run/shifter would be another machine's state.
+    let _absent_is_fine = fs::remove_dir_all("/run/shifter");
+    for temporary in ["/tmp", "/var/tmp", "/dev/shm"] {
+        tmpfs(temporary, "mode=1777")?;
+    }
+    tmpfs("/home", "mode=0755")?;
+    let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
+    mount_change("/", shared).context("make / shared")
+}
+
+// This is the test suite's one unsafe block; the crate denies unsafe code everywhere else.
+#[allow(unsafe_code)]
+fn unshare() -> Result<()> {
+    // SAFETY: the call is unsafe because CLONE_FILES would leave descriptors behind; only CLONE_NEWNS is passed.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
+        .context("make a mount namespace (tests must run as root)")
+}
+
+/// Covers `target` with an empty tmpfs.
+pub(super) fn tmpfs(target: &str, options: &str) -> Result<()> {
+    let data = CString::new(options).context("tmpfs options hold no NUL")?;
+    mount("tmpfs", target, "tmpfs", MountFlags::empty(), Some(data.as_c_str()))
+        .with_context(|| format!("cover {target} with a tmpfs"))
+}
+
+/// Covers `target` with an overlay, so that changes stay in the sandbox.
+fn overlay(target: &str) -> Result<()> {
+    let layer = format!("{BASE}/.layers{}", target.replace('/', "-"));
+    let (upper, work) = (format!("{layer}/upper"), format!("{layer}/work"));
+    for directory in [&upper, &work] {
+        fs::create_dir_all(directory).with_context(|| format!("create {directory}"))?;
+    }
+    set_mode(Path::new(&upper), 0o755)?;
+    let data = format!("lowerdir={target},upperdir={upper},workdir={work}");
+    let data = CString::new(data).context("overlay options hold no NUL")?;
+    mount("overlay", target, "overlay", MountFlags::empty(), Some(data.as_c_str()))
+        .with_context(|| format!("cover {target} with an overlay"))
+}
+
+/// chmod with a sentence.
+pub(super) fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .with_context(|| format!("set the mode of {} to {mode:o}", path.display()))
+}

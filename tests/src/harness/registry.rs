@@ -1,0 +1,121 @@
+//! A real docker-registry: plain or TLS with a private authority, open or behind htpasswd.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::accounts;
+use super::daemon::{DaemonId, Start, accepts, free_port};
+use super::sandbox::Sandbox;
+use crate::fixture::{Built, Target, push};
+
+/// Names under which distributions install the registry's program.
+const PROGRAMS: [&str; 4] = ["docker-registry", "registry", "docker-distribution", "distribution"];
+
+/// What kind of registry to start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RegistryOptions<'a> {
+    /// https with a certificate of a private authority.
+    pub tls: bool,
+    /// The one user and password that are let in.
+    pub login: Option<(&'a str, &'a str)>,
+}
+
+/// A running registry.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    /// For [`Sandbox::stop`].
+    pub daemon: DaemonId,
+    /// `127.0.0.1:port`.
+    pub authority: String,
+    /// The base URL for a gateway's Location.
+    pub url: String,
+    /// The private authority's certificate, where TLS is on.
+    pub ca: Option<PathBuf>,
+    storage: PathBuf,
+}
+
+impl Sandbox {
+    /// Starts a registry with its own empty storage.
+    pub fn registry(&mut self, options: RegistryOptions<'_>) -> Result<Registry> {
+        let directory = self.new_directory("registry")?;
+        let storage = directory.join("storage");
+        fs::create_dir(&storage).context("create the registry's storage")?;
+        let account = accounts::find("registry")?;
+        chown(&storage, Some(account.uid), Some(account.gid)).context("give the storage to the registry")?;
+        let mut sections = String::new();
+        let mut ca = None;
+        if options.tls {
+            let made = self.certificate(&directory)?;
+            sections.push_str(&format!(
+                "  tls:\n    certificate: {0}/server.pem\n    key: {0}/server.key\n",
+                directory.display()
+            ));
+            ca = Some(made);
+        }
+        if let Some((user, password)) = options.login {
+            let line = self.root().run(&["htpasswd", "-Bbn", user, password])?.success()?;
+            let path = directory.join("htpasswd");
+            fs::write(&path, line).context("write htpasswd")?;
+            sections
+                .push_str(&format!("auth:\n  htpasswd:\n    realm: fixture\n    path: {}\n", path.display()));
+        }
+        let (daemon, authority) = self.start_registry(&directory, &storage, &sections)?;
+        let scheme = if options.tls { "https" } else { "http" };
+        let url = format!("{scheme}://{authority}");
+        Ok(Registry { daemon, authority, url, ca, storage })
+    }
+
+    /// Pushes an image as `repository:tag`. Whatever the registry demands of its clients, the image goes in by a
+    /// second, plain one on the same storage, which is gone afterwards.
+    pub fn push(&mut self, registry: &Registry, built: &Built, repository: &str, tag: &str) -> Result<()> {
+        let directory = self.new_directory("push")?;
+        let storage = registry.storage.clone();
+        let (daemon, authority) = self.start_registry(&directory, &storage, "")?;
+        let target =
+            Target { authority, repository: repository.to_owned(), tag: tag.to_owned(), login: None };
+        push(built, &target)?;
+        self.stop(daemon)?;
+        Ok(())
+    }
+
+    fn start_registry(&mut self, directory: &Path, storage: &Path, more: &str) -> Result<(DaemonId, String)> {
+        let program = PROGRAMS.into_iter().find(|name| self.find_program(name).is_some());
+        let program = program.context("no registry is installed (Debian's package is docker-registry)")?;
+        let port = free_port()?;
+        let config = format!(
+            "version: 0.1\nlog:\n  level: warn\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    \
+             rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{more}",
+            storage.display()
+        );
+        let path = directory.join("config.yml");
+        fs::write(&path, config).context("write the registry's configuration")?;
+        let account = accounts::find("registry")?;
+        let path = path.display().to_string();
+        let words = [program, "serve", &path];
+        let start = Start { name: program, words: &words, ids: (account.uid, account.gid), environment: &[] };
+        let daemon = self.start_daemon(&start, &move || accepts(port))?;
+        Ok((daemon, format!("127.0.0.1:{port}")))
+    }
+
+    /// Makes an authority and a server certificate for 127.0.0.1 and localhost; returns the authority's.
+    fn certificate(&self, directory: &Path) -> Result<PathBuf> {
+        let script = "set -e; umask 022
+            openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj '/CN=test authority' \
+                -addext basicConstraints=critical,CA:TRUE -keyout ca.key -out ca.pem
+            openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj '/CN=localhost' \
+                -keyout server.key -out server.csr
+            printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' > server.ext
+            openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+                -extfile server.ext -out server.pem
+            chmod 0644 server.key";
+        self.root()
+            .directory(directory)
+            .run(&["sh", "-c", script])?
+            .success()
+            .context("make certificates")?;
+        Ok(directory.join("ca.pem"))
+    }
+}

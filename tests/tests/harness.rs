@@ -69,6 +69,8 @@ fn each_kind_of_leak_is_found() {
             let images = sandbox.images().display().to_string();
             let root = sandbox.root();
             root.run(&["sh", "-c", &script.replace("IMAGES", &images)]).unwrap().success().unwrap();
+            let message = sandbox.finish().unwrap_err().to_string();
+            // Clean up what this test leaked on purpose.
             let process = message.split_once("process ").and_then(|(_, rest)| rest.split_once(':'));
             let kill = process.map_or_else(String::new, |(pid, _)| format!("kill {pid}; "));
             let script = format!("{kill}losetup -j {images}/disk | cut -d: -f1 | xargs -r losetup -d");

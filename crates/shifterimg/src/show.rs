@@ -1,0 +1,130 @@
+//! What is printed: the table of images, identifiers and times, byte for byte as scripts expect them.
+//!
+//! Text from the gateway loses its control characters on the way to a terminal. Nothing here writes.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use shifter_api::wire::{Image, MISSING};
+
+/// The table of `shifterimg images`: one line per tag, sorted bytewise by tag, columns as the original's
+/// `%-10s %-10s %-8s %-.10s   %s %-30s`: system, type, status, identifier, time of the last pull, tag.
+pub(crate) fn table(images: &[Image]) -> String {
+    table_in(images, &TimeZone::system())
+}
+
+fn table_in(images: &[Image], zone: &TimeZone) -> String {
+    let mut rows: Vec<(&str, &Image)> =
+        images.iter().flat_map(|image| image.tag.iter().map(move |tag| (tag.as_str(), image))).collect();
+    rows.sort_by_key(|(tag, _)| *tag);
+    let mut table = String::new();
+    for (tag, image) in rows {
+        let field = |value: &Option<String>| printable(value.as_deref().unwrap_or(MISSING));
+        // An image of which no pull time is known has a dash: not 1970, and still one column.
+        let time =
+            image.last_pull.and_then(|seconds| local_time(seconds, zone)).unwrap_or_else(|| "-".into());
+        table.push_str(&format!(
+            "{:<10} {:<10} {:<8} {:.10}   {time:<19} {:<30}\n",
+            field(&image.system),
+            field(&image.itype),
+            field(&image.status),
+            field(&image.id),
+            printable(tag),
+        ));
+    }
+    table
+}
+
+/// The identifier of a looked-up image: 64 lower-case hexadecimal digits, anything else is none.
+pub(crate) fn identifier(image: &Image) -> Option<&str> {
+    let id = image.id.as_deref()?;
+    let hexadecimal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    (id.len() == 64 && id.bytes().all(hexadecimal)).then_some(id)
+}
+
+/// Now, in local time.
+pub(crate) fn now() -> String {
+    let seconds = Timestamp::now().as_second() as f64;
+    local_time(seconds, &TimeZone::system()).unwrap_or_else(|| "-".to_owned())
+}
+
+/// Seconds since the epoch as `2026-11-20T21:32:18` in `zone`; `None` beyond the calendar.
+fn local_time(seconds: f64, zone: &TimeZone) -> Option<String> {
+    // Truncating, as strftime's callers do; as saturates, and jiff refuses what no calendar has.
+    let time = Timestamp::from_second(seconds as i64).ok()?.to_zoned(zone.clone());
+    Some(time.strftime("%Y-%m-%dT%H:%M:%S").to_string())
+}
+
+/// The text with `?` for every control character, which could otherwise steer the terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Width of the terminal on standard output, in columns; 0 where it is unknown.
+pub(crate) fn columns() -> usize {
+    rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_col))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    fn image(json: &str) -> Image {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn the_table_is_the_originals_byte_for_byte() {
+        let images = [
+            image(
+                r#"{"id":"b000000000111","system":"sysa","itype":"custom","status":"READY","tag":"zeta","last_pull":0.0}"#,
+            ),
+            image(
+                r#"{"id":"a2fb1f0dcf0000","system":"sysa","itype":"docker","status":"READY",
+                    "tag":["lib/app:v2","app:latest","Upper"],"last_pull":1795210338.8}"#,
+            ),
+            image(r#"{"id":"MISSING","system":"a-long-system","tag":["mid\u001b[2J"],"status":"PULLING"}"#),
+            image(r#"{"id":"no-tags","tag":[],"status":"READY"}"#),
+        ];
+        let expected = [
+            "sysa       docker     READY    a2fb1f0dcf   2026-11-20T21:32:18 Upper                         \n",
+            "sysa       docker     READY    a2fb1f0dcf   2026-11-20T21:32:18 app:latest                    \n",
+            "sysa       docker     READY    a2fb1f0dcf   2026-11-20T21:32:18 lib/app:v2                    \n",
+            "a-long-system MISSING    PULLING  MISSING   -                   mid?[2J                       \n",
+            "sysa       custom     READY    b000000000   1970-01-01T00:00:00 zeta                          \n",
+        ];
+        assert_eq!(table_in(&images, &TimeZone::UTC), expected.concat());
+        assert_eq!(table_in(&[], &TimeZone::UTC), "");
+    }
+
+    #[test]
+    fn times_are_local_and_never_wrong_silently() {
+        let east = TimeZone::fixed(jiff::tz::offset(2));
+        for (seconds, zone, expected) in [
+            (1_795_210_338.8, &TimeZone::UTC, Some("2026-11-20T21:32:18")),
+            (1_795_210_338.8, &east, Some("2026-11-20T23:32:18")),
+            (1e300, &TimeZone::UTC, None),
+        ] {
+            assert_eq!(local_time(seconds, zone).as_deref(), expected, "{seconds}");
+        }
+        assert_eq!(now().len(), "2026-11-20T21:32:18".len());
+    }
+
+    #[test]
+    fn only_whole_identifiers_are_printed() {
+        let good = "0123456789abcdef".repeat(4);
+        for (id, expected) in [
+            (Some(good.clone()), true),
+            (None, false),
+            (Some(String::new()), false),
+            (Some(good[1..].to_owned()), false),
+            (Some(good.to_uppercase()), false),
+            (Some(format!("{}\n", &good[1..])), false),
+            (Some("../".repeat(21) + "x"), false),
+        ] {
+            let image = Image { id: id.clone(), ..Image::default() };
+            assert_eq!(identifier(&image).is_some(), expected, "{id:?}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Helper programs run as the user, off the hot path: an image look-up, an account look-up. They are fully
+//! dropped before they start, and what they print is the user's word, not root's.
+
+use crate::credentials::irrevocably_drop_privileges;
+use crate::error::{During, Error, Result};
+use crate::exec::exec;
+use crate::lockdown::LockedDown;
+use rustix::fd::OwnedFd;
+use rustix::fs::{self, Mode, OFlags};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+/// Everything a helper gets as environment.
+const ENVIRONMENT: [&[u8]; 2] = [b"PATH=/usr/bin:/bin:/usr/sbin:/sbin", b"POSIXLY_CORRECT=1"];
+
+/// How a helper ended, and at most the asked-for number of bytes it printed.
+#[derive(Debug)]
+pub struct Output {
+    /// Exit status; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output, invalid UTF-8 replaced.
+    pub text: String,
+}
+
+/// Runs `argv` (an absolute path first) as the caller: standard input empty, standard error the caller's.
+/// A helper that prints more than `limit` bytes or runs longer than `patience` is killed.
+pub fn output_of(locked: &LockedDown, argv: &[&str], limit: usize, patience: Duration) -> Result<Output> {
+    let name = argv.first().copied().unwrap_or("");
+    let (reader, writer) = pipe(name)?;
+    // SAFETY: the process has one thread, so no lock can be held in the child, which only makes system
+    // calls and allocates until it execs or exits.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let _never_returns = become_helper(locked, argv, &writer);
+        // SAFETY: _exit ends the child without running anything of the parent's.
+        unsafe { libc::_exit(127) };
+    }
+    drop(writer);
+    let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else {
+        return Err(std::io::Error::last_os_error()).during("start", name);
+    };
+    let text = collect(reader, limit, Instant::now() + patience);
+    if text.is_err() {
+        let _already_gone = kill_process(pid, Signal::KILL);
+    }
+    let status = loop {
+        match waitpid(Some(pid), WaitOptions::empty()) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other.during("wait for", name)?,
+        }
+    };
+    let text = text.map_err(|rule| Error::refused("run", name, rule))?;
+    Ok(Output { code: status.and_then(|(_, status)| status.exit_status()), text })
+}
+
+fn pipe(name: &str) -> Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = std::io::pipe().during("make a pipe for", name)?;
+    Ok((reader.into(), writer.into()))
+}
+
+/// In the child: user, streams, caller's signals and limits, exec.
+fn become_helper(locked: &LockedDown, argv: &[&str], writer: &OwnedFd) -> Result<()> {
+    let proof = irrevocably_drop_privileges(locked.caller())?;
+    let null = fs::open("/dev/null", OFlags::RDONLY, Mode::empty()).during("open", "/dev/null")?;
+    rustix::stdio::dup2_stdin(&null).during("redirect", "standard input")?;
+    rustix::stdio::dup2_stdout(writer).during("redirect", "standard output")?;
+    locked.give_back(&proof)?;
+    let argv: Vec<Vec<u8>> = argv.iter().map(|word| word.as_bytes().to_vec()).collect();
+    let environment: Vec<Vec<u8>> = ENVIRONMENT.iter().map(|variable| variable.to_vec()).collect();
+    Err(exec(&proof, &argv, &environment, b"")).during("run", "the helper")
+}
+
+fn collect(reader: OwnedFd, limit: usize, deadline: Instant) -> std::result::Result<String, &'static str> {
+    let mut reader = std::fs::File::from(reader);
+    let mut text = Vec::new();
+    let mut chunk = [0u8; 4096];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !readable_within(&reader, left) {
+            return Err("it took too long");
+        }
+        match reader.read(&mut chunk) {
+            Ok(0) => return Ok(String::from_utf8_lossy(&text).into_owned()),
+            Ok(length) => text.extend_from_slice(&chunk[..length]),
+            Err(_) => return Err("its output could not be read"),
+        }
+        if text.len() > limit {
+            return Err("it printed more than such a program does");
+        }
+    }
+}
+
+fn readable_within(reader: &std::fs::File, left: Duration) -> bool {
+    let mut wanted = [rustix::event::PollFd::new(reader, rustix::event::PollFlags::IN)];
+    let timeout =
+        rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+    matches!(rustix::event::poll(&mut wanted, Some(&timeout)), Ok(ready) if ready > 0)
+}

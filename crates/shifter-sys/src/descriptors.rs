@@ -1,0 +1,94 @@
+//! Inherited descriptors: the standard three are made sure of, and those that could lead out of the
+//! container (directories, path handles, namespaces) are closed; all others stay, since MPI launchers pass
+//! sockets (`PMI_FD`). What leaked descriptors did elsewhere: CVE-2024-21626.
+
+use crate::error::{During, Error, Result};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, StatxFlags};
+
+/// `PROC_SUPER_MAGIC` of linux/magic.h.
+const PROC_MAGIC: u64 = 0x9fa0;
+
+/// A descriptor of `/proc` that is known to be procfs.
+#[derive(Debug)]
+pub struct Proc(OwnedFd);
+
+impl Proc {
+    /// Opens `/proc` and checks its file system's magic number.
+    pub fn open() -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let proc = fs::open("/proc", flags, Mode::empty()).during("open", "/proc")?;
+        if fs::fstatfs(&proc).during("examine", "/proc")?.f_type as u64 != PROC_MAGIC {
+            return Err(Error::refused("use", "/proc", "it is not a proc file system"));
+        }
+        Ok(Self(proc))
+    }
+}
+
+/// A path by which the kernel finds the file open as `fd`; valid while it is open and `/proc` is procfs.
+pub fn path_of(_proc: &Proc, fd: &impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// Opens `/dev/null` on those of 0, 1 and 2 that are closed, so that no file we open can take their place.
+pub fn ensure_standard_streams() -> Result<()> {
+    loop {
+        let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .during("open", "/dev/null")?;
+        if null.as_raw_fd() > 2 {
+            return Ok(());
+        }
+        rustix::io::fcntl_setfd(&null, rustix::io::FdFlags::empty()).during("keep", "/dev/null")?;
+        let _kept_open = null.into_raw_fd();
+    }
+}
+
+/// Closes every inherited descriptor that leads to a directory or a namespace; among the standard three
+/// such a one becomes `/dev/null`. Returns the numbers closed.
+pub fn close_those_leading_out(proc: &Proc) -> Result<Vec<RawFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let list = fs::openat(&proc.0, "self/fd", flags, Mode::empty()).during("list", "/proc/self/fd")?;
+    let mut numbers = Vec::new();
+    for entry in fs::Dir::read_from(&list).during("list", "/proc/self/fd")? {
+        let entry = entry.during("list", "/proc/self/fd")?;
+        numbers.extend(entry.file_name().to_str().ok().and_then(|name| name.parse::<RawFd>().ok()));
+    }
+    let namespaces =
+        fs::statat(&proc.0, "self/ns/mnt", AtFlags::empty()).during("examine", "/proc/self/ns/mnt")?.st_dev;
+    let ours = [proc.0.as_raw_fd(), list.as_raw_fd()];
+    drop(list);
+    let mut closed = Vec::new();
+    for number in numbers.into_iter().filter(|number| !ours.contains(number)) {
+        // SAFETY: the number stood in this process's own descriptor table and nothing has closed it since:
+        // there is one thread, and the only descriptor dropped is the listing's own, which is left out.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        if !leads_out(fd, namespaces) {
+            continue;
+        }
+        closed.push(number);
+        if number <= 2 {
+            let null = fs::open("/dev/null", OFlags::RDWR, Mode::empty()).during("open", "/dev/null")?;
+            // SAFETY: a standard stream's number; making an owner of it for one dup2 and forgetting the
+            // owner leaves it open, as it was.
+            let mut target = unsafe {
+                std::mem::ManuallyDrop::new(<OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number))
+            };
+            rustix::io::dup2(&null, &mut target).during("close", format!("descriptor {number}"))?;
+        } else {
+            // SAFETY: inherited, so no value of this program owns it; it is closed exactly once.
+            unsafe { rustix::io::close(number) };
+        }
+    }
+    Ok(closed)
+}
+
+/// Asks without I/O to a server where the file system allows that (`STATX_DONT_SYNC`): a job's output is
+/// often a file of a parallel file system. `namespaces` is the device of nsfs.
+fn leads_out(fd: BorrowedFd<'_>, namespaces: u64) -> bool {
+    let path_handle = fs::fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::PATH));
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let Ok(found) = fs::statx(fd, "", flags, StatxFlags::TYPE) else { return true };
+    let directory = FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory;
+    let namespace = fs::makedev(found.stx_dev_major, found.stx_dev_minor) == namespaces;
+    path_handle || directory || namespace
+}

@@ -1,0 +1,117 @@
+//! The first thing a setuid program does: turn an inherited process, which its caller shaped, into one that
+//! only root can touch, and remember what must be given back.
+
+use crate::credentials::{Caller, Unprivileged, become_root_wholly};
+use crate::descriptors::{Proc, close_those_leading_out, ensure_standard_streams};
+use crate::error::{During, Error, Result};
+use crate::signals;
+use rustix::fs::Mode;
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask,
+};
+use std::os::unix::ffi::OsStringExt;
+
+/// Limits that could stop root half-way, raised while it works.
+const RAISED: [Resource; 6] =
+    [Resource::Cpu, Resource::Fsize, Resource::Data, Resource::As, Resource::Nproc, Resource::Memlock];
+/// Descriptors a set-up may need.
+const DESCRIPTORS: u64 = 1024;
+
+/// A process that its caller can no longer disturb. There is no other way to get one than [`lock_down`].
+#[derive(Debug)]
+pub struct LockedDown {
+    caller: Caller,
+    proc: Proc,
+    environment: Vec<Vec<u8>>,
+    working_directory: Option<Vec<u8>>,
+    closed: Vec<i32>,
+    signals: signals::Saved,
+    limits: Vec<(Resource, Rlimit)>,
+    umask: Mode,
+}
+
+/// Checks that the program is setuid root, records who called it and how, then shuts the caller out: streams,
+/// descriptors, ids, signals, limits, core dumps, umask, environment.
+pub fn lock_down() -> Result<LockedDown> {
+    if !rustix::process::geteuid().is_root() {
+        let rule = "the program is not setuid root, or lies on a file system mounted nosuid";
+        return Err(Error::refused("work without", "root privileges", rule));
+    }
+    let caller = Caller::of_this_process()?;
+    become_root_wholly()?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).during("forbid", "core dumps")?;
+    let signals = signals::quiet()?;
+    let limits = raise_limits()?;
+    ensure_standard_streams()?; // needs room for a descriptor, so only now
+    let umask = umask(Mode::from_raw_mode(0o022));
+    let working_directory = rustix::process::getcwd(Vec::new()).ok().map(|path| path.into_bytes());
+    let proc = Proc::open()?;
+    let closed = close_those_leading_out(&proc)?;
+    let environment = take_environment();
+    Ok(LockedDown { caller, proc, environment, working_directory, closed, signals, limits, umask })
+}
+
+impl LockedDown {
+    /// Who called.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The verified `/proc`.
+    pub fn proc(&self) -> &Proc {
+        &self.proc
+    }
+
+    /// `NAME=VALUE` as the caller passed them.
+    pub fn environment(&self) -> &[Vec<u8>] {
+        &self.environment
+    }
+
+    /// Where the caller stood; `None` if that directory is gone or out of sight.
+    pub fn working_directory(&self) -> Option<&[u8]> {
+        self.working_directory.as_deref().filter(|path| path.starts_with(b"/"))
+    }
+
+    /// Numbers of inherited descriptors that were closed.
+    pub fn closed_descriptors(&self) -> &[i32] {
+        &self.closed
+    }
+
+    /// Gives signals, limits and umask back, last before the user's program.
+    pub fn give_back(&self, _proof: &Unprivileged) -> Result<()> {
+        for (resource, limit) in &self.limits {
+            // Each was raised or kept, so this only lowers, which needs no privilege.
+            setrlimit(*resource, *limit).during("give back", "resource limits")?;
+        }
+        umask(self.umask);
+        signals::restore(&self.signals)
+    }
+}
+
+fn raise_limits() -> Result<Vec<(Resource, Rlimit)>> {
+    let mut saved = Vec::with_capacity(RAISED.len() + 2);
+    for resource in RAISED {
+        saved.push((resource, getrlimit(resource)));
+        setrlimit(resource, Rlimit { current: None, maximum: None }).during("raise", "resource limits")?;
+    }
+    let files = getrlimit(Resource::Nofile);
+    saved.push((Resource::Nofile, files));
+    let at_least = |limit: Option<u64>| limit.map(|limit| limit.max(DESCRIPTORS));
+    let enough = Rlimit { current: at_least(files.current), maximum: at_least(files.maximum) };
+    setrlimit(Resource::Nofile, enough).during("raise", "the limit of open files")?;
+    let core = getrlimit(Resource::Core);
+    saved.push((Resource::Core, core));
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: core.maximum })
+        .during("forbid", "core dumps")?;
+    Ok(saved)
+}
+
+/// Takes the environment and leaves an empty one, so that no library call can be steered by it.
+fn take_environment() -> Vec<Vec<u8>> {
+    let taken = std::env::vars_os()
+        .map(|(name, value)| [name.into_vec(), b"=".to_vec(), value.into_vec()].concat())
+        .collect();
+    // SAFETY: there is one thread, and no pointer into the environment is held.
+    unsafe { libc::clearenv() };
+    taken
+}

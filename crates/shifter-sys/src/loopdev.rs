@@ -1,0 +1,207 @@
+//! Loop devices: one image file gets one device for all its containers on a node, so that they share one
+//! superblock and one page cache. Devices clear themselves when the last mount and descriptor are gone.
+//!
+//! A device found is never believed by name: it is opened first, then everything the kernel says about it is
+//! compared with the image's open descriptor. On any doubt a fresh device is made.
+
+use crate::error::{During, Error, Result};
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fs::{self, FileType, FlockOperation, Mode, OFlags, Stat};
+use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
+
+// linux/loop.h
+const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
+const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
+const LOOP_GET_STATUS64: libc::c_ulong = 0x4C05;
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+/// Major number of loop devices, devices.txt.
+const LOOP_MAJOR: u32 = 7;
+/// Times another process may be faster at taking a free device.
+const TRIES: usize = 64;
+/// Longest wait for the lock; then a device of one's own is the lesser evil.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// `struct loop_info64`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config`.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+/// A loop device with an image on it; an open descriptor keeps it from clearing.
+#[derive(Debug)]
+pub struct LoopDevice {
+    fd: OwnedFd,
+    number: u32,
+    shared: bool,
+}
+
+impl LoopDevice {
+    /// The device's descriptor.
+    pub fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// N of `/dev/loopN`.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether it was there already.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+}
+
+/// The device that carries `image`, or a fresh one. `name` is the image's file name; `lock` is held, for at
+/// most the look-up and the attaching, so that containers starting together find one another's device.
+pub fn device_for(image: &OwnedFd, status: &Stat, name: &str, lock: Option<&OwnedFd>) -> Result<LoopDevice> {
+    if let Some(device) = find_shared(status, name) {
+        return Ok(device);
+    }
+    let locked = lock.filter(|lock| wait_for(lock));
+    let device = match locked.and_then(|_| find_shared(status, name)) {
+        Some(device) => Ok(device),
+        None => attach(image, status, name),
+    };
+    if let Some(lock) = locked {
+        let _unlock_cannot_fail_meaningfully = fs::flock(lock, FlockOperation::Unlock);
+    }
+    device
+}
+
+fn wait_for(lock: &OwnedFd) -> bool {
+    let start = Instant::now();
+    loop {
+        match fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return true,
+            Err(rustix::io::Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Looks through sysfs, which asks no server, then opens and compares.
+fn find_shared(status: &Stat, name: &str) -> Option<LoopDevice> {
+    let block =
+        fs::open("/sys/block", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let numbers = fs::Dir::read_from(&block)
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.strip_prefix("loop")?.parse::<u32>().ok());
+    let carries_the_name = |number: &u32| {
+        read_attribute(&block, *number, "loop/backing_file")
+            .is_some_and(|file| file.trim_end().rsplit('/').next() == Some(name))
+    };
+    let mut candidates: Vec<u32> = numbers.filter(carries_the_name).collect();
+    candidates.sort_unstable();
+    candidates.into_iter().find_map(|number| {
+        let fd = open_device(number).ok()?;
+        (carries(&fd, status) && size_is(&block, number, status)).then_some(LoopDevice {
+            fd,
+            number,
+            shared: true,
+        })
+    })
+}
+
+fn read_attribute(block: &OwnedFd, number: u32, attribute: &str) -> Option<String> {
+    let path = format!("loop{number}/{attribute}");
+    let file = fs::openat(block, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut text = [0u8; 4096];
+    let length = rustix::io::read(&file, &mut text).ok()?;
+    Some(String::from_utf8_lossy(&text[..length]).into_owned())
+}
+
+fn carries(fd: &OwnedFd, status: &Stat) -> bool {
+    let mut info = MaybeUninit::<LoopInfo>::zeroed();
+    // SAFETY: LOOP_GET_STATUS64 fills in a loop_info64, for which there is room.
+    let code = unsafe { libc::ioctl(fd.as_raw_fd(), LOOP_GET_STATUS64 as _, info.as_mut_ptr()) };
+    if code != 0 {
+        return false;
+    }
+    // SAFETY: all fields are integers and bytes, for which zeros are valid, and the kernel has filled them in.
+    let info = unsafe { info.assume_init() };
+    info.device == status.st_dev
+        && info.inode == status.st_ino
+        && info.offset == 0
+        && info.size_limit == 0
+        && info.flags & LO_FLAGS_READ_ONLY != 0
+}
+
+/// The device's size was taken when the file was attached: a file grown or cut since is another image.
+fn size_is(block: &OwnedFd, number: u32, status: &Stat) -> bool {
+    let sectors = read_attribute(block, number, "size").and_then(|text| text.trim().parse::<u64>().ok());
+    sectors == Some(status.st_size as u64 / 512)
+}
+
+fn open_device(number: u32) -> Result<OwnedFd> {
+    let path = format!("/dev/loop{number}");
+    let fd = fs::open(&path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .during("open", &path)?;
+    let status = fs::fstat(&fd).during("examine", &path)?;
+    let block = FileType::from_raw_mode(status.st_mode) == FileType::BlockDevice;
+    if !block || fs::major(status.st_rdev) != LOOP_MAJOR {
+        return Err(Error::refused("use", path, "it is not a loop device"));
+    }
+    Ok(fd)
+}
+
+fn attach(image: &OwnedFd, status: &Stat, name: &str) -> Result<LoopDevice> {
+    let control = fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during(
+        "attach the image to a loop device (is the loop module loaded?): open",
+        "/dev/loop-control",
+    )?;
+    for _ in 0..TRIES {
+        // SAFETY: LOOP_CTL_GET_FREE takes no argument and returns a number.
+        let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE as _) };
+        let number = u32::try_from(number)
+            .map_err(|_| std::io::Error::last_os_error())
+            .during("find a free loop device for", name)?;
+        let fd = open_device(number)?;
+        match configure(&fd, image, name) {
+            Ok(()) if carries(&fd, status) => return Ok(LoopDevice { fd, number, shared: false }),
+            Ok(()) => return Err(Error::refused("attach", name, "the loop device carries another file")),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {} // another process was faster
+            Err(error) => return Err(error).during("attach to a loop device", name),
+        }
+    }
+    Err(Error::refused("attach", name, "free loop devices were taken by others each time; try again"))
+}
+
+fn configure(fd: &OwnedFd, image: &OwnedFd, name: &str) -> std::io::Result<()> {
+    // SAFETY: loop_config consists of integers and bytes, for which zeros are valid.
+    let mut config: LoopConfig = unsafe { MaybeUninit::zeroed().assume_init() };
+    config.fd = image.as_raw_fd() as u32;
+    config.info.flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
+    for (slot, byte) in config.info.file_name.iter_mut().take(63).zip(name.bytes()) {
+        *slot = byte;
+    }
+    // SAFETY: LOOP_CONFIGURE reads a loop_config, which lives through the call.
+    let code = unsafe { libc::ioctl(fd.as_raw_fd(), LOOP_CONFIGURE as _, &config as *const LoopConfig) };
+    if code == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}

@@ -1,0 +1,176 @@
+//! Mounts by descriptor: file systems are made detached, flags are set on the detached thing, then it is
+//! attached. Nothing is mounted by name twice, so nothing can be swapped in between (CVE-2021-30465).
+//!
+//! These are the interfaces of Linux 5.12: fsopen(2), open_tree(2), mount_setattr(2), move_mount(2).
+
+use crate::descriptors::{Proc, path_of};
+use crate::error::{During, Error, Result};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// Flags every mount of ours has.
+pub const SAFE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+/// Read-only besides.
+pub const SAFE_READ_ONLY: MountAttrFlags = SAFE.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
+/// For procfs.
+pub const SAFE_NO_EXEC: MountAttrFlags = SAFE.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+/// For `/dev` and what lies below it, which is of no use without devices.
+pub const NO_SETUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
+pub use rustix::mount::MountAttrFlags as Flags;
+
+/// How a mount exchanges later mounts with where it came from; values of linux/mount.h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// Nothing in or out.
+    Private = 1 << 18,
+    /// Later mounts come in.
+    Slave = 1 << 19,
+    /// Both ways.
+    Shared = 1 << 20,
+}
+
+/// Whether mounts below come along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// The one mount.
+    One,
+    /// It and all below it.
+    Recursive,
+}
+
+/// Leaves the caller's mount namespace for a new one from which nothing goes back.
+pub fn enter_new_namespace() -> Result<()> {
+    // SAFETY: only CLONE_NEWNS is given: memory and descriptors stay shared as they were, and the process
+    // has one thread (what unshare_unsafe asks to be considered is CLONE_FILES).
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.during("enter", "a new mount namespace")?;
+    set_attributes_at(CWD, "/", Depth::Recursive, Flags::empty(), Propagation::Slave)
+}
+
+/// A new file system, detached. `options` are keys with values; `ro` is set for those with the flag.
+pub fn new_file_system(kind: &str, options: &[(&str, &str)], flags: Flags) -> Result<OwnedFd> {
+    let context = match fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
+        Err(Errno::NODEV) => {
+            let rule = "the kernel does not know it; load its module (modprobe) or use a kernel that has it";
+            return Err(Error::refused("use the file system", kind, rule));
+        }
+        Err(Errno::NOSYS) => {
+            return Err(Error::refused("use", "fsopen(2)", "this kernel is older than Linux 5.12"));
+        }
+        other => other.during("use the file system", kind)?,
+    };
+    for (key, value) in options {
+        fsconfig_set_string(&context, *key, *value).map_err(|error| explain(&context, kind, error))?;
+    }
+    if flags.contains(Flags::MOUNT_ATTR_RDONLY) {
+        fsconfig_set_flag(&context, "ro").map_err(|error| explain(&context, kind, error))?;
+    }
+    fsconfig_create(&context).map_err(|error| explain(&context, kind, error))?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(|error| explain(&context, kind, error))
+}
+
+/// Adds what the file system itself had to say (fsopen(2): messages are read from the context).
+fn explain(context: &OwnedFd, kind: &str, error: Errno) -> Error {
+    let mut message = [0u8; 256];
+    let length = rustix::io::read(context, &mut message).unwrap_or(0);
+    let said = String::from_utf8_lossy(&message[..length]).trim().to_owned();
+    let object = if said.is_empty() { kind.to_owned() } else { format!("{kind} ({said})") };
+    Error { operation: "mount", object, cause: crate::error::Cause::Kernel(error.into()) }
+}
+
+/// A read-only overlay of directories held by descriptor, topmost first.
+pub fn new_read_only_overlay(proc: &Proc, layers: &[&OwnedFd]) -> Result<OwnedFd> {
+    let lower: Vec<String> = layers.iter().map(|layer| path_of(proc, *layer)).collect();
+    new_file_system("overlay", &[("lowerdir", &lower.join(":"))], SAFE_READ_ONLY)
+}
+
+/// A detached copy of the mount at an open place, with `flags` set on it and, if asked, on all below.
+pub fn copy_of(
+    place: &impl AsFd,
+    name: &str,
+    depth: Depth,
+    flags: Flags,
+    propagation: Propagation,
+) -> Result<OwnedFd> {
+    let mut how =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if depth == Depth::Recursive {
+        how |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let copy = open_tree(place, "", how).during("copy the mount of", name)?;
+    set_attributes_at(&copy, "", depth, flags, propagation)?;
+    Ok(copy)
+}
+
+/// Mounts what `from` has under `name` on what `to` has under the same name. The mount `from` lies on must be
+/// private and carry its flags already: a copy inherits both, so this is two system calls per entry.
+pub fn graft(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr) -> Result<()> {
+    let shown = name.to_string_lossy();
+    let how = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let copy = open_tree(from, name, how).during("copy the mount of", &*shown)?;
+    move_mount(&copy, "", to, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).during("mount on", &*shown)
+}
+
+/// `struct mount_attr` of linux/mount.h.
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+/// Sets flags and propagation of the mount at `path` from `directory`.
+pub fn set_attributes_at(
+    directory: impl AsFd,
+    path: &str,
+    depth: Depth,
+    flags: Flags,
+    propagation: Propagation,
+) -> Result<()> {
+    let mut how = libc::AT_NO_AUTOMOUNT;
+    if path.is_empty() {
+        how |= libc::AT_EMPTY_PATH;
+    }
+    if depth == Depth::Recursive {
+        how |= libc::AT_RECURSIVE;
+    }
+    let attributes =
+        MountAttr { set: flags.bits().into(), clear: 0, propagation: propagation as u64, user_namespace: 0 };
+    let c_path =
+        std::ffi::CString::new(path).map_err(std::io::Error::from).during("set the flags of", path)?;
+    // SAFETY: the path is NUL-terminated, the structure is mount_attr in its first version, whose size is
+    // passed, and both outlive the call; mount_setattr(2) writes to neither.
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            directory.as_fd().as_raw_fd(),
+            c_path.as_ptr(),
+            how,
+            &attributes as *const MountAttr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if code == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).during("set the flags of", path) }
+}
+
+/// Attaches a detached mount on an open place.
+pub fn attach(mount: &OwnedFd, place: &OwnedFd, name: &str) -> Result<()> {
+    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", place, "", how).during("mount on", name)
+}
+
+/// Makes `root`, a mount of this namespace, the root of everything and detaches all else.
+pub fn pivot_into(root: &OwnedFd) -> Result<()> {
+    rustix::process::fchdir(root).during("enter", "the container's root")?;
+    rustix::process::pivot_root(".", ".").during("pivot into", "the container's root")?;
+    unmount(".", UnmountFlags::DETACH).during("detach", "the host's root")?;
+    rustix::process::chdir("/").during("enter", "/")
+}

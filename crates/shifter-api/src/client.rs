@@ -292,3 +292,5 @@ fn escape(segment: &str) -> String {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

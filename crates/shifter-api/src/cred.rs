@@ -135,7 +135,7 @@ fn open_lines(
             }
             Err(cause) => stored.skipped.push(format!(
                 "the stored credential for registry location {location:?} is skipped: {cause}; \
-                 `shifterimg login {location}` makes a new one"
+                 log in to it again"
             )),
         }
     }

@@ -43,11 +43,15 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether asking again later may help: some gateway could not be reached or had an inner error, and none
-    /// gave a definite refusal.
+    /// Whether asking again later may help: munged or the gateways could not be reached or had an inner error,
+    /// and none gave a definite refusal.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        let ClientError::Failed { attempts, .. } = self else { return false };
+        let attempts = match self {
+            ClientError::Failed { attempts, .. } => attempts,
+            ClientError::Munge(error) => return matches!(error, MungeError::Unavailable { .. }),
+            _ => return false,
+        };
         attempts.iter().all(|attempt| match attempt.cause {
             AttemptError::Unreachable(_) | AttemptError::TimedOut => true,
             AttemptError::Refused { status, .. } => status >= 500,

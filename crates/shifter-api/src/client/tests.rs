@@ -281,7 +281,10 @@ fn a_failing_munge_ends_the_operation_at_once() {
     let server = serve(vec![ok(READY)]);
     let mint: Mint<'_> = Box::new(|_| Err(MungeError::PayloadTooLarge { bytes: 9 }));
     let client = Client::new(&config(&[&server.url]), mint).unwrap();
-    assert!(matches!(client.images(), Err(ClientError::Munge(_))));
+    let error = client.images().unwrap_err();
+    assert!(matches!(error, ClientError::Munge(_)) && !error.is_transient(), "{error:?}");
+    let away = MungeError::Unavailable { socket: String::new(), cause: String::new() };
+    assert!(ClientError::Munge(away).is_transient(), "munged may be restarted while a pull is polled");
     assert!(server.requests.lock().unwrap().is_empty(), "nothing may be sent without a credential");
 }
 

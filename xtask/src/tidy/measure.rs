@@ -1,0 +1,138 @@
+//! The size of what runs as root: code lines and unsafe blocks, against the budgets of ARCHITECTURE.md.
+//!
+//! The rule for a code line: a physical line that is neither blank nor only comment, outside items under
+//! `#[cfg(test)]` and outside test-only files. Multi-line strings count, because someone must read them.
+
+use super::Finding;
+use super::files::TextFile;
+use super::lexer;
+
+/// The setuid program's own crates.
+const CLOSURE: [&str; 4] = [
+    "crates/shifter/src/",
+    "crates/shifter-runtime/src/",
+    "crates/shifter-core/src/",
+    "crates/shifter-sys/src/",
+];
+const SYS: &str = "crates/shifter-sys/src/";
+const CLOSURE_BUDGET: usize = 4000;
+const SYS_BUDGET: usize = 1200;
+const UNSAFE_BUDGET: usize = 40;
+
+/// Where unsafe code may stand: prefixes of paths. Nothing else may contain the keyword.
+const UNSAFE_ADDRESSES: [&str; 4] =
+    [SYS, "crates/shifter-munge/src/sys.rs", "tests/src/harness/namespace.rs", "bench/"];
+
+/// What was counted, and what is too much.
+pub(super) struct Sizes {
+    pub(super) closure_lines: usize,
+    pub(super) sys_lines: usize,
+    pub(super) unsafe_blocks: usize,
+    pub(super) findings: Vec<Finding>,
+}
+
+/// Counts the closure, and looks for unsafe code everywhere.
+pub(super) fn check(files: &[TextFile]) -> Sizes {
+    let mut sizes = Sizes { closure_lines: 0, sys_lines: 0, unsafe_blocks: 0, findings: Vec::new() };
+    for file in files.iter().filter(|file| file.is_rust()) {
+        let masked = lexer::mask(&file.text);
+        if !UNSAFE_ADDRESSES.iter().any(|address| file.path.starts_with(address)) {
+            for at in unsafe_keywords(&masked) {
+                let line = masked[..at].matches('\n').count() + 1;
+                sizes.findings.push(Finding::error(
+                    &file.path,
+                    line,
+                    "unsafe code has one address: move it behind a safe function of shifter-sys",
+                ));
+            }
+        }
+        if file.is_test_only() || !CLOSURE.iter().any(|place| file.path.starts_with(place)) {
+            continue;
+        }
+        let product = without_tests(&masked);
+        let lines = product.lines().filter(|line| !line.trim().is_empty()).count();
+        sizes.closure_lines += lines;
+        if file.path.starts_with(SYS) {
+            sizes.sys_lines += lines;
+        }
+        sizes.unsafe_blocks += unsafe_keywords(&product)
+            .filter(|at| product[at + "unsafe".len()..].trim_start().starts_with('{'))
+            .count();
+    }
+    let budgets = [
+        ("crates/shifter", sizes.closure_lines, CLOSURE_BUDGET, "code lines in the setuid closure"),
+        ("crates/shifter-sys", sizes.sys_lines, SYS_BUDGET, "code lines in shifter-sys"),
+        ("crates/shifter-sys", sizes.unsafe_blocks, UNSAFE_BUDGET, "unsafe blocks in the setuid closure"),
+    ];
+    for (path, seen, budget, what) in budgets {
+        if seen > budget {
+            let message =
+                format!("{seen} {what}, and the budget is {budget}: make it smaller, not the budget larger");
+            sizes.findings.push(Finding::error(path, 0, message));
+        }
+    }
+    sizes
+}
+
+/// Where the keyword stands, not names that contain it.
+fn unsafe_keywords(masked: &str) -> impl Iterator<Item = usize> + '_ {
+    let is_name = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+    masked.match_indices("unsafe").map(|(at, _)| at).filter(move |at| {
+        let bytes = masked.as_bytes();
+        let before = at.checked_sub(1).and_then(|before| bytes.get(before));
+        !is_name(before) && !is_name(bytes.get(at + "unsafe".len()))
+    })
+}
+
+/// Masked source without the items under `#[cfg(test)]`.
+fn without_tests(masked: &str) -> String {
+    let mut kept = String::new();
+    let mut from = 0;
+    for item in lexer::test_items(masked) {
+        kept.push_str(&masked[from..item.start]);
+        from = item.end;
+    }
+    kept.push_str(&masked[from..]);
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, text: &str) -> TextFile {
+        TextFile { path: path.to_owned(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn comments_blanks_and_tests_are_no_code_lines() {
+        let text = "//! doc\n\nfn a() {\n    // why\n    b(); // x\n}\n\n#[cfg(test)]\nmod tests {\n    fn c() {}\n}\n";
+        let files = [
+            file("crates/shifter-sys/src/lib.rs", text),
+            file("crates/shifter-core/src/lib.rs", text),
+            file("crates/shifter-core/src/tests.rs", text),
+            file("crates/shifter-api/src/lib.rs", text),
+        ];
+        let sizes = check(&files);
+        assert_eq!((sizes.closure_lines, sizes.sys_lines), (6, 3));
+    }
+
+    #[test]
+    fn unsafe_is_counted_at_its_address_and_refused_elsewhere() {
+        let text = "fn a() {\n    unsafe { b() }\n}\nunsafe fn c() {}\n// unsafe\n#![deny(unsafe_code)]\n";
+        let sizes =
+            check(&[file("crates/shifter-sys/src/a.rs", text), file("crates/shifter-api/src/a.rs", text)]);
+        assert_eq!(sizes.unsafe_blocks, 1);
+        let lines: Vec<_> =
+            sizes.findings.iter().map(|finding| (finding.path.as_str(), finding.line)).collect();
+        assert_eq!(lines, [("crates/shifter-api/src/a.rs", 2), ("crates/shifter-api/src/a.rs", 4)]);
+    }
+
+    #[test]
+    fn a_budget_that_is_passed_is_an_error_with_both_numbers() {
+        let long = "a();\n".repeat(SYS_BUDGET + 1);
+        let sizes = check(&[file("crates/shifter-sys/src/a.rs", &long)]);
+        assert_eq!(sizes.findings.len(), 1);
+        assert!(sizes.findings[0].message.contains("1201") && sizes.findings[0].message.contains("1200"));
+    }
+}

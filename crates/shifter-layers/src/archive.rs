@@ -182,14 +182,15 @@ impl Archive {
             return RawHeader::new(block).map(Some).map_err(|fault| self.fault(fault));
         }
         loop {
-            let (count, zeros) = {
-                let chunk = self.stream.chunk()?;
-                (chunk.len(), chunk.iter().all(|&byte| byte == 0))
-            };
-            match (count, zeros) {
-                (0, _) => return Ok(None),
-                (_, false) => return Err(self.fault(Fault::TrailingData)),
-                _ => self.stream.consume(count),
+            let chunk = self.stream.chunk()?;
+            let there = chunk.len();
+            let zeros = chunk.iter().take_while(|&&byte| byte == 0).count();
+            self.stream.consume(zeros);
+            if there == 0 {
+                return Ok(None);
+            }
+            if zeros < there {
+                return Err(self.fault(Fault::TrailingData));
             }
         }
     }

@@ -80,7 +80,8 @@ mod tests {
     fn names_take_one_form_or_are_refused() {
         let long = [b'x'; 256];
         let deep = b"d/".repeat(257);
-        let table: &[(&[u8], Result<&[u8], Rule>)] = &[
+        type Case<'a> = (&'a [u8], Result<&'a [u8], Rule>);
+        let table: &[Case<'_>] = &[
             (b"a", Ok(b"a")),
             (b"./a/b/", Ok(b"a/b")),
             (b"a//b/./c", Ok(b"a/b/c")),

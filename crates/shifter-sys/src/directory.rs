@@ -1,11 +1,15 @@
 //! Making and writing things in a directory tree held by descriptor. Paths are relative to the descriptor and
 //! resolved inside it: no `..`, no magic links, and links only as far as the caller says.
 
-use crate::error::{During, Error, Result};
+use crate::error::{During, Result};
 use rustix::fd::OwnedFd;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
+pub use rustix::fs::FileType;
+use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 use std::io::Write;
+
+/// The error number of [`find`] where it met a link it was to refuse.
+pub const IS_A_LINK: i32 = libc::ELOOP;
 
 /// How symbolic links inside the tree are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +63,19 @@ pub fn file_type(handle: &OwnedFd, name: &str) -> Result<FileType> {
 
 /// A directory of the host by absolute path, made (mode 0755) if its parent lacks it.
 pub fn open_or_make(path: &str) -> Result<OwnedFd> {
+    open_or_make_with(path, 0o755)
+}
+
+/// The same with mode 0700: a directory for root alone.
+pub fn open_or_make_private(path: &str) -> Result<OwnedFd> {
+    open_or_make_with(path, 0o700)
+}
+
+fn open_or_make_with(path: &str, mode: u32) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match fs::open(path, flags, Mode::empty()) {
         Err(Errno::NOENT) => {
-            match fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+            match fs::mkdir(path, Mode::from_raw_mode(mode)) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error).during("make the directory", path),
             }
@@ -87,25 +100,22 @@ pub fn read_host(path: &str, limit: u64) -> Result<String> {
 
 /// Makes a directory directly in `parent`; one that is there stays as it is.
 pub fn make(parent: &OwnedFd, name: impl rustix::path::Arg + Copy, mode: u32) -> Result<()> {
+    make_if_absent(parent, name, mode).map(drop)
+}
+
+/// The same, saying whether it was made.
+pub fn make_if_absent(parent: &OwnedFd, name: impl rustix::path::Arg + Copy, mode: u32) -> Result<bool> {
     match fs::mkdirat(parent, name, Mode::from_raw_mode(mode)) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
         Err(error) => Err(error).during("make the directory", shown(name)),
     }
 }
 
-/// [`make`] for each component of `path`, inside `root`; existing links on the way are refused.
-pub fn make_all(root: &OwnedFd, path: &str, mode: u32) -> Result<OwnedFd> {
-    let mut so_far = String::new();
-    for name in path.split('/').filter(|name| !name.is_empty()) {
-        let parent = find(root, &so_far, Links::Refuse)?;
-        make(&parent, name, mode)?;
-        so_far = format!("{so_far}/{name}");
-    }
-    let found = find(root, &so_far, Links::Refuse)?;
-    if file_type(&found, path)? != FileType::Directory {
-        return Err(Error::refused("make the directory", path, "something else has its name"));
-    }
-    Ok(found)
+/// Opens, or creates with mode 0600, a file that is only ever locked.
+pub fn open_lock(directory: &OwnedFd, name: &str) -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::openat(directory, name, flags, Mode::from_raw_mode(0o600)).during("open", name)
 }
 
 /// Writes a new file (mode 0644, root's) directly in `parent`; an existing name is an error.

@@ -1,0 +1,46 @@
+//! The caller's name, which only labels the container: no decision looks at it.
+//!
+//! Sources, in order: `etcPath/passwd` (unless the site uses NSS), `/etc/passwd`, and `getent` run as the
+//! user, so that directory services work without their code in a root process.
+
+use crate::config::TrustedConfig;
+use crate::error::{Error, Result};
+use shifter_core::passwd::Account;
+use shifter_sys::child::output_of;
+use shifter_sys::directory::read_host;
+use shifter_sys::lockdown::LockedDown;
+use std::time::Duration;
+
+/// Largest account or group file, in bytes.
+pub(crate) const LARGEST: u64 = 64 << 20;
+const GETENT: &str = "/usr/bin/getent";
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The account of the caller's uid.
+pub fn of_caller(config: &TrustedConfig, locked: &LockedDown) -> Result<Account> {
+    let uid = locked.caller().uid();
+    let in_file = |path: &str| read_host(path, LARGEST).ok().and_then(|text| Account::find(&text, uid));
+    let site = Some(&config.udiroot).filter(|conf| !conf.allow_libc_pwd_calls);
+    site.and_then(|conf| in_file(&format!("{}/passwd", conf.etc_path)))
+        .or_else(|| in_file("/etc/passwd"))
+        .or_else(|| asked(locked, &uid.to_string()))
+        .filter(|account| account.uid == uid)
+        .ok_or(Error::NoAccount { uid })
+}
+
+/// An account by name, for `usersToImport`.
+pub fn by_name(locked: &LockedDown, name: &str) -> Result<Account> {
+    let local = read_host("/etc/passwd", LARGEST)
+        .ok()
+        .and_then(|text| text.lines().filter_map(Account::parse).find(|account| account.name == name));
+    local
+        .or_else(|| asked(locked, name))
+        .filter(|account| account.name == name)
+        .ok_or_else(|| Error::UnknownImport(name.to_owned()))
+}
+
+/// One line of `getent passwd KEY`; anything else is no answer.
+fn asked(locked: &LockedDown, key: &str) -> Option<Account> {
+    let output = output_of(locked, &[GETENT, "passwd", key], 64 << 10, PATIENCE).ok()?;
+    Account::parse(output.text.lines().next()?)
+}

@@ -1,0 +1,215 @@
+//! Carrying a plan out: in a mount namespace of its own, every place held by descriptor, nothing left behind
+//! on failure because the namespace dies with the process.
+
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::plan::{Bind, MountPlan, Step};
+use shifter_core::paths::RUN_DIRECTORY;
+use shifter_sys::credentials::{Caller, Unprivileged, irrevocably_drop_privileges};
+use shifter_sys::directory::{self as dir, FileType, Links};
+use shifter_sys::lockdown::LockedDown;
+use shifter_sys::{loopdev, mount, trusted};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+/// Most entries of a directory of the image that are mounted one by one; real images have a few dozen.
+const MOST_ENTRIES: usize = 4096;
+const ENOENT: i32 = 2;
+
+/// A container: this process's root, with root's rights still.
+#[derive(Debug)]
+pub struct Container(());
+
+impl Container {
+    /// Gives root up for good, so that the user's program may run.
+    pub fn drop_privileges_forever(self, caller: &Caller) -> Result<Unprivileged> {
+        Ok(irrevocably_drop_privileges(caller)?)
+    }
+}
+
+/// What is known while the steps are done.
+struct Build<'a> {
+    locked: &'a LockedDown,
+    image: &'a Image,
+    image_root: Option<OwnedFd>,
+    root: Option<OwnedFd>,
+}
+
+/// Does every step and makes the result this process's root. `told` hears of each step and how long it took.
+pub fn apply(
+    plan: MountPlan,
+    image: &Image,
+    locked: &LockedDown,
+    told: &mut dyn FnMut(&dyn std::fmt::Display, std::time::Duration),
+) -> Result<Container> {
+    mount::enter_new_namespace()?;
+    let mut build = Build { locked, image, image_root: None, root: None };
+    for step in &plan.steps {
+        let start = Instant::now();
+        build.perform(step)?;
+        told(step, start.elapsed());
+    }
+    let start = Instant::now();
+    mount::pivot_into(build.root()?)?;
+    told(&"enter      /", start.elapsed());
+    Ok(Container(()))
+}
+
+impl Build<'_> {
+    fn perform(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::MountImage { at } => self.mount_image(at)?,
+            Step::NewRoot { kind, at } => {
+                let options: &[(&str, &str)] = &[("mode", "0755")];
+                let options = if kind == "tmpfs" { options } else { &[] }; // ramfs takes none
+                self.root = Some(attach_on_host(&mount::new_file_system(kind, options, mount::SAFE)?, at)?);
+            }
+            Step::Directory { path, mode } => {
+                let (parent, name) = self.parent_of(path)?;
+                dir::make(&parent, name, *mode)?;
+            }
+            Step::Bind(bind) => self.bind(bind)?,
+            Step::EtcFile(file) => dir::write_new(&self.find("/etc")?, &file.name, file.content.as_bytes())?,
+            Step::Link { path, target } => {
+                let (parent, name) = self.parent_of(path)?;
+                dir::make_link(&parent, name, target.as_str())?;
+            }
+            Step::MergeImage { tree } => self.merge(tree)?,
+            Step::OverlayEtc => self.overlay_etc()?,
+            Step::StateFile { content } => {
+                dir::write_new(&self.find("/var")?, "shifterConfig.json", content.as_bytes())?;
+            }
+            Step::SealRoot => {
+                let (flags, private) = (mount::SAFE_READ_ONLY, mount::Propagation::Private);
+                mount::set_attributes_at(self.root()?, "", mount::Depth::One, flags, private)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn root(&self) -> Result<&OwnedFd> {
+        self.root
+            .as_ref()
+            .ok_or(Error::Target { path: "/".to_owned(), rule: "the plan makes no root before it" })
+    }
+
+    fn find(&self, path: &str) -> Result<OwnedFd> {
+        Ok(dir::find(self.root()?, path, Links::Refuse)?)
+    }
+
+    fn parent_of<'p>(&self, path: &'p str) -> Result<(OwnedFd, &'p str)> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        Ok((self.find(parent)?, name))
+    }
+
+    fn mount_image(&mut self, at: &str) -> Result<()> {
+        let status = dir::status(&self.image.file, &self.image.file_name)?;
+        let lock = node_lock().ok();
+        let device = loopdev::device_for(&self.image.file, &status, &self.image.file_name, lock.as_ref())?;
+        let source = shifter_sys::descriptors::path_of(self.locked.proc(), device.fd());
+        let image =
+            mount::new_file_system(&self.image.meta.format, &[("source", &source)], mount::SAFE_READ_ONLY)?;
+        self.image_root = Some(attach_on_host(&image, at)?);
+        Ok(())
+    }
+
+    fn bind(&self, bind: &Bind) -> Result<()> {
+        let source = match dir::open_host(&bind.from) {
+            Err(error) if bind.optional && error.errno() == Some(ENOENT) => return Ok(()),
+            other => other?,
+        };
+        let directory = dir::file_type(&source, &bind.from)?.is_dir();
+        let target = self.target(&bind.to, directory)?;
+        let copy = mount::copy_of(&source, &bind.from, bind.depth, bind.flags, bind.propagation)?;
+        Ok(mount::attach(&copy, &target, &bind.to)?)
+    }
+
+    /// The place to mount on. What is missing is made, but only in the root itself: never in something of the
+    /// host's or the image's that is mounted there already.
+    fn target(&self, path: &str, directory: bool) -> Result<OwnedFd> {
+        let ours = dir::status(self.root()?, "/")?.st_dev;
+        let mut place = self.find("/")?;
+        let mut so_far = String::new();
+        let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
+        for (index, name) in names.iter().enumerate() {
+            so_far = format!("{so_far}/{name}");
+            place = match dir::find_if_present(self.root()?, &so_far, Links::Refuse)? {
+                Some(found) => found,
+                None if dir::status(&place, &so_far)?.st_dev != ours => {
+                    let rule = "its parent belongs to another mount, in which nothing is made";
+                    return Err(Error::Target { path: path.to_owned(), rule });
+                }
+                None => {
+                    if directory || index + 1 < names.len() {
+                        dir::make(&place, *name, 0o755)?;
+                    } else {
+                        dir::make_file(&place, *name)?;
+                    }
+                    self.find(&so_far)?
+                }
+            };
+        }
+        if dir::file_type(&place, path)?.is_dir() == directory {
+            return Ok(place);
+        }
+        let rule = "source and target must both be directories or both be files";
+        Err(Error::Target { path: path.to_owned(), rule })
+    }
+
+    /// The image's directory `path`; `None` if it has none or something else has the name.
+    fn image_directory(&self, path: &str) -> Result<Option<OwnedFd>> {
+        let Some(image_root) = &self.image_root else { return Ok(None) };
+        match dir::find_if_present(image_root, path, Links::Refuse) {
+            Ok(Some(found)) if dir::file_type(&found, path)?.is_dir() => Ok(Some(found)),
+            Ok(_) => Ok(None),
+            Err(error) if error.errno() == Some(dir::IS_A_LINK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn merge(&self, tree: &str) -> Result<()> {
+        let Some(from) = self.image_directory(tree)? else { return Ok(()) };
+        let to = self.find(tree)?;
+        let entries = dir::entries(&from, tree)?;
+        if entries.len() > MOST_ENTRIES {
+            return Err(Error::Content { tree: tree.to_owned(), rule: "it has more than 4096 entries" });
+        }
+        for entry in entries {
+            let name = entry.name.as_c_str();
+            match entry.file_type {
+                FileType::Directory if dir::make_if_absent(&to, name, 0o755)? => {
+                    mount::graft(&from, &to, name)?
+                }
+                FileType::RegularFile if !dir::has(&to, name)? => {
+                    dir::make_file(&to, name)?;
+                    mount::graft(&from, &to, name)?;
+                }
+                FileType::Symlink if !dir::has(&to, name)? => dir::copy_link(&from, &to, name)?,
+                _ => {} // what the site has wins; devices, pipes and sockets have no use here
+            }
+        }
+        Ok(())
+    }
+
+    fn overlay_etc(&self) -> Result<()> {
+        let Some(of_image) = self.image_directory("/etc")? else { return Ok(()) };
+        let ours = self.find("/etc")?;
+        dir::mark_opaque(&ours, "ssh")?;
+        let overlay = mount::new_read_only_overlay(self.locked.proc(), &[&ours, &of_image])?;
+        Ok(mount::attach(&overlay, &ours, "/etc")?)
+    }
+}
+
+/// Attaches a new mount on a directory of the host, seen in this namespace alone; returns its root.
+fn attach_on_host(new: &OwnedFd, at: &str) -> Result<OwnedFd> {
+    let place = dir::open_or_make(at)?;
+    mount::attach(new, &place, at)?;
+    Ok(dir::open_host(at)?)
+}
+
+/// The node-wide lock for finding and attaching loop devices.
+fn node_lock() -> Result<OwnedFd> {
+    let directory = dir::open_or_make_private(RUN_DIRECTORY)?;
+    drop(trusted::open(RUN_DIRECTORY, trusted::Kind::Directory)?);
+    Ok(dir::open_lock(&directory, "loop.lock")?)
+}

@@ -1,0 +1,58 @@
+//! The configuration, believed because of where it lies: a root-owned file under root-owned directories that
+//! nobody else can write, parsed from the descriptor that was checked.
+
+use crate::error::{Error, Result};
+use shifter_core::paths::{SHIFTER_CONF, SYSCONFDIR, UDIROOT_CONF};
+use shifter_core::shifter_conf::ShifterConf;
+use shifter_core::udiroot::{ConfError, UdiRootConf};
+use shifter_sys::lockdown::LockedDown;
+use shifter_sys::trusted;
+
+/// Largest configuration file, in bytes.
+const LARGEST: u64 = 1 << 20;
+const ENOENT: i32 = 2;
+
+/// Both configuration files. There is no other way to get one than [`TrustedConfig::open`].
+#[derive(Debug)]
+pub struct TrustedConfig {
+    /// `udiRoot.conf`
+    pub udiroot: UdiRootConf,
+    /// `shifter.conf`, all defaults if the file is absent.
+    pub shifter: ShifterConf,
+}
+
+impl TrustedConfig {
+    /// Opens and parses both files. The directory is fixed at build time.
+    pub fn open(_locked: &LockedDown) -> Result<Self> {
+        let path = format!("{SYSCONFDIR}/{UDIROOT_CONF}");
+        let text = trusted::read(&path, LARGEST).map_err(Error::ConfigurationFile)?;
+        let udiroot = UdiRootConf::parse(&text).map_err(|fault| Error::Configuration { path, fault })?;
+        refuse_what_is_not_built_yet(&udiroot)?;
+        let path = format!("{SYSCONFDIR}/{SHIFTER_CONF}");
+        let shifter = match trusted::read(&path, LARGEST) {
+            Ok(text) => {
+                ShifterConf::parse(&text).map_err(|fault: ConfError| Error::Configuration { path, fault })?
+            }
+            Err(error) if error.errno() == Some(ENOENT) => ShifterConf::default(),
+            Err(error) => return Err(Error::ConfigurationFile(error)),
+        };
+        Ok(Self { udiroot, shifter })
+    }
+}
+
+/// A setting that is accepted must work: what this version cannot do is said, not skipped.
+fn refuse_what_is_not_built_yet(conf: &UdiRootConf) -> Result<()> {
+    let cache = conf.site_fs.iter().any(|map| map.cache.is_some());
+    for (key, set) in [
+        ("sitePreMountHook", !conf.site_pre_mount_hook.is_empty()),
+        ("sitePostMountHook", !conf.site_post_mount_hook.is_empty()),
+        ("optUdiImage", !conf.opt_udi_image.is_empty()),
+        ("defaultModules", !conf.default_modules.is_empty()),
+        ("a perNodeCache in siteFs", cache),
+    ] {
+        if set {
+            return Err(Error::Unsupported { key: key.to_owned() });
+        }
+    }
+    Ok(())
+}

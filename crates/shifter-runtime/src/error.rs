@@ -1,0 +1,167 @@
+//! Everything that can keep a container from starting, as sentences for the person who typed the command.
+//! Beginnings that operators search logs for are the original's.
+
+use shifter_core::meta::MetaError;
+use shifter_core::udiroot::ConfError;
+use std::fmt;
+
+/// Why there is no container.
+#[derive(Debug)]
+pub enum Error {
+    /// A kernel operation failed.
+    System(shifter_sys::Error),
+    /// A configuration file cannot be opened or trusted.
+    ConfigurationFile(shifter_sys::Error),
+    /// A configuration file's text is wrong.
+    Configuration {
+        /// Its path.
+        path: String,
+        /// Line and fault.
+        fault: ConfError,
+    },
+    /// The configuration asks for something this version does not do.
+    Unsupported {
+        /// The key.
+        key: String,
+    },
+    /// The identifier is none.
+    NotAnId(String),
+    /// There is no such image, or its files cannot be used.
+    Image {
+        /// Identifier.
+        id: String,
+        /// What failed.
+        cause: shifter_sys::Error,
+    },
+    /// The image's record is damaged.
+    Meta {
+        /// File name.
+        name: String,
+        /// Line and fault.
+        fault: MetaError,
+    },
+    /// The image file is not the one its record was written for.
+    Size {
+        /// File name.
+        name: String,
+    },
+    /// The record names a format this runtime does not mount.
+    Format {
+        /// Identifier.
+        id: String,
+        /// `FORMAT` of the record.
+        format: String,
+    },
+    /// The image's access list has neither the caller nor one of their groups.
+    Denied {
+        /// Identifier.
+        id: String,
+    },
+    /// The caller owns the image directory.
+    CallerOwnsImages,
+    /// The image cannot be merged into the root.
+    Content {
+        /// Directory of the image.
+        tree: String,
+        /// What is wrong with it.
+        rule: &'static str,
+    },
+    /// A site mount has no place.
+    Target {
+        /// Path in the container.
+        path: String,
+        /// Why it cannot be made.
+        rule: &'static str,
+    },
+    /// No name is known for the caller's uid.
+    NoAccount {
+        /// User id.
+        uid: u32,
+    },
+    /// An account of `usersToImport` does not exist.
+    UnknownImport(String),
+    /// `shifterimg lookup` did not print an identifier.
+    Lookup {
+        /// `type:tag`
+        image: String,
+    },
+}
+
+/// Results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::System(error) => error.fmt(f),
+            Error::ConfigurationFile(error) => write!(f, "FAILED to parse udiRoot configuration. {error}"),
+            Error::Configuration { path, fault } => {
+                write!(f, "FAILED to parse udiRoot configuration. {path}, {fault}")
+            }
+            Error::Unsupported { key } => {
+                write!(f, "the configuration sets {key}, which this version does not support yet; unset it")
+            }
+            Error::NotAnId(id) => write!(
+                f,
+                "\"{}\" is not an image identifier: 64 lower-case hexadecimal digits, as shifterimg lookup prints them",
+                id.escape_debug()
+            ),
+            Error::Image { id, cause } => {
+                write!(
+                    f,
+                    "FAILED to find requested image. {id}: {cause}; shifterimg images lists what there is"
+                )
+            }
+            Error::Meta { name, fault } => {
+                write!(f, "the image's record {name} is damaged, {fault}; pull the image again")
+            }
+            Error::Size { name } => {
+                write!(
+                    f,
+                    "the image file {name} is not the one its record was written for; pull the image again"
+                )
+            }
+            Error::Format { id, format } => write!(
+                f,
+                "FAILED to mount image {id}: format \"{}\" is not supported, only squashfs; pull the image again",
+                format.escape_debug()
+            ),
+            Error::Denied { id } => write!(
+                f,
+                "FAILED permission denied to image {id}: it is private, and neither you nor your groups are on its list"
+            ),
+            Error::CallerOwnsImages => {
+                f.write_str("the owner of the images cannot run containers: use another account")
+            }
+            Error::Content { tree, rule } => write!(f, "FAILED To setup \"{tree}\" of the image: {rule}"),
+            Error::Target { path, rule } => {
+                write!(f, "FAILED to create volume \"{}\": {rule}", path.escape_debug())
+            }
+            Error::NoAccount { uid } => write!(
+                f,
+                "Failed to lookup username: no account of uid {uid} in etcPath/passwd, /etc/passwd or getent passwd"
+            ),
+            Error::UnknownImport(name) => {
+                write!(
+                    f,
+                    "FAILED to import user {}: usersToImport names an account that is not there",
+                    name.escape_debug()
+                )
+            }
+            Error::Lookup { image } => {
+                write!(
+                    f,
+                    "FAILED to lookup image {image}: it is not on this system; pull it with: shifterimg pull {image}"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<shifter_sys::Error> for Error {
+    fn from(error: shifter_sys::Error) -> Self {
+        Error::System(error)
+    }
+}

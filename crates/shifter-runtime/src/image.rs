@@ -1,0 +1,66 @@
+//! The image: identifier, record and file, each opened once and checked as opened.
+//!
+//! `imagePath` is opened as a directory; it and the way to it belong to root or to the image owner and can be
+//! written by nobody else. Record and file are opened in it with that owner's rights, so that files of mode
+//! 0600 work on file systems that squash root, and the kernel is given the very file that was checked.
+
+use crate::config::TrustedConfig;
+use crate::error::{Error, Result};
+use shifter_core::digest::is_image_id;
+use shifter_core::meta::Meta;
+use shifter_sys::credentials::{Access, Caller, with_access};
+use shifter_sys::trusted::{self, open_file_in};
+use std::os::fd::OwnedFd;
+
+/// Largest record, in bytes.
+const LARGEST_META: u64 = 4 << 20;
+
+/// An image that the caller may run.
+#[derive(Debug)]
+pub struct Image {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its record.
+    pub meta: Meta,
+    /// Name of the image file in `imagePath`.
+    pub file_name: String,
+    /// The image file, open for reading.
+    pub file: OwnedFd,
+}
+
+impl Image {
+    /// Opens the image `id` for `caller`, or says why not: unknown, damaged, not theirs.
+    pub fn open(config: &TrustedConfig, caller: &Caller, id: &str) -> Result<Self> {
+        if !is_image_id(id) {
+            return Err(Error::NotAnId(id.to_owned()));
+        }
+        let other_owner = config.shifter.image_owner;
+        let missing = |cause| Error::Image { id: id.to_owned(), cause };
+        let directory =
+            trusted::open_owned_directory(&config.udiroot.image_path, other_owner).map_err(missing)?;
+        if directory.uid == caller.uid() || other_owner == Some(caller.uid()) {
+            return Err(Error::CallerOwnsImages);
+        }
+        let owners: Vec<u32> = other_owner.into_iter().chain([directory.uid]).collect();
+        let access = Access::AsImageOwner { uid: directory.uid, gid: directory.gid };
+        let open = |name: &str| {
+            with_access(access, || open_file_in(&directory.handle, name, &owners)).map_err(missing)
+        };
+
+        let meta_name = format!("{id}.meta");
+        let text = trusted::read_all(open(&meta_name)?.0, &meta_name, LARGEST_META).map_err(missing)?;
+        let meta = Meta::parse(&text).map_err(|fault| Error::Meta { name: meta_name, fault })?;
+        if !meta.acl.allows(caller.uid(), caller.gid(), caller.groups()) {
+            return Err(Error::Denied { id: id.to_owned() });
+        }
+        if meta.format != "squashfs" {
+            return Err(Error::Format { id: id.to_owned(), format: meta.format });
+        }
+        let file_name = format!("{id}.{}", meta.format);
+        let (file, status) = open(&file_name)?;
+        if meta.rich.as_ref().is_some_and(|rich| i64::try_from(rich.size) != Ok(status.st_size)) {
+            return Err(Error::Size { name: file_name });
+        }
+        Ok(Self { id: id.to_owned(), meta, file_name, file })
+    }
+}

@@ -1,0 +1,276 @@
+//! What will be done, as a list: built without touching anything, printed by `--dry-run`, carried out by
+//! `apply` in this order. The order is the original's (its documents promise sites what comes after what).
+
+use crate::etc::File;
+use shifter_core::udiroot::UdiRootConf;
+use shifter_core::volume::{Propagation as Wanted, VolumeMap};
+use shifter_sys::mount::{self, Depth, Flags, Propagation};
+use std::fmt;
+
+/// One thing to do.
+#[derive(Debug)]
+pub enum Step {
+    /// Mount the image read-only, from the loop device its file has or gets.
+    MountImage {
+        /// Directory of the host, made if missing.
+        at: String,
+    },
+    /// Mount a new, empty root.
+    NewRoot {
+        /// `tmpfs` or `ramfs`.
+        kind: String,
+        /// Directory of the host, made if missing.
+        at: String,
+    },
+    /// Make a directory in the root.
+    Directory {
+        /// Path in the container.
+        path: String,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Mount something of the host.
+    Bind(Bind),
+    /// Write a file of the `/etc` site layer.
+    EtcFile(File),
+    /// Make a symbolic link in the root.
+    Link {
+        /// Path in the container.
+        path: String,
+        /// What it points to.
+        target: String,
+    },
+    /// Mount each entry of a directory of the image where the root has none of that name.
+    MergeImage {
+        /// Path in the image and in the root.
+        tree: &'static str,
+    },
+    /// Lay the root's `/etc` over the image's.
+    OverlayEtc,
+    /// Write the record by which old versions find a container again.
+    StateFile {
+        /// Its whole text.
+        content: String,
+    },
+    /// Make the root itself read-only.
+    SealRoot,
+}
+
+/// A mount of a place of the host.
+#[derive(Debug)]
+pub struct Bind {
+    /// Absolute path of the host.
+    pub from: String,
+    /// Absolute path in the container.
+    pub to: String,
+    /// With the mounts below it, or without.
+    pub depth: Depth,
+    /// Flags set on it and on all that comes along.
+    pub flags: Flags,
+    /// What it exchanges with the host later.
+    pub propagation: Propagation,
+    /// Whether a missing source only means no mount.
+    pub optional: bool,
+}
+
+/// Directories every container has, in the order they are made.
+const DIRECTORIES: [(&str, u32); 14] = [
+    ("/etc", 0o755),
+    ("/etc/udiImage", 0o755),
+    ("/opt", 0o755),
+    ("/opt/udiImage", 0o755),
+    ("/opt/udiImage/modules", 0o755),
+    ("/var", 0o755),
+    ("/var/spool", 0o755),
+    ("/var/run", 0o755),
+    ("/var/tmp", 0o755),
+    ("/var/empty", 0o700),
+    ("/proc", 0o755),
+    ("/sys", 0o755),
+    ("/dev", 0o755),
+    ("/tmp", 0o755),
+];
+
+/// The steps, in order.
+#[derive(Debug)]
+pub struct MountPlan {
+    /// What `apply` does, one after the other.
+    pub steps: Vec<Step>,
+}
+
+impl MountPlan {
+    /// Decides everything that can be decided without looking at the image's content. `etc` is the site layer,
+    /// `id` and `user` label the state file.
+    pub fn build(conf: &UdiRootConf, id: &str, user: &str, etc: Vec<File>) -> Self {
+        let usual = match conf.mount_propagation {
+            Some(Wanted::Slave) => Propagation::Slave,
+            _ => Propagation::Private,
+        };
+        let mut steps = vec![
+            Step::MountImage { at: conf.loop_mount.clone() },
+            Step::NewRoot { kind: conf.rootfs_type.clone(), at: conf.udi_mount.clone() },
+        ];
+        steps.extend(DIRECTORIES.map(|(path, mode)| Step::Directory { path: path.to_owned(), mode }));
+        steps.extend(conf.site_fs.iter().map(|map| Step::Bind(site_mount(map, usual))));
+        steps.push(Step::Link { path: "/etc/mtab".to_owned(), target: "/proc/mounts".to_owned() });
+        steps.extend(etc.into_iter().map(Step::EtcFile));
+        steps.extend(
+            [
+                // The host's own proc mount, not a new one: a new one would not have its hidepid= options.
+                ("/proc", Depth::One, mount::SAFE_NO_EXEC, false),
+                ("/sys", Depth::One, mount::SAFE, false),
+                ("/dev", Depth::Recursive, mount::NO_SETUID, false),
+                ("/tmp", Depth::One, mount::SAFE, false),
+                ("/var/tmp", Depth::One, mount::SAFE, true),
+            ]
+            .map(|(path, depth, flags, optional)| {
+                let propagation = if depth == Depth::Recursive { Propagation::Private } else { usual };
+                Step::Bind(Bind {
+                    from: path.to_owned(),
+                    to: path.to_owned(),
+                    depth,
+                    flags,
+                    propagation,
+                    optional,
+                })
+            }),
+        );
+        steps.extend(["/", "/var", "/opt"].map(|tree| Step::MergeImage { tree }));
+        // Hidden as in the original, so that no image's ssh settings meet the site's.
+        steps.push(Step::Directory { path: "/etc/ssh".to_owned(), mode: 0o755 });
+        steps.push(Step::OverlayEtc);
+        steps.push(Step::StateFile { content: state_record(id, user) });
+        if !conf.mount_udi_root_writable {
+            steps.push(Step::SealRoot);
+        }
+        Self { steps }
+    }
+}
+
+fn site_mount(map: &VolumeMap, usual: Propagation) -> Bind {
+    let mut flags = mount::SAFE;
+    if map.from == "/dev" || map.from.starts_with("/dev/") {
+        flags = mount::NO_SETUID;
+    }
+    if map.read_only {
+        flags |= Flags::MOUNT_ATTR_RDONLY;
+    }
+    Bind {
+        from: map.from.clone(),
+        to: map.to.clone(),
+        depth: if map.recursive { Depth::Recursive } else { Depth::One },
+        flags,
+        propagation: map.propagation.map_or(usual, |wanted| match wanted {
+            Wanted::Private => Propagation::Private,
+            Wanted::Slave => Propagation::Slave,
+            Wanted::Shared => Propagation::Shared,
+        }),
+        optional: false,
+    }
+}
+
+/// The original's record, byte for byte; its fields have no characters that need escaping.
+fn state_record(id: &str, user: &str) -> String {
+    format!("{{\"identifier\":\"{id}\",\"user\":\"{user}\",\"volMap\":\"\",\"modules\":\"\"}}\n")
+}
+
+impl fmt::Display for MountPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::MountImage { at } => write!(f, "image      {at} (ro,nosuid,nodev)"),
+            Step::NewRoot { kind, at } => write!(f, "root       {at} ({kind},nosuid,nodev)"),
+            Step::Directory { path, mode } => write!(f, "directory  {path} ({mode:04o})"),
+            Step::Bind(bind) => bind.fmt(f),
+            Step::EtcFile(file) => write!(f, "file       /etc/{} ({} bytes)", file.name, file.content.len()),
+            Step::Link { path, target } => write!(f, "link       {path} -> {target}"),
+            Step::MergeImage { tree } => write!(f, "merge      image:{tree} -> {tree}"),
+            Step::OverlayEtc => f.write_str("overlay    /etc over image:/etc (ro,nosuid,nodev)"),
+            Step::StateFile { .. } => f.write_str("file       /var/shifterConfig.json"),
+            Step::SealRoot => f.write_str("read-only  /"),
+        }
+    }
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bind       {} -> {} (", self.from, self.to)?;
+        for (flag, name) in [
+            (Flags::MOUNT_ATTR_RDONLY, "ro,"),
+            (Flags::MOUNT_ATTR_NOSUID, "nosuid,"),
+            (Flags::MOUNT_ATTR_NODEV, "nodev,"),
+            (Flags::MOUNT_ATTR_NOEXEC, "noexec,"),
+        ] {
+            if self.flags.contains(flag) {
+                f.write_str(name)?;
+            }
+        }
+        if self.depth == Depth::Recursive {
+            f.write_str("rec,")?;
+        }
+        f.write_str(match self.propagation {
+            Propagation::Private => "private)",
+            Propagation::Slave => "slave)",
+            Propagation::Shared => "shared)",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn plan(text: &str) -> String {
+        let conf = UdiRootConf::parse(text).unwrap();
+        let etc = vec![File { name: "passwd".to_owned(), content: "alice".to_owned() }];
+        MountPlan::build(&conf, "0123", "alice", etc).to_string()
+    }
+
+    #[test]
+    fn the_plan_names_every_mount_with_its_flags_in_order() {
+        let text = plan(
+            "imagePath=/images\nsiteFs=/home;/scratch:/global/s:ro:rec:slave;/dev/hugepages\n\
+             mountPropagationStyle=slave\nmountUdiRootWritable=0",
+        );
+        let mounts: Vec<&str> = text
+            .lines()
+            .filter(|line| {
+                !line.starts_with("directory") && !line.starts_with("link") && !line.starts_with("file")
+            })
+            .collect();
+        assert_eq!(
+            mounts,
+            [
+                "image      /var/udiLoopMount (ro,nosuid,nodev)",
+                "root       /var/udiMount (tmpfs,nosuid,nodev)",
+                "bind       /home -> /home (nosuid,nodev,slave)",
+                "bind       /scratch -> /global/s (ro,nosuid,nodev,rec,slave)",
+                "bind       /dev/hugepages -> /dev/hugepages (nosuid,slave)",
+                "bind       /proc -> /proc (nosuid,nodev,noexec,slave)",
+                "bind       /sys -> /sys (nosuid,nodev,slave)",
+                "bind       /dev -> /dev (nosuid,rec,private)",
+                "bind       /tmp -> /tmp (nosuid,nodev,slave)",
+                "bind       /var/tmp -> /var/tmp (nosuid,nodev,slave)",
+                "merge      image:/ -> /",
+                "merge      image:/var -> /var",
+                "merge      image:/opt -> /opt",
+                "overlay    /etc over image:/etc (ro,nosuid,nodev)",
+                "read-only  /",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_state_record_is_the_originals() {
+        assert_eq!(
+            state_record("abc", "alice"),
+            "{\"identifier\":\"abc\",\"user\":\"alice\",\"volMap\":\"\",\"modules\":\"\"}\n"
+        );
+    }
+}

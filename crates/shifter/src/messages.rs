@@ -1,0 +1,66 @@
+//! What the program says: errors and explanations on standard error, help on standard output. Writers that do
+//! not panic, since standard streams may be closed or broken.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// Prints to standard output.
+pub(crate) fn print(text: &str) {
+    let _closed_is_the_callers_choice = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// One error, on standard error.
+pub(crate) fn error(failure: &dyn Display) {
+    say(&format!("shifter: {failure}\n"));
+}
+
+/// Something the user should know though it stops nothing.
+pub(crate) fn warning(text: &str) {
+    say(&format!("shifter: {text}\n"));
+}
+
+/// The fault first, then how it is done right.
+pub(crate) fn usage_error(fault: &dyn Display, usage: &str) {
+    say(&format!("shifter: {fault}\n{usage}"));
+}
+
+fn say(text: &str) {
+    let _closed_is_the_callers_choice = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// The explanations of `--verbose`, with the time since the start and each step's own.
+pub(crate) struct Verbose {
+    on: bool,
+    start: Instant,
+}
+
+impl Verbose {
+    pub(crate) fn new(on: bool, start: Instant) -> Self {
+        Self { on, start }
+    }
+
+    pub(crate) fn say(&self, what: &str, object: &str) {
+        if self.on {
+            say(&format!("{:>8} µs  {what}{object}\n", self.start.elapsed().as_micros()));
+        }
+    }
+
+    pub(crate) fn step(&self, step: &dyn Display, took: Duration) {
+        if self.on {
+            self.say("", &format!("{step}  [{} µs]", took.as_micros()));
+        }
+    }
+
+    pub(crate) fn closed_descriptors(&self, numbers: &[i32]) {
+        for number in numbers {
+            self.say("closed     ", &format!("descriptor {number}: it leads out of the container"));
+        }
+    }
+
+    pub(crate) fn warnings(&self, warnings: &[(usize, String)]) {
+        for (line, text) in warnings {
+            self.say("udiRoot.conf ", &format!("line {line}: {text}"));
+        }
+    }
+}

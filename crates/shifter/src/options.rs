@@ -1,0 +1,267 @@
+//! The command line: the original's options by getopt_long's rules (options end at the first other word or
+//! `--`; long names may be abbreviated while unambiguous; optional values only after `=` or glued to the
+//! letter). Parsing yields data; nothing is looked at or done.
+
+use shifter_core::descriptor::{Descriptor, DescriptorError};
+use shifter_core::image_type::ImageType;
+use shifter_runtime::command::Entrypoint;
+use std::fmt;
+
+pub(crate) const USAGE: &str = "\
+Usage: shifter [options] [--] [command [arguments]]
+       shifter --help explains the options
+";
+
+pub(crate) const HELP: &str = "\
+Usage: shifter [options] [--] [command [arguments]]
+
+Runs a command (a shell if none is given) in a container made of an image.
+
+  -i, --image=[TYPE:]NAME   the image: docker:debian:12, id:<identifier>, custom:NAME
+  -w, --workdir[=DIR]       start in DIR, or in the image's own directory; default: where you are
+      --entrypoint[=CMD]    run the image's entry point (or CMD) with the words given as arguments
+  -e, --env=NAME=VALUE      set a variable; may be repeated
+  -E, --clearenv            start from an empty environment instead of yours
+  -v, --verbose             explain each step with its time
+      --dry-run             print what would be mounted, and stop
+  -h, --help                this text
+
+Without --image, the image is taken from SHIFTER_IMAGETYPE and SHIFTER_IMAGE, or SHIFTER_IMAGEREQUEST,
+each also with SLURM_SPANK_ in front.
+
+Exit status: the command's own; 127 if it could not be started; 1 for every other error.
+";
+
+/// What the command line asks for.
+pub(crate) enum Outcome {
+    Help,
+    Run(Options),
+}
+
+/// `--workdir`
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) enum Workdir {
+    #[default]
+    OfCaller,
+    OfImage,
+    Given(Vec<u8>),
+}
+
+/// A parsed command line.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) image: Option<Vec<u8>>,
+    pub(crate) workdir: Workdir,
+    pub(crate) entrypoint: Entrypoint,
+    pub(crate) environment: Vec<Vec<u8>>,
+    pub(crate) clear_environment: bool,
+    pub(crate) verbose: bool,
+    pub(crate) dry_run: bool,
+    pub(crate) words: Vec<Vec<u8>>,
+}
+
+/// The image asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ImageRequest {
+    pub(crate) descriptor: Descriptor,
+    /// As typed, for `SHIFTER_IMAGEREQUEST`.
+    pub(crate) text: String,
+}
+
+/// What is wrong with a command line.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Unknown(String),
+    Ambiguous { typed: String, among: Vec<&'static str> },
+    MissingValue(&'static str),
+    UnexpectedValue(&'static str),
+    Variable(String),
+    NoImage,
+    Image { text: String, fault: DescriptorError },
+    NoEntrypoint,
+    NoWorkdir,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Unknown(typed) => write!(f, "there is no option {}", typed.escape_debug()),
+            Fault::Ambiguous { typed, among } => {
+                write!(f, "--{} could be --{}", typed.escape_debug(), among.join(" or --"))
+            }
+            Fault::MissingValue(name) => write!(f, "--{name} needs a value"),
+            Fault::UnexpectedValue(name) => write!(f, "--{name} takes no value"),
+            Fault::Variable(text) => write!(
+                f,
+                "Improperly formatted environment variable: \"{}\" is not NAME=VALUE",
+                text.escape_debug()
+            ),
+            Fault::NoImage => f.write_str(
+                "No image specified, or specified incorrectly! Name one, e.g. --image=docker:debian:12",
+            ),
+            Fault::Image { text, fault } => {
+                write!(f, "Incorrect format for image identifier \"{}\": {fault}", text.escape_debug())
+            }
+            Fault::NoEntrypoint => f.write_str("Image does not have a defined entrypoint."),
+            Fault::NoWorkdir => f.write_str("No workdir specified on command line or in image definition."),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// Whether an option has a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Value {
+    None,
+    Required,
+    Optional,
+}
+
+/// Letter (0 for none), long name, value. `-n` was always accepted and meant nothing.
+const OPTIONS: &[(u8, &str, Value)] = &[
+    (b'h', "help", Value::None),
+    (b'v', "verbose", Value::None),
+    (b'i', "image", Value::Required),
+    (b'w', "workdir", Value::Optional),
+    (0, "entrypoint", Value::Optional),
+    (b'e', "env", Value::Required),
+    (b'E', "clearenv", Value::None),
+    (0, "dry-run", Value::None),
+    (b'n', "", Value::None),
+];
+
+/// Reads the words of a command line, the program's name first.
+pub(crate) fn parse(words: Vec<Vec<u8>>) -> Result<Outcome, Fault> {
+    let mut options = Options::default();
+    let mut words = words.into_iter().skip(1).peekable();
+    while let Some(word) = words.next_if(|word| word.len() > 1 && word[0] == b'-') {
+        if word == b"--" {
+            break;
+        }
+        if let Some(long) = word.strip_prefix(b"--") {
+            let (name, glued) = split_at_equals(long);
+            let (_, name, value) = find_long(&String::from_utf8_lossy(name))?;
+            let value = match (value, glued) {
+                (Value::None, Some(_)) => return Err(Fault::UnexpectedValue(name)),
+                (Value::Required, None) => Some(words.next().ok_or(Fault::MissingValue(name))?),
+                (_, glued) => glued.map(<[u8]>::to_vec),
+            };
+            if options.apply(name, value)? == Applied::Help {
+                return Ok(Outcome::Help);
+            }
+            continue;
+        }
+        let mut letters = &word[1..];
+        while let Some((letter, rest)) = letters.split_first() {
+            let found = OPTIONS.iter().find(|option| option.0 == *letter);
+            let Some((_, name, value)) = found else {
+                return Err(Fault::Unknown(format!("-{}", char::from(*letter))));
+            };
+            letters = if *value == Value::None { rest } else { &[] };
+            let glued = Some(rest.to_vec()).filter(|rest| !rest.is_empty());
+            let value = match value {
+                Value::None => None,
+                Value::Optional => glued,
+                Value::Required => Some(glued.or_else(|| words.next()).ok_or(Fault::MissingValue(name))?),
+            };
+            if options.apply(name, value)? == Applied::Help {
+                return Ok(Outcome::Help);
+            }
+        }
+    }
+    options.words = words.collect();
+    Ok(Outcome::Run(options))
+}
+
+#[derive(PartialEq, Eq)]
+enum Applied {
+    Done,
+    Help,
+}
+
+fn split_at_equals(word: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match word.iter().position(|byte| *byte == b'=') {
+        Some(at) => (&word[..at], Some(&word[at + 1..])),
+        None => (word, None),
+    }
+}
+
+/// The option of that name, or the only one that begins with it.
+fn find_long(typed: &str) -> Result<&'static (u8, &'static str, Value), Fault> {
+    if let Some(exact) = OPTIONS.iter().find(|option| option.1 == typed && !typed.is_empty()) {
+        return Ok(exact);
+    }
+    let near: Vec<_> =
+        OPTIONS.iter().filter(|option| !typed.is_empty() && option.1.starts_with(typed)).collect();
+    match near.as_slice() {
+        [only] => Ok(only),
+        [] => Err(Fault::Unknown(format!("--{typed}"))),
+        _ => Err(Fault::Ambiguous {
+            typed: typed.to_owned(),
+            among: near.iter().map(|option| option.1).collect(),
+        }),
+    }
+}
+
+impl Options {
+    fn apply(&mut self, name: &str, value: Option<Vec<u8>>) -> Result<Applied, Fault> {
+        match name {
+            "help" => return Ok(Applied::Help),
+            "verbose" => self.verbose = true,
+            "image" => self.image = value,
+            "workdir" => self.workdir = value.map_or(Workdir::OfImage, Workdir::Given),
+            "entrypoint" => self.entrypoint = value.map_or(Entrypoint::OfImage, Entrypoint::Given),
+            "env" => self.environment.extend(value.map(checked_variable).transpose()?),
+            "clearenv" => self.clear_environment = true,
+            "dry-run" => self.dry_run = true,
+            _ => {} // -n
+        }
+        Ok(Applied::Done)
+    }
+
+    /// The image: `--image`; else type and name from the environment, each `SHIFTER_…` before
+    /// `SLURM_SPANK_SHIFTER_…`; else a whole request from there.
+    pub(crate) fn image_request(
+        &self,
+        environment: &[Vec<u8>],
+        default: Option<ImageType>,
+    ) -> Result<ImageRequest, Fault> {
+        let variable = |name: &str| {
+            ["", "SLURM_SPANK_"].iter().find_map(|prefix| {
+                let start = format!("{prefix}{name}=");
+                let value = environment.iter().find_map(|entry| entry.strip_prefix(start.as_bytes()))?;
+                std::str::from_utf8(value).ok().filter(|value| !value.is_empty())
+            })
+        };
+        let request = variable("SHIFTER_IMAGEREQUEST");
+        if let Some(image) = &self.image {
+            let text = String::from_utf8_lossy(image).into_owned();
+            return match Descriptor::parse(&text, default) {
+                Ok(descriptor) => Ok(ImageRequest { descriptor, text }),
+                Err(fault) => Err(Fault::Image { text, fault }),
+            };
+        }
+        if let (Some(image_type), Some(tag)) = (variable("SHIFTER_IMAGETYPE"), variable("SHIFTER_IMAGE")) {
+            let found = ImageType::parse(image_type).and_then(|known| Descriptor::new(known, tag).ok());
+            if let Some(descriptor) = found {
+                let text = request.map_or_else(|| descriptor.to_string(), str::to_owned);
+                return Ok(ImageRequest { descriptor, text });
+            }
+        }
+        let text = request.ok_or(Fault::NoImage)?.to_owned();
+        let descriptor = Descriptor::parse(&text, default).map_err(|_| Fault::NoImage)?;
+        Ok(ImageRequest { descriptor, text })
+    }
+}
+
+fn checked_variable(entry: Vec<u8>) -> Result<Vec<u8>, Fault> {
+    match split_at_equals(&entry) {
+        (name, Some(_)) if !name.is_empty() => Ok(entry),
+        _ => Err(Fault::Variable(String::from_utf8_lossy(&entry).into_owned())),
+    }
+}
+
+#[cfg(test)]
+#[path = "options_tests.rs"]
+mod tests;

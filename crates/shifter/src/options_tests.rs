@@ -1,0 +1,98 @@
+//! getopt_long's rules and the order of image sources, as tables.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use super::*;
+
+fn bytes(words: &[&str]) -> Vec<Vec<u8>> {
+    words.iter().map(|word| word.as_bytes().to_vec()).collect()
+}
+
+fn parsed(words: &[&str]) -> Result<Options, Fault> {
+    match parse(bytes(&[&["shifter"], words].concat()))? {
+        Outcome::Run(options) => Ok(options),
+        Outcome::Help => panic!("help was asked for"),
+    }
+}
+
+#[test]
+fn options_end_where_the_command_begins() {
+    for (words, image, command) in [
+        (&["--image=a", "ls", "-l", "--image=b"][..], Some("a"), &["ls", "-l", "--image=b"][..]),
+        (&["-i", "a", "--", "--env"], Some("a"), &["--env"]),
+        (&["-ia", "-vE", "x"], Some("a"), &["x"]),
+        (&["--imag", "a", "-i", "b"], Some("b"), &[]),
+        (&["-n", "-", "x"], None, &["-", "x"]),
+        (&["-w", "/dir", "x"], None, &["/dir", "x"]),
+    ] {
+        let options = parsed(words).unwrap();
+        assert_eq!(options.image, image.map(|i| i.as_bytes().to_vec()), "{words:?}");
+        assert_eq!(options.words, bytes(command), "{words:?}");
+    }
+}
+
+#[test]
+fn values_reach_their_options() {
+    let options =
+        parsed(&["-w/a", "--entry=/x y", "-eA=1", "--env", "B=", "--clearenv", "--dry-run", "-v"]).unwrap();
+    assert_eq!(options.workdir, Workdir::Given(b"/a".to_vec()));
+    assert_eq!(options.entrypoint, Entrypoint::Given(b"/x y".to_vec()));
+    assert_eq!(options.environment, bytes(&["A=1", "B="]));
+    assert!(options.clear_environment && options.dry_run && options.verbose);
+    let options = parsed(&["--workdir", "--entrypoint", "x"]).unwrap();
+    assert_eq!((options.workdir, options.entrypoint), (Workdir::OfImage, Entrypoint::OfImage));
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    for (words, expected) in [
+        (&["--colour"][..], "there is no option --colour"),
+        (&["-x"], "there is no option -x"),
+        (&["--en"], "--en could be --entrypoint or --env"),
+        (&["--"], ""),
+        (&["--image"], "--image needs a value"),
+        (&["-i"], "--image needs a value"),
+        (&["--verbose=1"], "--verbose takes no value"),
+        (&["-e", "X"], "Improperly formatted environment variable: \"X\" is not NAME=VALUE"),
+        (&["-e", "=1"], "Improperly formatted environment variable: \"=1\" is not NAME=VALUE"),
+        (&["--=x"], "there is no option --"),
+    ] {
+        assert_eq!(
+            parsed(words).err().map(|fault| fault.to_string()).unwrap_or_default(),
+            expected,
+            "{words:?}"
+        );
+    }
+    assert!(matches!(parse(bytes(&["shifter", "-h", "--colour"])), Ok(Outcome::Help)));
+    assert!(parse(vec![]).is_ok(), "an empty argv is a command line without words");
+}
+
+#[test]
+fn the_command_line_beats_the_pair_beats_the_request() {
+    let docker = Some(ImageType::Docker);
+    for (arguments, environment, expected) in [
+        (&["-i", "id:9"][..], &["SHIFTER_IMAGETYPE=docker", "SHIFTER_IMAGE=a"][..], Ok(("id:9", "id:9"))),
+        (&[], &["SHIFTER_IMAGETYPE=id", "SLURM_SPANK_SHIFTER_IMAGE=a"], Ok(("id:a", "id:a"))),
+        (
+            &[],
+            &[
+                "SHIFTER_IMAGE=b",
+                "SLURM_SPANK_SHIFTER_IMAGE=a",
+                "SLURM_SPANK_SHIFTER_IMAGETYPE=custom",
+                "SHIFTER_IMAGEREQUEST=b:1",
+            ],
+            Ok(("custom:b", "b:1")),
+        ),
+        (&[], &["SHIFTER_IMAGE=b", "SLURM_SPANK_SHIFTER_IMAGEREQUEST=deb:1"], Ok(("docker:deb:1", "deb:1"))),
+        (&[], &["SHIFTER_IMAGETYPE=bogus", "SHIFTER_IMAGE=b"], Err(Fault::NoImage)),
+        (&[], &["SHIFTER_IMAGEREQUEST=a b"], Err(Fault::NoImage)),
+        (&[], &[], Err(Fault::NoImage)),
+    ] {
+        let got = parsed(arguments).unwrap().image_request(&bytes(environment), docker);
+        let got = got.map(|request| (request.descriptor.to_string(), request.text));
+        assert_eq!(got, expected.map(|(d, t)| (d.to_owned(), t.to_owned())), "{arguments:?} {environment:?}");
+    }
+    assert!(matches!(
+        parsed(&["-i", "a b"]).unwrap().image_request(&[], docker),
+        Err(Fault::Image { fault: DescriptorError::Character { character: ' ', .. }, .. })
+    ));
+}

@@ -60,7 +60,7 @@ pub enum RegistryError {
     RateLimited {
         /// What was being done.
         operation: String,
-        /// How long it told us to wait, where that is longer than we do.
+        /// How long it told us to wait.
         wait: Option<Duration>,
     },
     /// An answer with a status we can do nothing with.
@@ -74,6 +74,8 @@ pub enum RegistryError {
         status: u16,
         /// The registry's own error code or nothing.
         code: String,
+        /// How long it told us to wait.
+        wait: Option<Duration>,
     },
     /// No connection, or one that broke more often than we retry.
     #[error("cannot {operation}: no answer from {host}: {cause}")]
@@ -190,8 +192,17 @@ impl RegistryError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::RateLimited { .. } | Self::Unreachable { .. } => true,
-            Self::Status { status, .. } => (500..600).contains(status),
+            // 501 and 505 say that the request as such is not understood.
+            Self::Status { status, .. } => (500..600).contains(status) && !matches!(status, 501 | 505),
             _ => false,
+        }
+    }
+
+    /// How long the registry told us to wait.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { wait, .. } | Self::Status { wait, .. } => *wait,
+            _ => None,
         }
     }
 }
@@ -250,9 +261,11 @@ mod tests {
             host: "h".into(),
             status,
             code: "".into(),
+            wait: None,
         };
         for (error, transient) in [
             (status(503), true),
+            (status(501), false),
             (status(418), false),
             (RegistryError::RateLimited { operation: "x".into(), wait: None }, true),
             (RegistryError::NotFound { operation: "x".into(), code: "".into() }, false),

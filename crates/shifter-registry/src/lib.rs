@@ -13,16 +13,23 @@
 //! every content-addressed store. Digests of layers must therefore be shown to nobody but those who could
 //! read the manifest.
 
+mod auth;
+mod backoff;
 mod cache;
 mod challenge;
 mod client;
 mod config;
+mod download;
 mod error;
 mod hash;
 mod location;
+mod lock;
 mod manifest;
 mod platform;
+mod redirect;
 mod settings;
+mod transport;
+mod writer;
 
 pub use cache::{BlobCache, Progress};
 pub use client::{Client, Head, Resolved};

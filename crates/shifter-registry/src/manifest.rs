@@ -49,7 +49,7 @@ pub(crate) enum Document {
     /// One image.
     Image(Manifest),
     /// A choice of images.
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
 }
 
 /// The parts of an image manifest that are used.
@@ -142,7 +142,7 @@ pub(crate) fn parse(
     if is_index {
         let index: ImageIndex = serde_json::from_slice(bytes)
             .map_err(|e| malformed(format!("index: {}", quote(&e.to_string()))))?;
-        return Ok(Document::Index(index));
+        return Ok(Document::Index(Box::new(index)));
     }
     let manifest: ImageManifest = serde_json::from_slice(bytes)
         .map_err(|e| malformed(format!("manifest: {}", quote(&e.to_string()))))?;
@@ -228,12 +228,22 @@ fn compression(media_type: &MediaType, operation: &str) -> Result<Compression, R
     }
 }
 
-/// The manifest of an index that suits `wanted` best: its digest and size.
+/// What was chosen from an index.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    /// Whether the index says that it is for the wanted platform. It is believed: configurations of
+    /// multi-platform images often name the builder's architecture.
+    pub(crate) names_platform: bool,
+}
+
+/// The manifest of an index that suits `wanted` best.
 pub(crate) fn choose(
     index: &ImageIndex,
     wanted: &Platform,
     operation: &str,
-) -> Result<(Digest, u64), RegistryError> {
+) -> Result<Choice, RegistryError> {
     let offered = |descriptor: &Descriptor| {
         descriptor.platform().as_ref().map(|p| Platform {
             os: p.os().to_string(),
@@ -270,7 +280,11 @@ pub(crate) fn choose(
             offered: if list.is_empty() { "no platform".to_owned() } else { list.join(", ") },
         });
     };
-    Ok((digest(descriptor, operation)?, descriptor.size()))
+    Ok(Choice {
+        digest: digest(descriptor, operation)?,
+        size: descriptor.size(),
+        names_platform: descriptor.platform().is_some(),
+    })
 }
 
 #[cfg(test)]

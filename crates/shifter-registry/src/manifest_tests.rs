@@ -107,18 +107,18 @@ fn an_index_without_our_platform_lists_what_it_offers() {
         let text =
             format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#, entries.join(","));
         match parse(text.as_bytes(), Some("application/json"), &Settings::default(), "read x").unwrap() {
-            Document::Index(index) => index,
+            Document::Index(index) => *index,
             Document::Image(_) => panic!("an index was read as an image"),
         }
     };
     let two = index(&[entry("a", &platform("linux", "arm64")), entry("b", &platform("unknown", "unknown"))]);
-    assert_eq!(choose(&two, &Platform::linux("arm64"), "read x").unwrap().0.to_string(), hex("a"));
+    assert_eq!(choose(&two, &Platform::linux("arm64"), "read x").unwrap().digest.to_string(), hex("a"));
     assert_eq!(
         choose(&two, &Platform::linux("amd64"), "read x").unwrap_err().to_string(),
         "cannot read x: the image has no linux/amd64 variant; it offers linux/arm64/v8, unknown/unknown/v8"
     );
     let untold = index(&[entry("c", "")]);
-    assert_eq!(choose(&untold, &Platform::linux("amd64"), "x").unwrap().0.to_string(), hex("c"));
+    assert_eq!(choose(&untold, &Platform::linux("amd64"), "x").unwrap().digest.to_string(), hex("c"));
     let none = choose(&index(&[]), &Platform::linux("amd64"), "x").unwrap_err().to_string();
     assert!(none.ends_with("it offers no platform"), "{none}");
 }

@@ -60,8 +60,8 @@ impl Build<'_> {
         match step {
             Step::MountImage { at } => self.mount_image(at)?,
             Step::NewRoot { kind, at } => {
-                let options: &[(&str, &str)] = &[("mode", "0755")];
-                let options = if kind == "tmpfs" { options } else { &[] }; // ramfs takes none
+                let options = [("source", "shifter"), ("mode", "0755")];
+                let options = if kind == "tmpfs" { &options[..] } else { &options[..1] }; // ramfs has no such option
                 self.root = Some(attach_on_host(&mount::new_file_system(kind, options, mount::SAFE)?, at)?);
             }
             Step::Directory { path, mode } => {

@@ -91,19 +91,27 @@ impl LockedDown {
 fn raise_limits() -> Result<Vec<(Resource, Rlimit)>> {
     let mut saved = Vec::with_capacity(RAISED.len() + 2);
     for resource in RAISED {
-        saved.push((resource, getrlimit(resource)));
-        setrlimit(resource, Rlimit { current: None, maximum: None }).during("raise", "resource limits")?;
+        let before = getrlimit(resource);
+        saved.push((resource, before));
+        raise(resource, Rlimit { current: None, maximum: None }, before)?;
     }
     let files = getrlimit(Resource::Nofile);
     saved.push((Resource::Nofile, files));
     let at_least = |limit: Option<u64>| limit.map(|limit| limit.max(DESCRIPTORS));
     let enough = Rlimit { current: at_least(files.current), maximum: at_least(files.maximum) };
-    setrlimit(Resource::Nofile, enough).during("raise", "the limit of open files")?;
+    raise(Resource::Nofile, enough, files)?;
     let core = getrlimit(Resource::Core);
     saved.push((Resource::Core, core));
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: core.maximum })
         .during("forbid", "core dumps")?;
     Ok(saved)
+}
+
+/// Raises a limit, or, where root itself lacks CAP_SYS_RESOURCE (some sandboxes), as far as it goes.
+fn raise(resource: Resource, wanted: Rlimit, before: Rlimit) -> Result<()> {
+    setrlimit(resource, wanted)
+        .or_else(|_| setrlimit(resource, Rlimit { current: before.maximum, maximum: before.maximum }))
+        .during("raise", "resource limits")
 }
 
 /// Takes the environment and leaves an empty one, so that no library call can be steered by it.

@@ -86,7 +86,7 @@ fn explain(context: &OwnedFd, kind: &str, error: Errno) -> Error {
 /// A read-only overlay of directories held by descriptor, topmost first.
 pub fn new_read_only_overlay(proc: &Proc, layers: &[&OwnedFd]) -> Result<OwnedFd> {
     let lower: Vec<String> = layers.iter().map(|layer| path_of(proc, *layer)).collect();
-    new_file_system("overlay", &[("lowerdir", &lower.join(":"))], SAFE_READ_ONLY)
+    new_file_system("overlay", &[("source", "shifter"), ("lowerdir", &lower.join(":"))], SAFE_READ_ONLY)
 }
 
 /// A detached copy of the mount at an open place, with `flags` set on it and, if asked, on all below.

@@ -5,7 +5,6 @@
 CREATE TABLE images (
     system      TEXT NOT NULL,
     id          TEXT NOT NULL,
-    top_digest  TEXT NOT NULL,          -- what the tag resolved to; the id is derived from it
     format      TEXT NOT NULL,
     config      TEXT NOT NULL,          -- JSON: argv, environment, labels, ...
     size        INTEGER NOT NULL,       -- of the image file, bytes
@@ -14,7 +13,16 @@ CREATE TABLE images (
     expiration  REAL NOT NULL,
     PRIMARY KEY (system, id)
 ) STRICT;
-CREATE UNIQUE INDEX images_by_digest ON images (system, top_digest);
+
+-- Which image a digest of the registry stands for. Several may stand for one: where the id is the
+-- platform manifest's, all indexes that name that manifest.
+CREATE TABLE digests (
+    system  TEXT NOT NULL,
+    digest  TEXT NOT NULL,
+    id      TEXT NOT NULL,
+    PRIMARY KEY (system, digest),
+    FOREIGN KEY (system, id) REFERENCES images (system, id)
+) STRICT;
 
 -- What a tag means now.
 CREATE TABLE tags (

@@ -4,6 +4,7 @@
 //! one short transaction; uniqueness is the database's business, not check-then-insert. Decisions
 //! about access are taken elsewhere, from the rows that are read here.
 
+mod jobs;
 mod place;
 mod rows;
 
@@ -11,13 +12,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use shifter_api::wire::render_id_list;
 use shifter_core::meta::Acl;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
-use self::rows::{Operation, grant, image, job};
-use crate::model::{Grant, Image, Job, JobStatus, TagKey, now};
+use self::rows::{Operation, grant, image};
+use crate::model::{Grant, Image, Job, TagKey};
 
 /// Why the catalog could not be opened or used.
 #[derive(Debug, thiserror::Error)]
@@ -86,12 +86,6 @@ pub(crate) struct Catalog {
     _lock: File,
 }
 
-/// Most unfinished pulls in all; beyond that a caller is asked to come back.
-const MOST_UNFINISHED: i64 = 1000;
-
-/// How long the end of a pull waits to be told at least, however small `PullUpdateTimeout` is.
-const LEAST_TELLING_SECONDS: f64 = 60.0;
-
 impl Catalog {
     /// Opens or creates the file and takes its lock.
     pub(crate) async fn open(path: &Path) -> Result<Catalog, CatalogError> {
@@ -146,12 +140,15 @@ impl Catalog {
         system: &str,
         digest: &str,
     ) -> Result<Option<Image>, CatalogError> {
-        let row = sqlx::query("SELECT * FROM images WHERE system = ? AND top_digest = ?")
-            .bind(system)
-            .bind(digest)
-            .fetch_optional(&self.pool)
-            .await
-            .during("looking up a digest")?;
+        let row = sqlx::query(
+            "SELECT images.* FROM digests JOIN images USING (system, id) \
+             WHERE digests.system = ? AND digests.digest = ?",
+        )
+        .bind(system)
+        .bind(digest)
+        .fetch_optional(&self.pool)
+        .await
+        .during("looking up a digest")?;
         row.as_ref().map(image).transpose()
     }
 
@@ -165,6 +162,17 @@ impl Catalog {
                 .await
                 .during("reading an image's grants")?;
         rows.iter().map(grant).collect()
+    }
+
+    /// An image by its id.
+    pub(crate) async fn image(&self, system: &str, id: &str) -> Result<Option<Image>, CatalogError> {
+        let row = sqlx::query("SELECT * FROM images WHERE system = ? AND id = ?")
+            .bind(system)
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await
+            .during("reading an image")?;
+        row.as_ref().map(image).transpose()
     }
 
     /// Every tagged image of a system.
@@ -207,198 +215,6 @@ impl Catalog {
             .await
             .during("moving an image's expiration")?;
         Ok(())
-    }
-
-    /// Enters a pull, or finds the caller's earlier one. `fresh` says that the tag needs no asking;
-    /// `telling` is how long, in seconds, the end of an earlier pull is worth telling.
-    pub(crate) async fn submit(
-        &self,
-        new: &NewJob,
-        fresh: bool,
-        telling: f64,
-    ) -> Result<Submitted, CatalogError> {
-        const DOING: &str = "entering a pull";
-        let now = now();
-        let mut tx = self.begin().await?;
-        let earlier =
-            sqlx::query("SELECT * FROM jobs WHERE system = ? AND itype = ? AND tag = ? AND uid = ?")
-                .bind(&new.key.system)
-                .bind(&new.key.itype)
-                .bind(&new.key.tag)
-                .bind(new.uid)
-                .fetch_optional(&mut *tx)
-                .await
-                .during(DOING)?;
-        if let Some(mut earlier) = earlier.as_ref().map(job).transpose()? {
-            if !earlier.status.is_over() {
-                if earlier.acl != new.acl {
-                    sqlx::query("UPDATE jobs SET uids = ?, gids = ? WHERE job = ?")
-                        .bind(render_id_list(&new.acl.uids))
-                        .bind(render_id_list(&new.acl.gids))
-                        .bind(earlier.number)
-                        .execute(&mut *tx)
-                        .await
-                        .during(DOING)?;
-                    earlier.acl = new.acl.clone();
-                    tx.commit().await.during(DOING)?;
-                }
-                return Ok(Submitted::Going(earlier));
-            }
-            sqlx::query("DELETE FROM jobs WHERE job = ?")
-                .bind(earlier.number)
-                .execute(&mut *tx)
-                .await
-                .during(DOING)?;
-            if earlier.acl == new.acl && now - earlier.updated < telling.max(LEAST_TELLING_SECONDS) {
-                tx.commit().await.during(DOING)?;
-                return Ok(Submitted::Over(earlier));
-            }
-        }
-        if fresh {
-            tx.commit().await.during(DOING)?;
-            return Ok(Submitted::Fresh);
-        }
-        let unfinished: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE status NOT IN ('READY', 'FAILURE')")
-                .fetch_one(&mut *tx)
-                .await
-                .during(DOING)?;
-        if unfinished >= MOST_UNFINISHED {
-            return Ok(Submitted::TooMany);
-        }
-        let row = sqlx::query(
-            "INSERT INTO jobs (system, itype, tag, uid, gid, uids, gids, status, message, with_credentials, \
-             created, updated) VALUES (?, ?, ?, ?, ?, ?, ?, 'INIT', '', ?, ?, ?) RETURNING *",
-        )
-        .bind(&new.key.system)
-        .bind(&new.key.itype)
-        .bind(&new.key.tag)
-        .bind(new.uid)
-        .bind(new.gid)
-        .bind(render_id_list(&new.acl.uids))
-        .bind(render_id_list(&new.acl.gids))
-        .bind(new.with_credentials)
-        .bind(now)
-        .bind(now)
-        .fetch_one(&mut *tx)
-        .await
-        .during(DOING)?;
-        let started = job(&row)?;
-        tx.commit().await.during(DOING)?;
-        Ok(Submitted::Started(started))
-    }
-
-    /// Moves a job on. A job that is over stays over.
-    pub(crate) async fn set_status(
-        &self,
-        number: i64,
-        status: JobStatus,
-        message: &str,
-    ) -> Result<(), CatalogError> {
-        sqlx::query(
-            "UPDATE jobs SET status = ?, message = ?, updated = ? \
-             WHERE job = ? AND status NOT IN ('READY', 'FAILURE')",
-        )
-        .bind(status.as_str())
-        .bind(message)
-        .bind(now())
-        .bind(number)
-        .execute(&self.pool)
-        .await
-        .during("moving a pull on")?;
-        Ok(())
-    }
-
-    /// Notes that the registry gives the job's tag to everybody, so others may see it in the queue.
-    pub(crate) async fn set_public(&self, number: i64) -> Result<(), CatalogError> {
-        sqlx::query("UPDATE jobs SET public = 1 WHERE job = ?")
-            .bind(number)
-            .execute(&self.pool)
-            .await
-            .during("noting that a tag is public")?;
-        Ok(())
-    }
-
-    /// One job by number.
-    pub(crate) async fn job(&self, number: i64) -> Result<Option<Job>, CatalogError> {
-        let row = sqlx::query("SELECT * FROM jobs WHERE job = ?")
-            .bind(number)
-            .fetch_optional(&self.pool)
-            .await
-            .during("reading a pull")?;
-        row.as_ref().map(job).transpose()
-    }
-
-    /// Unfinished jobs, of one system or of all, oldest first.
-    pub(crate) async fn unfinished(&self, system: Option<&str>) -> Result<Vec<Job>, CatalogError> {
-        let rows = sqlx::query(
-            "SELECT * FROM jobs WHERE status NOT IN ('READY', 'FAILURE') AND (?1 IS NULL OR system = ?1) \
-             ORDER BY job",
-        )
-        .bind(system)
-        .fetch_all(&self.pool)
-        .await
-        .during("reading the queue")?;
-        rows.iter().map(job).collect()
-    }
-
-    /// Forgets ends of pulls that nobody came back for.
-    pub(crate) async fn forget_ends_before(&self, before: f64) -> Result<(), CatalogError> {
-        sqlx::query("DELETE FROM jobs WHERE status IN ('READY', 'FAILURE') AND updated < ?")
-            .bind(before)
-            .execute(&self.pool)
-            .await
-            .during("forgetting old pulls")?;
-        Ok(())
-    }
-
-    /// Ends a job well: image, tag, all of the image's grants and the job in one transaction. False,
-    /// and nothing changed, if the job's access list is no longer the one in `job`.
-    pub(crate) async fn complete(
-        &self,
-        job: &Job,
-        image: &Image,
-        grants: &[Grant],
-    ) -> Result<bool, CatalogError> {
-        const DOING: &str = "completing a pull";
-        let mut tx = self.begin().await?;
-        let done = sqlx::query(
-            "UPDATE jobs SET status = 'READY', message = '', updated = ? \
-             WHERE job = ? AND uids = ? AND gids = ? AND status NOT IN ('READY', 'FAILURE')",
-        )
-        .bind(now())
-        .bind(job.number)
-        .bind(render_id_list(&job.acl.uids))
-        .bind(render_id_list(&job.acl.gids))
-        .execute(&mut *tx)
-        .await
-        .during(DOING)?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        rows::put_image(&mut tx, image).await.during(DOING)?;
-        sqlx::query(
-            "INSERT INTO tags (system, itype, tag, id) VALUES (?, ?, ?, ?) \
-             ON CONFLICT (system, itype, tag) DO UPDATE SET id = excluded.id",
-        )
-        .bind(&job.key.system)
-        .bind(&job.key.itype)
-        .bind(&job.key.tag)
-        .bind(&image.id)
-        .execute(&mut *tx)
-        .await
-        .during(DOING)?;
-        sqlx::query("DELETE FROM grants WHERE system = ? AND id = ?")
-            .bind(&image.system)
-            .bind(&image.id)
-            .execute(&mut *tx)
-            .await
-            .during(DOING)?;
-        for grant in grants {
-            rows::put_grant(&mut tx, grant).await.during(DOING)?;
-        }
-        tx.commit().await.during(DOING)?;
-        Ok(true)
     }
 }
 

@@ -150,6 +150,18 @@ impl Config {
     }
 }
 
+/// All keys as a text for administrators, one line each.
+pub(crate) fn keys_reference() -> String {
+    let mut out = String::new();
+    for (section, keys) in keys::SECTIONS {
+        out.push_str(&format!("{section}\n"));
+        for key in *keys {
+            out.push_str(&format!("  {:<26} {:<36} {}\n", key.name, key.default, key.meaning));
+        }
+    }
+    out
+}
+
 fn read(top: &mut Section<'_>) -> Config {
     let database = read_database(top);
     let default_location = top.required_text("DefaultImageLocation").unwrap_or_default();

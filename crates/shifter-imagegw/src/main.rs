@@ -1,8 +1,136 @@
 //! The image gateway: pulls container images from registries and publishes them for the nodes.
+//!
+//! `serve` is the daemon, `check-config` tells what is wrong with its configuration, and a hidden
+//! `convert` is the child process that reads untrusted archives. Everything else is asked by HTTP.
 
 mod acl;
+mod api;
+mod auth;
 mod catalog;
 mod config;
+mod convert;
+mod http;
+mod jobs;
 mod model;
+mod publish;
+mod pull;
+mod route;
+mod serve;
+mod target;
 
-fn main() {}
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, keys_reference};
+
+/// Image gateway of Shifter.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Serve(Serve),
+    /// Check a configuration and say everything that is wrong with it.
+    CheckConfig(CheckConfig),
+    /// The converter process; started by serve.
+    #[command(hide = true)]
+    Convert,
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    config: ConfigPath,
+    /// Address and port to listen on; may be given several times.
+    #[arg(long, default_value = "0.0.0.0:5000")]
+    listen: Vec<SocketAddr>,
+}
+
+#[derive(Args)]
+struct CheckConfig {
+    #[command(flatten)]
+    config: ConfigPath,
+    /// Print all keys with defaults and meanings instead.
+    #[arg(long)]
+    keys: bool,
+}
+
+#[derive(Args)]
+struct ConfigPath {
+    /// imagemanager.json; else the file that GWCONFIG names, else the one beside udiRoot.conf.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigPath {
+    fn get(&self) -> PathBuf {
+        let named = || std::env::var_os("GWCONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let default = || Path::new(shifter_core::paths::SYSCONFDIR).join("imagemanager.json");
+        self.config.clone().or_else(named).unwrap_or_else(default)
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(arguments) => serve(&arguments),
+        Command::CheckConfig(arguments) => check_config(&arguments),
+        Command::Convert => return ExitCode::from(convert::child()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shifter-imagegw: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(path: &Path) -> anyhow::Result<(Config, Vec<String>)> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {} failed", path.display()))?;
+    Config::parse(&text).with_context(|| format!("{} cannot be used", path.display()))
+}
+
+fn serve(arguments: &Serve) -> anyhow::Result<()> {
+    let path = arguments.config.get();
+    let (config, warnings) = load(&path)?;
+    let level = config.log_level.unwrap_or("info");
+    // sqlx logs statements at debug level; they hold names of private images.
+    let filter = EnvFilter::try_from_default_env()
+        .or_else(|_| EnvFilter::try_new(format!("warn,shifter_imagegw={level},shifter_registry={level}")))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    for warning in warnings {
+        tracing::warn!(file = %path.display(), "{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve::serve(config, &arguments.listen));
+    // Blocking work that is still going (a copy, a lookup) does not keep the process alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    result
+}
+
+fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {
+    if arguments.keys {
+        print!("{}", keys_reference());
+        return Ok(());
+    }
+    let path = arguments.config.get();
+    let (config, warnings) = load(&path)?;
+    for warning in warnings {
+        eprintln!("shifter-imagegw: warning: {warning}");
+    }
+    config
+        .check_servable()
+        .with_context(|| format!("{} is in order but cannot be served", path.display()))?;
+    println!("{} is in order", path.display());
+    Ok(())
+}

@@ -101,8 +101,6 @@ pub(crate) struct RunConfig {
 pub(crate) struct Image {
     pub(crate) system: String,
     pub(crate) id: String,
-    /// Digest of the manifest or index the tag resolved to, `sha256:...`.
-    pub(crate) top_digest: String,
     pub(crate) format: String,
     pub(crate) config: RunConfig,
     /// Bytes of the image file.

@@ -50,7 +50,6 @@ pub(crate) fn image(row: &SqliteRow) -> Result<Image, CatalogError> {
     Ok(Image {
         system: get(row, "system")?,
         id: get(row, "id")?,
-        top_digest: get(row, "top_digest")?,
         format: get(row, "format")?,
         config: serde_json::from_str(&config).map_err(|_| odd("config", &config))?,
         size: u64::try_from(size).map_err(|_| odd("size", &size.to_string()))?,
@@ -92,15 +91,14 @@ pub(crate) async fn put_image(tx: &mut Transaction<'_, Sqlite>, image: &Image) -
     let encode = |error: serde_json::Error| sqlx::Error::Encode(error.into());
     let size = i64::try_from(image.size).map_err(|error| sqlx::Error::Encode(error.into()))?;
     sqlx::query(
-        "INSERT INTO images (system, id, top_digest, format, config, size, sha256, last_pull, expiration) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (system, id) DO UPDATE SET \
-         top_digest = excluded.top_digest, format = excluded.format, config = excluded.config, \
+        "INSERT INTO images (system, id, format, config, size, sha256, last_pull, expiration) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (system, id) DO UPDATE SET \
+         format = excluded.format, config = excluded.config, \
          size = excluded.size, sha256 = excluded.sha256, last_pull = excluded.last_pull, \
          expiration = excluded.expiration",
     )
     .bind(&image.system)
     .bind(&image.id)
-    .bind(&image.top_digest)
     .bind(&image.format)
     .bind(serde_json::to_string(&image.config).map_err(encode)?)
     .bind(size)

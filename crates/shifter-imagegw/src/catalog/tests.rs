@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
+use crate::model::{JobStatus, now};
 
 pub(crate) fn key(tag: &str) -> TagKey {
     TagKey { system: "sysa".into(), itype: "docker".into(), tag: tag.into() }
@@ -15,7 +16,6 @@ fn image(id: &str) -> Image {
     Image {
         system: "sysa".into(),
         id: id.into(),
-        top_digest: format!("sha256:{id}"),
         format: "squashfs".into(),
         config: crate::model::RunConfig { env: vec!["A=b c".into()], ..Default::default() },
         size: 5_000_000_000,
@@ -101,11 +101,24 @@ async fn an_access_list_given_while_pulling_is_the_one_that_counts() {
         matches!(catalog.submit(&again, false, 300.0).await.unwrap(), Submitted::Going(j) if j.acl == acl)
     );
     // Completing with the list as it was read before must not succeed.
-    assert!(!catalog.complete(&job, &image("aa"), &[grant("a:1", "aa", 7, false)]).await.unwrap());
+    assert!(
+        !catalog
+            .complete(&job, &format!("sha256:{}", "aa"), &image("aa"), &[grant("a:1", "aa", 7, false)])
+            .await
+            .unwrap()
+    );
     assert_eq!(catalog.image_of_tag(&key("a:1")).await.unwrap(), None);
     let now = catalog.job(job.number).await.unwrap().unwrap();
-    assert!(catalog.complete(&now, &image("aa"), &[grant("a:1", "aa", 7, false)]).await.unwrap());
-    assert!(!catalog.complete(&now, &image("aa"), &[]).await.unwrap(), "an ended job cannot end again");
+    assert!(
+        catalog
+            .complete(&now, &format!("sha256:{}", "aa"), &image("aa"), &[grant("a:1", "aa", 7, false)])
+            .await
+            .unwrap()
+    );
+    assert!(
+        !catalog.complete(&now, &format!("sha256:{}", "aa"), &image("aa"), &[]).await.unwrap(),
+        "an ended job cannot end again"
+    );
 }
 
 #[tokio::test]
@@ -115,7 +128,7 @@ async fn tags_move_and_everything_survives_reopening() {
         let job = started(catalog.submit(&new_job(tag, uid), false, 300.0).await.unwrap());
         let mut grants = catalog.grants("sysa", id).await.unwrap();
         grants.push(grant(tag, id, uid, true));
-        assert!(catalog.complete(&job, &image(id), &grants).await.unwrap());
+        assert!(catalog.complete(&job, &format!("sha256:{}", id), &image(id), &grants).await.unwrap());
     }
     let pending = started(catalog.submit(&new_job("c:1", 7), false, 300.0).await.unwrap());
     catalog.close().await;

@@ -1,0 +1,291 @@
+//! Conversion in a process of its own: the parent's side, and the hidden subcommand that is the child.
+//!
+//! The child reads untrusted archives, so it gets nothing else: no environment, no credentials, no
+//! core dumps, lower priority, and an empty network namespace where the kernel lets us have one. Its
+//! job is one line of JSON on standard input; the pipe then stays open as a lifeline, so that a child
+//! never outlives a killed gateway. It answers with one line of JSON.
+
+use std::io::{BufRead, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde::{Deserialize, Serialize};
+use shifter_core::digest::Digest;
+use shifter_layers::{Compression, Layer, Limits};
+use shifter_squashfs::Options;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Longest job and longest answer, bytes.
+const LONGEST_JOB: u64 = 4 << 20;
+const LONGEST_ANSWER: u64 = 64 << 10;
+
+/// Ways to run a program without network, best first; the first that works here is used.
+const ISOLATIONS: &[(&str, &[&str])] = &[
+    ("its own network namespace", &["unshare", "--net", "--"]),
+    ("its own user and network namespace", &["unshare", "--user", "--map-current-user", "--net", "--"]),
+    ("no namespace of its own; the kernel or unshare(1) does not allow one", &[]),
+];
+
+/// Limits and priority for every child, by programs of coreutils and util-linux.
+const MANNERS: &[&[&str]] = &[&["prlimit", "--core=0", "--"], &["nice", "-n", "10"]];
+
+/// What the child is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ConvertJob {
+    pub(crate) layers: Vec<ConvertLayer>,
+    pub(crate) output: PathBuf,
+    /// `mksquashfs` options of the site; empty for our own choice.
+    pub(crate) converter_options: Vec<String>,
+}
+
+/// One verified layer file, oldest first.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ConvertLayer {
+    pub(crate) path: PathBuf,
+    pub(crate) digest: String,
+    pub(crate) diff_id: Option<String>,
+    pub(crate) compression: String,
+}
+
+/// What the child answers.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    Done { entries: u64, bytes: u64 },
+    Failed(String),
+}
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConvertError {
+    /// The child's own sentence.
+    #[error("{0}")]
+    Image(String),
+    #[error("starting the converter process failed: {0}")]
+    Start(std::io::Error),
+    #[error("talking to the converter process failed: {0}")]
+    Talk(std::io::Error),
+    #[error("the converter process ended without an answer ({0}); if it was killed, memory may have run out")]
+    Silent(std::process::ExitStatus),
+}
+
+/// How children are started on this machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Converter {
+    command: Vec<String>,
+}
+
+impl Converter {
+    /// Tries out what this machine allows and says it in the log.
+    pub(crate) async fn find() -> Converter {
+        let mut command = Vec::new();
+        for words in MANNERS {
+            if works(words).await {
+                command.extend(words.iter().map(|word| (*word).to_owned()));
+            }
+        }
+        for (name, words) in ISOLATIONS {
+            if words.is_empty() || works(words).await {
+                tracing::info!(isolation = name, "conversions run in a child process");
+                command.extend(words.iter().map(|word| (*word).to_owned()));
+                break;
+            }
+        }
+        // Not the path of the binary: an upgrade may have replaced it by one that speaks otherwise.
+        command.push(format!("/proc/{}/exe", std::process::id()));
+        command.push("convert".to_owned());
+        Converter { command }
+    }
+
+    /// Runs one conversion; dropping the future ends the child.
+    pub(crate) async fn run(&self, job: &ConvertJob) -> Result<(), ConvertError> {
+        let (program, arguments) = self.command.split_first().ok_or_else(|| {
+            ConvertError::Start(std::io::Error::other("no command is known for the converter"))
+        })?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .env_clear()
+            .env("PATH", PATH)
+            .env("LC_ALL", "C")
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(ConvertError::Start)?;
+        let mut line = serde_json::to_vec(job).map_err(|e| ConvertError::Talk(e.into()))?;
+        line.push(b'\n');
+        let mut lifeline = child.stdin.take();
+        if let Some(stdin) = &mut lifeline {
+            stdin.write_all(&line).await.map_err(ConvertError::Talk)?;
+            stdin.flush().await.map_err(ConvertError::Talk)?;
+        }
+        let mut answer = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            stdout.take(LONGEST_ANSWER).read_to_end(&mut answer).await.map_err(ConvertError::Talk)?;
+        }
+        let status = child.wait().await.map_err(ConvertError::Talk)?;
+        drop(lifeline);
+        match serde_json::from_slice(&answer) {
+            Ok(Answer::Done { entries, bytes }) if status.success() => {
+                tracing::info!(entries, bytes, output = %job.output.display(), "image converted");
+                Ok(())
+            }
+            Ok(Answer::Failed(why)) => Err(ConvertError::Image(why)),
+            _ => Err(ConvertError::Silent(status)),
+        }
+    }
+}
+
+async fn works(words: &[&str]) -> bool {
+    let Some((program, arguments)) = words.split_first() else { return true };
+    let mut command = Command::new(program);
+    command.args(arguments).arg("true").env_clear().env("PATH", PATH);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().await.is_ok_and(|status| status.success())
+}
+
+/// The child: reads the job, converts, answers. Returns the exit status.
+pub(crate) fn child() -> u8 {
+    let answer = match read_job().and_then(|job| convert(&job)) {
+        Ok(summary) => Answer::Done { entries: summary.entries_read, bytes: summary.uncompressed_bytes },
+        Err(why) => Answer::Failed(why),
+    };
+    let is_done = matches!(answer, Answer::Done { .. });
+    let told = serde_json::to_string(&answer)
+        .map_err(std::io::Error::from)
+        .and_then(|line| writeln!(std::io::stdout(), "{line}"));
+    u8::from(!is_done || told.is_err())
+}
+
+fn read_job() -> Result<ConvertJob, String> {
+    let mut line = String::new();
+    std::io::stdin()
+        .lock()
+        .take(LONGEST_JOB)
+        .read_line(&mut line)
+        .map_err(|error| format!("reading the conversion job failed: {error}"))?;
+    let job =
+        serde_json::from_str(&line).map_err(|error| format!("the conversion job is malformed: {error}"))?;
+    std::thread::spawn(|| {
+        // End of file: the gateway is gone, and nobody wants the image any more.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        std::process::exit(3);
+    });
+    Ok(job)
+}
+
+fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, String> {
+    let layers = job.layers.iter().map(layer).collect::<Result<Vec<_>, String>>()?;
+    let options = options(&job.converter_options)?;
+    shifter_squashfs::convert(&options, &job.output, |out| {
+        shifter_layers::merge(&layers, &Limits::default(), out)
+    })
+    .map_err(|error| sentence(&error))
+}
+
+/// The site's options, for a tool that understands them.
+pub(crate) fn options(arguments: &[String]) -> Result<Options, String> {
+    let found = shifter_squashfs::find_converter().map_err(|error| sentence(&error))?;
+    let options = Options::from_mksquashfs_arguments(found, arguments).map_err(|error| sentence(&error))?;
+    if options.extra.is_empty() {
+        return Ok(options);
+    }
+    // Options beyond compression and block size are mksquashfs' own.
+    Options::from_mksquashfs_arguments(shifter_squashfs::Converter::Mksquashfs, arguments)
+        .map_err(|error| sentence(&error))
+}
+
+fn layer(layer: &ConvertLayer) -> Result<Layer, String> {
+    let digest =
+        |text: &str| Digest::parse(text).map_err(|error| format!("the conversion job is malformed: {error}"));
+    Ok(Layer {
+        path: layer.path.clone(),
+        digest: digest(&layer.digest)?,
+        diff_id: layer.diff_id.as_deref().map(digest).transpose()?,
+        compression: match layer.compression.as_str() {
+            "gzip" => Compression::Gzip,
+            "zstd" => Compression::Zstd,
+            "none" => Compression::None,
+            other => return Err(format!("the conversion job names an unknown compression, \"{other}\"")),
+        },
+    })
+}
+
+/// An error and its causes on one line; causes that the error already tells are not repeated.
+pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(2000).collect()
+}
+
+/// Where the child writes within a scratch directory.
+pub(crate) fn output_in(scratch: &Path) -> PathBuf {
+    scratch.join("image.squashfs")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    fn job() -> ConvertJob {
+        ConvertJob { layers: Vec::new(), output: "/nonexistent/x".into(), converter_options: Vec::new() }
+    }
+
+    async fn run(command: &[&str]) -> Result<(), ConvertError> {
+        let converter = Converter { command: command.iter().map(|word| (*word).to_owned()).collect() };
+        converter.run(&job()).await
+    }
+
+    #[tokio::test]
+    async fn answers_of_the_child_become_results() {
+        run(&["sh", "-c", r#"read job; echo '{"Done":{"entries":1,"bytes":2}}'"#]).await.unwrap();
+        for (script, expected) in [
+            (r#"read job; echo '{"Failed":"layer x: bad"}'; exit 1"#, "layer x: bad"),
+            ("read job; exit 0", "ended without an answer"),
+            ("read job; kill -9 $$", "signal: 9"),
+            (r#"read job; echo '{"Done":{"entries":1,"bytes":2}}'; exit 1"#, "ended without an answer"),
+            (r#"read job; echo garbage"#, "ended without an answer"),
+        ] {
+            let error = run(&["sh", "-c", script]).await.unwrap_err().to_string();
+            assert!(error.contains(expected), "{script}: {error}");
+        }
+        let error = run(&["/nonexistent/program"]).await.unwrap_err().to_string();
+        assert!(error.starts_with("starting the converter process failed"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_child_gets_no_environment_of_ours() {
+        let script = r#"read job; [ "$(env | cut -d= -f1 | grep -vE '^(PATH|PWD|LC_ALL|SHLVL|_|OLDPWD)$' | wc -l)" = 0 ] \
+            && echo '{"Done":{"entries":0,"bytes":0}}'"#;
+        run(&["sh", "-c", script]).await.unwrap();
+    }
+
+    #[test]
+    fn a_job_that_makes_no_sense_is_refused() {
+        let bad = |digest: &str, compression: &str| {
+            layer(&ConvertLayer {
+                path: "/x".into(),
+                digest: digest.into(),
+                diff_id: None,
+                compression: compression.into(),
+            })
+        };
+        assert!(bad("sha256:../x", "gzip").is_err());
+        assert!(bad(&format!("sha256:{}", "a".repeat(64)), "lzma").is_err());
+        assert!(bad(&format!("sha256:{}", "a".repeat(64)), "zstd").is_ok());
+    }
+}

@@ -1,0 +1,132 @@
+//! `serve`: checks, opens, listens, and stops in good order.
+//!
+//! Everything that can be wrong with the machine or the configuration is found out here, before the
+//! first request, and said in one sentence. On SIGTERM no new requests are taken, the answers under way
+//! are finished, and running pulls are given up to be taken up again by the next start.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::acl::Groups;
+use crate::api::Api;
+use crate::auth::Authenticator;
+use crate::catalog::Catalog;
+use crate::config::{Access, Authentication, Config, Database};
+use crate::convert::{self, Converter};
+use crate::http::{self, Service};
+use crate::jobs::Jobs;
+use crate::publish;
+use crate::pull::Puller;
+
+/// Longest wait for answers under way when stopping.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs the gateway until it is told to stop.
+pub(crate) async fn serve(config: Config, listen: &[SocketAddr]) -> anyhow::Result<()> {
+    config.check_servable().context("this configuration cannot be served")?;
+    if config.authentication == Authentication::Mock
+        && !listen.iter().all(|address| address.ip().is_loopback())
+    {
+        bail!(
+            "Authentication is \"mock\", which believes whatever a request says; it is only allowed where every \
+             --listen address is a loopback address, as 127.0.0.1:5000"
+        );
+    }
+    let Database::Sqlite(database) = config.database.clone() else {
+        bail!("the configuration names no SQLite catalog");
+    };
+    // Found out now rather than by the first user's pull.
+    convert::options(&config.converter_options).map_err(anyhow::Error::msg)?;
+    let authenticator = Authenticator::new(config.authentication)?;
+    let mut stop_signal = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut listeners = Vec::new();
+    for address in listen {
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("listening on {address} failed"))?;
+        listeners.push(listener);
+    }
+
+    let catalog = Arc::new(Catalog::open(&database).await?);
+    prepare_directories(&config)?;
+    let config = Arc::new(config);
+    // Our own process directory belongs to our effective uid.
+    let gateway_uid = std::fs::metadata("/proc/self").context("reading /proc/self failed")?.uid();
+    let converter = Converter::find().await;
+    let puller = Puller::new(config.clone(), catalog.clone(), converter, gateway_uid)?;
+    let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
+    jobs.recover().await?;
+    let api = Api { config, catalog: catalog.clone(), jobs: jobs.clone(), groups: Groups::default() };
+    let router = http::router(Arc::new(Service { api, authenticator }));
+
+    let (stop, _) = watch::channel(false);
+    let mut servers = tokio::task::JoinSet::new();
+    for listener in listeners {
+        let address = listener.local_addr()?;
+        let mut stopped = stop.subscribe();
+        let server = axum::serve(listener, router.clone()).with_graceful_shutdown(async move {
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        });
+        servers.spawn(server.into_future());
+        tracing::info!(%address, database = %database.display(), "listening");
+    }
+    tokio::select! {
+        _ = stop_signal.recv() => tracing::info!("stopping on SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("stopping on SIGINT"),
+        Some(ended) = servers.join_next() => {
+            ended?.context("serving HTTP failed")?;
+            bail!("a listener ended although nobody asked it to");
+        }
+    }
+    stop.send_replace(true);
+    if tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} }).await.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+    jobs.stop();
+    catalog.close().await;
+    Ok(())
+}
+
+/// Creates what is ours, insists on what is the site's, and clears what dead processes left.
+fn prepare_directories(config: &Config) -> anyhow::Result<()> {
+    for directory in [&config.cache_directory, &config.expand_directory] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .with_context(|| format!("creating {} failed", directory.display()))?;
+    }
+    clear(&config.expand_directory)?;
+    for (system, platform) in config.platforms.iter().filter(|(_, p)| p.access == Access::Local) {
+        let directory = &platform.image_dir;
+        // Not created: on a host where the shared file system is not mounted, nobody would ever see it.
+        if !directory.is_dir() {
+            bail!(
+                "imageDir {} of system {system} is not a directory; create it, or mount the file system it is on",
+                directory.display()
+            );
+        }
+        clear(directory)?;
+    }
+    for (system, _) in config.platforms.iter().filter(|(_, p)| p.access == Access::Remote) {
+        tracing::warn!(system, "remote transfer is not supported yet; pulls for this system are refused");
+    }
+    Ok(())
+}
+
+fn clear(directory: &Path) -> anyhow::Result<()> {
+    let removed = publish::remove_leftovers(directory)
+        .with_context(|| format!("looking for leftovers in {} failed", directory.display()))?;
+    if removed > 0 {
+        tracing::info!(directory = %directory.display(), removed, "removed what dead processes left");
+    }
+    Ok(())
+}

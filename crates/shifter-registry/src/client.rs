@@ -9,7 +9,7 @@ use crate::backoff::Retries;
 use crate::config::{self, ImageConfig};
 use crate::error::{RegistryError, quote};
 use crate::hash::digest_like;
-use crate::location::{Credentials, Location};
+use crate::location::{AuthMethod, Credentials, Location};
 use crate::manifest::{self, Document, LayerDescriptor};
 use crate::platform::Platform;
 use crate::settings::Settings;
@@ -17,6 +17,7 @@ use crate::transport::{Answer, Call, Transport};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use shifter_core::digest::{Algorithm, Digest};
+use std::sync::Arc;
 
 /// The registry's own statement of a manifest's digest (distribution-spec "Pulling manifests").
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -26,7 +27,8 @@ const MAX_INDEX_DEPTH: usize = 3;
 /// One caller's view of one registry. Make one per job: it holds that caller's credentials and forgets them when
 /// it is dropped. It may be shared by the tasks of that job.
 pub struct Client {
-    pub(crate) transport: Transport,
+    pub(crate) transport: Arc<Transport>,
+    method: AuthMethod,
     auth: Auth,
     name: String,
 }
@@ -78,12 +80,16 @@ impl Client {
         credentials: Option<Credentials>,
         settings: Settings,
     ) -> Result<Self, RegistryError> {
-        let transport = Transport::new(&location, settings)?;
-        Ok(Self {
-            transport,
-            auth: Auth::new(credentials, location.auth_method),
-            name: quote(&location.name),
-        })
+        let transport = Arc::new(Transport::new(&location, settings)?);
+        let method = location.auth_method;
+        Ok(Self { transport, method, auth: Auth::new(credentials, method), name: quote(&location.name) })
+    }
+
+    /// A client for another caller of the same registry. The two share open connections and certificates, which
+    /// saves reading the system's CAs and TLS handshakes, and nothing that either of them was granted.
+    pub fn for_caller(&self, credentials: Option<Credentials>) -> Self {
+        let auth = Auth::new(credentials, self.method);
+        Self { transport: Arc::clone(&self.transport), method: self.method, auth, name: self.name.clone() }
     }
 
     /// What `reference` (a tag, or a digest `sha256:…`) of `repository` names now, by one HEAD request; by GET

@@ -12,11 +12,11 @@ const ALICE: &str = "Basic YWxpY2U6czNjcmV0";
 #[derive(Clone, Copy)]
 enum Service {
     /// Gives everybody a token that opens the image.
-    Public,
+    OpensToAll,
     /// Gives everybody a token; only that of the user opens the image.
-    PrivateByToken,
+    StrangersTokenIsUseless,
     /// Gives tokens to the user alone.
-    PrivateByService,
+    DeniesStrangers,
 }
 
 fn token_answer(service: Service, request: &Request) -> Reply {
@@ -24,8 +24,8 @@ fn token_answer(service: Service, request: &Request) -> Reply {
     let anonymous = request.header("authorization").is_none();
     match (service, is_user, anonymous) {
         (_, true, _) => Reply::new(200, r#"{"access_token":"for-alice","expires_in":60}"#),
-        (Service::Public, _, true) => Reply::new(200, r#"{"token":"open-sesame"}"#),
-        (Service::PrivateByToken, _, true) => Reply::new(200, r#"{"token":"useless"}"#),
+        (Service::OpensToAll, _, true) => Reply::new(200, r#"{"token":"open-sesame"}"#),
+        (Service::StrangersTokenIsUseless, _, true) => Reply::new(200, r#"{"token":"useless"}"#),
         _ => Reply::new(401, r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#),
     }
 }
@@ -40,7 +40,7 @@ fn token_registry(image: &Image, service: Service, realm: String) -> Server {
             return token_answer(service, request);
         }
         let good = match service {
-            Service::Public => &["Bearer open-sesame", "Bearer for-alice"][..],
+            Service::OpensToAll => &["Bearer open-sesame", "Bearer for-alice"][..],
             _ => &["Bearer for-alice"],
         };
         if request.header("authorization").is_some_and(|h| good.contains(&h)) {
@@ -58,15 +58,15 @@ fn token_registry(image: &Image, service: Service, realm: String) -> Server {
 async fn an_image_is_private_only_if_nothing_but_the_password_opened_it() {
     let image = Image::simple(100, 1);
     for (service, password, expected) in [
-        (Service::Public, None, Ok(false)),
-        (Service::Public, Some("s3cret"), Ok(false)),
-        (Service::Public, Some("wrong"), Ok(false)),
-        (Service::PrivateByToken, Some("s3cret"), Ok(true)),
-        (Service::PrivateByService, Some("s3cret"), Ok(true)),
-        (Service::PrivateByToken, None, Err("shifterimg login stores")),
-        (Service::PrivateByService, None, Err("shifterimg login stores")),
-        (Service::PrivateByToken, Some("wrong"), Err("shifterimg login replaces")),
-        (Service::PrivateByService, Some("wrong"), Err("shifterimg login replaces")),
+        (Service::OpensToAll, None, Ok(false)),
+        (Service::OpensToAll, Some("s3cret"), Ok(false)),
+        (Service::OpensToAll, Some("wrong"), Ok(false)),
+        (Service::StrangersTokenIsUseless, Some("s3cret"), Ok(true)),
+        (Service::DeniesStrangers, Some("s3cret"), Ok(true)),
+        (Service::StrangersTokenIsUseless, None, Err("shifterimg login stores")),
+        (Service::DeniesStrangers, None, Err("shifterimg login stores")),
+        (Service::StrangersTokenIsUseless, Some("wrong"), Err("shifterimg login replaces")),
+        (Service::DeniesStrangers, Some("wrong"), Err("shifterimg login replaces")),
     ] {
         let server = token_registry(&image, service, String::new());
         let credentials = password.and_then(user);
@@ -139,7 +139,7 @@ async fn token_services_elsewhere_do_not_get_the_password_over_plain_http() {
     let image = Image::simple(100, 1);
     let thief = Server::start(|_, _| Reply::new(200, r#"{"token":"useless"}"#));
     let realm = format!("http://localhost:{}/token", thief.port());
-    let registry = token_registry(&image, Service::PrivateByToken, realm);
+    let registry = token_registry(&image, Service::StrangersTokenIsUseless, realm);
     let client = Client::new(location(&registry.url()), user("s3cret"), settings()).unwrap();
     let error = client.head("a/b", "1").await.unwrap_err();
     assert!(matches!(error, RegistryError::Redirect { .. }), "{error:?}");
@@ -148,7 +148,7 @@ async fn token_services_elsewhere_do_not_get_the_password_over_plain_http() {
     assert!(thief.log().iter().all(|r| r.header("authorization").is_none()), "{:?}", thief.log());
 
     for realm in ["file:///etc/passwd", "http://169.254.169.254/token", "gopher://x/", "::"] {
-        let registry = token_registry(&image, Service::Public, realm.to_owned());
+        let registry = token_registry(&image, Service::OpensToAll, realm.to_owned());
         let client = Client::new(location(&registry.url()), user("s3cret"), settings()).unwrap();
         let error = client.head("a/b", "1").await.unwrap_err();
         assert!(matches!(error, RegistryError::Redirect { .. }), "{realm}: {error:?}");

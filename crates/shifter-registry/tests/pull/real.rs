@@ -136,15 +136,18 @@ async fn passwords_are_asked_for_checked_and_kept_per_client() {
     for (credentials, part) in
         [(None, "shifterimg login"), (user("pa"), "rejects the user name and password")]
     {
-        let other = make(credentials);
+        let (other, sibling) = (make(credentials.clone()), alice.for_caller(credentials));
         for error in [
             other.head("a/b", "1").await.unwrap_err(),
             other.resolve("a/b", "1", &amd64()).await.unwrap_err(),
+            sibling.head("a/b", "1").await.unwrap_err(),
+            sibling.resolve("a/b", "1", &amd64()).await.unwrap_err(),
         ] {
             assert!(error.is_auth() && !error.is_transient(), "{error:?}");
             assert!(error.to_string().contains(part), "{error}");
         }
     }
+    assert!(alice.for_caller(user("pa:ss word")).head("a/b", "1").await.unwrap().private);
     let unknown = alice.resolve("a/b", "nosuch", &amd64()).await.unwrap_err();
     assert!(unknown.is_not_found(), "{unknown:?}");
 }

@@ -12,6 +12,23 @@
 //! A layer's digest is a capability: whoever presents a manifest naming it gets it from a shared cache, as in
 //! every content-addressed store. Digests of layers must therefore be shown to nobody but those who could
 //! read the manifest.
+//!
+//! ```no_run
+//! # async fn pull() -> Result<(), shifter_registry::RegistryError> {
+//! use shifter_registry::{BlobCache, Client, Location, Platform, Settings};
+//!
+//! // Once per registry; for each job `for_caller` with that caller's credentials.
+//! let registry = Client::new(Location::named("quay.io"), None, Settings::default())?;
+//! let client = registry.for_caller(None);
+//! let image = client.resolve("org/image", "1.0", &Platform::linux("amd64")).await?;
+//! let cache = BlobCache::open("/var/cache/shifter/blobs".as_ref())?;
+//! for layer in &image.layers {
+//!     let file = cache.fetch(&client, "org/image", layer, &|p| println!("{}/{}", p.received, p.total)).await?;
+//!     println!("{}", file.display());
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod auth;
 mod backoff;

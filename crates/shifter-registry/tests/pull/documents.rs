@@ -1,8 +1,9 @@
 //! What a registry may say about an image, and what we believe.
 
 use crate::fixture::{DOCKER_MANIFEST, Image, OCI_INDEX, OCI_MANIFEST, client, sha256};
-use crate::server::{Reply, Server};
+use crate::server::{Reply, Request, Server};
 use shifter_registry::{Platform, RegistryError};
+use std::process::Command;
 
 fn amd64() -> Platform {
     Platform::linux("amd64")
@@ -174,4 +175,31 @@ async fn an_answer_broken_off_is_asked_for_again() {
     let resolved = client(&server.url()).resolve("a/b", "1", &amd64()).await.unwrap();
     assert_eq!(resolved.top_digest.to_string(), image.digest());
     assert_eq!(server.count("GET", "/manifests/1"), 2);
+}
+
+/// Runs the next test with a proxy in its environment.
+#[test]
+fn proxies_of_the_environment_are_used() {
+    let image = Image::simple(100, 1);
+    let proxy = Server::start(move |request, _| {
+        let path = request.path.strip_prefix("http://registry.example.org").unwrap_or("/direct").to_owned();
+        image.answer(&Request { path, ..request.clone() })
+    });
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "--ignored", "documents::behind_a_proxy"]);
+    for name in ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY", "HTTP_PROXY"]
+    {
+        child.env_remove(name);
+    }
+    let output = child.env("http_proxy", proxy.url()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    assert_eq!(proxy.log().len(), 1);
+}
+
+#[tokio::test]
+#[ignore = "started by proxies_of_the_environment_are_used"]
+async fn behind_a_proxy() {
+    let head = client("http://registry.example.org").head("a/b", "1").await.unwrap();
+    assert_eq!(head.digest.to_string(), Image::simple(100, 1).digest());
 }

@@ -169,3 +169,30 @@ async fn absent_images_and_absent_registries_are_told_apart() {
     assert!(error.is_transient() && !error.is_not_found(), "{error:?}");
     assert!(error.to_string().contains("Connection refused"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_layers_of_a_pull_are_fetched_by_parallel_tasks() {
+    use std::sync::Arc;
+    let registry = Registry::start(Setup { htpasswd: Some(("alice", "s3cret")), ..Setup::default() });
+    let kind = "application/vnd.oci.image.layer.v1.tar+gzip";
+    let layers: Vec<_> = (0..12).map(|n| (kind, noise(40_000, 100 + n))).collect();
+    let image = Image::new(OCI_MANIFEST, "amd64", layers);
+    registry.push(&image, "1").await;
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Arc::new(BlobCache::open(dir.path()).unwrap());
+    let client = Arc::new(Client::new(location(&registry.url()), user("s3cret"), settings()).unwrap());
+    let resolver = Arc::clone(&client);
+    let resolving = tokio::spawn(async move {
+        resolver.head("a/b", "1").await.unwrap();
+        resolver.resolve("a/b", "1", &amd64()).await
+    });
+    let resolved = resolving.await.unwrap().unwrap();
+    let fetches = resolved.layers.into_iter().map(|layer| {
+        let (cache, client) = (Arc::clone(&cache), Arc::clone(&client));
+        tokio::spawn(async move { cache.fetch(&client, "a/b", &layer, &|_| {}).await })
+    });
+    let paths = futures_util::future::join_all(fetches).await;
+    for (path, (_, bytes)) in paths.into_iter().zip(&image.layers) {
+        assert!(&std::fs::read(path.unwrap().unwrap()).unwrap() == bytes);
+    }
+}

@@ -21,6 +21,7 @@ mod limits;
 mod name;
 mod pax;
 pub mod policy;
+mod resolve;
 mod scan;
 mod stream;
 mod tree;

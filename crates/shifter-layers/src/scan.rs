@@ -7,6 +7,7 @@ use crate::archive::{Archive, Entry, Kind};
 use crate::error::{MergeError, Rule};
 use crate::limits::Limits;
 use crate::name::{normalize, shown, split_last};
+use crate::resolve::follow_older_links;
 use crate::stream::{FileIdentity, LayerStream};
 use crate::tree::{Attributes, Content, Directory, Found, Inode, InodeId, NotADirectory};
 use crate::{Layer, Summary};
@@ -85,7 +86,7 @@ struct LayerReading<'a> {
 
 impl LayerReading<'_> {
     fn take(&mut self, entry: &Entry) -> Result<(), Rule> {
-        let name = normalize(&entry.raw_name, self.limits)?;
+        let name = self.locate(normalize(&entry.raw_name, self.limits)?)?;
         let (parent, last) = split_last(&name);
         if name.split(|&byte| byte == b'/').any(|component| component.starts_with(AUFS)) {
             return self.take_aufs_name(entry, &name);
@@ -109,6 +110,10 @@ impl LayerReading<'_> {
         }
         let inode = self.inode(entry)?;
         self.tree.put_leaf(&name, inode).map_err(not_a_directory)
+    }
+
+    fn locate(&self, name: Vec<u8>) -> Result<Vec<u8>, Rule> {
+        follow_older_links(name, &self.tree, &self.index.root, &self.index.inodes, self.limits)
     }
 
     fn take_aufs_name(&mut self, entry: &Entry, name: &[u8]) -> Result<(), Rule> {
@@ -153,6 +158,8 @@ impl LayerReading<'_> {
         if let Some(inode) = self.aufs_links.get(&target) {
             return Ok(*inode);
         }
+        // Where the way to the target is barred, it is looked for as it was written, and not found.
+        let target = self.locate(target.clone()).unwrap_or(target);
         match self.tree.find(&target).or_else(|| self.index.root.find(&target)) {
             Some(Found::Leaf(inode)) => Ok(inode),
             Some(Found::Directory) => Err(Rule::LinkToDirectory(shown(raw))),

@@ -4,7 +4,7 @@
 //! A name points to an inode, as in a file system: a hard link is a second name, and so keeps the content
 //! that it had when it was made, whatever later happens to the first name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::name::{components, split_last};
 
@@ -57,7 +57,7 @@ pub(crate) struct Directory {
     /// Hides everything that older layers have here.
     opaque: bool,
     /// Names of older layers hidden here.
-    whiteouts: Vec<Box<[u8]>>,
+    whiteouts: BTreeSet<Box<[u8]>>,
 }
 
 /// The part of a name where a directory is needed and something else stands.
@@ -94,7 +94,7 @@ impl Directory {
 
     /// Hides `last` of older layers in the directory `parent`.
     pub(crate) fn put_whiteout(&mut self, parent: &[u8], last: &[u8]) -> Result<(), NotADirectory> {
-        self.make_parents(parent, false)?.whiteouts.push(last.into());
+        self.make_parents(parent, false)?.whiteouts.insert(last.into());
         Ok(())
     }
 
@@ -118,6 +118,35 @@ impl Directory {
                 (Node::Directory(found), Some(next)) => (directory, component) = (found, next),
             }
         }
+    }
+
+    /// Whether `name` or something above it is no directory.
+    pub(crate) fn has_leaf_at_or_above(&self, name: &[u8]) -> bool {
+        let mut directory = self;
+        for component in components(name) {
+            match directory.children.get(component) {
+                Some(Node::Directory(found)) => directory = found,
+                Some(Node::Leaf(_)) => return true,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    /// Whether this layer, so far, hides what older layers have at `name`.
+    pub(crate) fn hides(&self, name: &[u8]) -> bool {
+        let mut directory = self;
+        for component in components(name) {
+            if directory.opaque || directory.whiteouts.contains(component) {
+                return true;
+            }
+            match directory.children.get(component) {
+                Some(Node::Directory(found)) => directory = found,
+                Some(Node::Leaf(_)) => return true,
+                None => return false,
+            }
+        }
+        false
     }
 
     /// Lays a newer layer over this tree.

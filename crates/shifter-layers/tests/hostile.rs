@@ -118,6 +118,11 @@ fn entries_below_what_is_no_directory() {
             &format!("L, entry \"a/.wh..wh..opq\": its parent \"a\" {rule}"),
         ),
         (
+            "an older link that leads to one of this layer",
+            vec![vec![dir("real"), symlink("old", "way")], vec![symlink("way", "real"), file("old/x", "")]],
+            &format!("L, entry \"old/x\": its parent \"way\" {rule}"),
+        ),
+        (
             "hard link to a symlink, then file below",
             vec![vec![symlink("a", "/etc"), hard("b", "a"), file("b/x", "")]],
             &format!("L, entry \"b/x\": its parent \"b\" {rule}"),

@@ -6,9 +6,9 @@ mod common;
 use common::{Item, dir, file, hard, header, item, listing, merge_tars, mode, symlink, tar_of};
 use shifter_layers::Limits;
 
-type Case = (&'static str, Vec<Vec<Item>>, &'static [&'static str]);
+type Case<'a> = (&'a str, Vec<Vec<Item>>, &'a [&'a str]);
 
-fn check(cases: Vec<Case>) {
+fn check(cases: Vec<Case<'_>>) {
     for (name, layers, expected) in cases {
         let tars: Vec<Vec<u8>> = layers.iter().map(|items| tar_of(items)).collect();
         let (stream, _) = merge_tars(&tars, &Limits::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -298,4 +298,90 @@ fn the_stream_depends_on_nothing_but_the_layers() {
     assert_eq!((summary.entries_read, summary.directories), (202, 7));
     let kept = 200 - (0..200).filter(|n| n % 7 == 3).count() as u64 + 1;
     assert_eq!(summary.files, kept);
+}
+
+#[test]
+fn links_of_older_layers_lead_to_directories_inside_the_image() {
+    let merged_usr =
+        || vec![dir("usr"), dir("usr/lib"), file("usr/lib/ld.so", "ld"), symlink("lib", "usr/lib")];
+    let usr = |added: &'static [&'static str]| [&["d 755 usr", "d 755 usr/lib"], added].concat();
+    type Owned<'a> = (&'a str, Vec<Vec<Item>>, Vec<&'a str>);
+    let cases: Vec<Owned<'_>> = vec![
+        (
+            "a file without its directory's entry",
+            vec![merged_usr(), vec![file("lib/new", "2")]],
+            usr(&["f 644 usr/lib/ld.so = ld", "l lib -> usr/lib", "f 644 usr/lib/new = 2"]),
+        ),
+        (
+            "a directory below",
+            vec![merged_usr(), vec![dir("lib/modules"), file("lib/modules/m", "2")]],
+            usr(&[
+                "d 755 usr/lib/modules",
+                "f 644 usr/lib/ld.so = ld",
+                "l lib -> usr/lib",
+                "f 644 usr/lib/modules/m = 2",
+            ]),
+        ),
+        ("a whiteout", vec![merged_usr(), vec![file("lib/.wh.ld.so", "")]], usr(&["l lib -> usr/lib"])),
+        (
+            "an opaque directory",
+            vec![merged_usr(), vec![file("lib/.wh..wh..opq", "")]],
+            usr(&["l lib -> usr/lib"]),
+        ),
+        (
+            "a hard link's target",
+            vec![merged_usr(), vec![hard("copy", "lib/ld.so")]],
+            usr(&["f 644 copy = ld", "h usr/lib/ld.so => copy", "l lib -> usr/lib"]),
+        ),
+        (
+            "absolute, through the parent, and in two steps",
+            vec![
+                merged_usr(),
+                vec![symlink("one", "/lib"), symlink("usr/two", "../../../one/.")],
+                vec![file("usr/two/new", "3")],
+            ],
+            usr(&[
+                "f 644 usr/lib/ld.so = ld",
+                "l lib -> usr/lib",
+                "l one -> /lib",
+                "l usr/two -> ../../../one/.",
+                "f 644 usr/lib/new = 3",
+            ]),
+        ),
+        (
+            "a directory entry replaces the link",
+            vec![merged_usr(), vec![dir("lib"), file("lib/new", "2")]],
+            vec!["d 755 lib", "d 755 usr", "d 755 usr/lib", "f 644 usr/lib/ld.so = ld", "f 644 lib/new = 2"],
+        ),
+        (
+            "a link that the layer hides first is not followed",
+            vec![merged_usr(), vec![file(".wh.lib", ""), file("lib/new", "2")]],
+            vec!["d 755 lib", "d 755 usr", "d 755 usr/lib", "f 644 usr/lib/ld.so = ld", "f 644 lib/new = 2"],
+        ),
+        (
+            "links to nothing, to a file, to themselves and out of the host are replaced",
+            vec![
+                vec![
+                    symlink("no", "where"),
+                    symlink("f", "file"),
+                    file("file", "1"),
+                    symlink("x", "x"),
+                    symlink("h", "/host/only"),
+                ],
+                vec![file("no/a", "2"), file("f/a", "2"), file("x/a", "2"), file("h/a", "2")],
+            ],
+            vec![
+                "d 755 f",
+                "d 755 h",
+                "d 755 no",
+                "d 755 x",
+                "f 644 file = 1",
+                "f 644 no/a = 2",
+                "f 644 f/a = 2",
+                "f 644 x/a = 2",
+                "f 644 h/a = 2",
+            ],
+        ),
+    ];
+    check(cases.iter().map(|(name, layers, lines)| (*name, layers.clone(), lines.as_slice())).collect());
 }

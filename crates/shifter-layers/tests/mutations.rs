@@ -61,7 +61,7 @@ fn damaged_layers_never_panic_and_never_yield_a_bad_stream() {
     let interesting =
         [0, b'.', b'/', b'0', b'5', b'7', b'9', 0x80, 0xff, b'\n', b'=', b'x', b'L', b'S', b'1'];
     let (mut accepted, mut refused) = (0, 0);
-    for seed in 0..4000 {
+    for seed in 0..2000 {
         let mut random = Random(seed);
         let mut tar = base.clone();
         for _ in 0..=random.below(4) {
@@ -99,5 +99,5 @@ fn damaged_layers_never_panic_and_never_yield_a_bad_stream() {
         }
     }
     // Otherwise the damage is too mild or too heavy to try anything.
-    assert!(accepted > 500 && refused > 500, "{accepted} accepted, {refused} refused");
+    assert!(accepted > 250 && refused > 250, "{accepted} accepted, {refused} refused");
 }

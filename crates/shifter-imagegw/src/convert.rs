@@ -99,6 +99,12 @@ impl Converter {
         Converter { command }
     }
 
+    /// A stand-in for the child process.
+    #[cfg(test)]
+    pub(crate) fn from_command(command: &[&str]) -> Converter {
+        Converter { command: command.iter().map(|word| (*word).to_owned()).collect() }
+    }
+
     /// Runs one conversion; dropping the future ends the child.
     pub(crate) async fn run(&self, job: &ConvertJob) -> Result<(), ConvertError> {
         let (program, arguments) = self.command.split_first().ok_or_else(|| {
@@ -246,8 +252,7 @@ mod tests {
     }
 
     async fn run(command: &[&str]) -> Result<(), ConvertError> {
-        let converter = Converter { command: command.iter().map(|word| (*word).to_owned()).collect() };
-        converter.run(&job()).await
+        Converter::from_command(command).run(&job()).await
     }
 
     #[tokio::test]

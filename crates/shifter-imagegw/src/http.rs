@@ -217,6 +217,3 @@ fn answer(status: StatusCode, content_type: &'static str, bytes: Vec<u8>) -> Res
     response.headers_mut().insert(header::CONTENT_LENGTH, length);
     response
 }
-
-#[cfg(test)]
-mod tests;

@@ -113,9 +113,13 @@ impl Jobs {
                 self.start(job, None);
             }
         }
-        let jobs = self.clone();
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        let jobs = Arc::downgrade(self);
         tokio::spawn(async move {
             tokio::time::sleep(ORPHAN_PATIENCE).await;
+            let Some(jobs) = jobs.upgrade() else { return };
             for number in orphans {
                 if jobs.running().contains_key(&number) {
                     continue;

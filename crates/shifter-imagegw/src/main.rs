@@ -17,6 +17,8 @@ mod pull;
 mod route;
 mod serve;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -317,7 +317,6 @@ impl Making<'_> {
             self.progress.set(line);
         };
         show();
-        // Each future is boxed by name: the compiler cannot prove closures over them to be Send.
         let fetches = resolved.layers.iter().zip(&received).map(|(layer, bytes)| {
             let report = |progress: shifter_registry::Progress| {
                 bytes.store(progress.received, Ordering::Relaxed);
@@ -325,6 +324,7 @@ impl Making<'_> {
             };
             async move { self.puller.cache.fetch(self.client, &self.target.repository, layer, &report).await }
         });
+        // Collected first: over a lazy iterator the compiler cannot prove the whole to be Send.
         let fetches: Vec<_> = fetches.collect();
         Ok(futures_util::stream::iter(fetches).buffered(DOWNLOADS).try_collect().await?)
     }

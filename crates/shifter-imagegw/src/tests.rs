@@ -1,0 +1,237 @@
+//! A gateway in process: real catalog, files, jobs and HTTP; a registry of a few lines, and a shell
+//! script for the converter child, which has tests of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod http;
+mod pull;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{Response, StatusCode};
+use sha2::Digest as _;
+use shifter_api::payload::Payload;
+use shifter_api::wire;
+
+use crate::acl::Groups;
+use crate::api::{Api, Refusal};
+use crate::auth::{Authenticator, Caller};
+use crate::catalog::Catalog;
+use crate::config::{Authentication, Config};
+use crate::convert::Converter;
+use crate::http::{Service, router};
+use crate::jobs::Jobs;
+use crate::pull::Puller;
+
+/// Writes the name of each conversion to `DIR/conversions` and a fixed text as image.
+const CHILD: &str = r#"read -r job
+out=$(printf '%s' "$job" | sed 's/.*"output":"\([^"]*\)".*/\1/')
+echo "$out" >> "$0/conversions"
+[ -e "$0/fail" ] && { echo '{"Failed":"layer sha256:x: entry ../x climbs out"}'; exit 1; }
+sleep 0.2; printf 'image bytes' > "$out"; echo '{"Done":{"entries":1,"bytes":1}}'"#;
+
+pub(crate) struct Gateway {
+    pub(crate) service: Arc<Service>,
+    pub(crate) dir: PathBuf,
+}
+
+impl Gateway {
+    /// A gateway whose default registry is at the address. The directory may hold an earlier one's state.
+    pub(crate) async fn start(dir: &Path, registry: SocketAddr, pull_update: u64) -> Gateway {
+        let at = |name: &str| dir.join(name).display().to_string();
+        let text = format!(
+            r#"{{"DefaultImageLocation": "reg", "Authentication": "mock", "PullUpdateTimeout": {pull_update},
+            "CacheDirectory": "{}", "ExpandDirectory": "{}", "WorkerThreads": 2,
+            "Locations": {{"reg": {{"remotetype": "dockerv2", "url": "http://{registry}"}}}},
+            "Platforms": {{
+                "sysa": {{"accesstype": "local", "architecture": "amd64", "local": {{"imageDir": "{}"}}}},
+                "far": {{"accesstype": "remote", "host": "h", "ssh": {{"username": "u", "imageDir": "/i"}}}}}}}}"#,
+            at("cache"),
+            at("expand"),
+            at("images")
+        );
+        for name in ["cache", "expand", "images"] {
+            std::fs::create_dir_all(dir.join(name)).unwrap();
+        }
+        let config = Arc::new(Config::parse(&text).unwrap_or_else(|error| panic!("{error}")).0);
+        let catalog = Arc::new(Catalog::open(&dir.join("c.db")).await.unwrap());
+        let converter = Converter::from_command(&["sh", "-c", CHILD, dir.to_str().unwrap()]);
+        let puller = Puller::new(config.clone(), catalog.clone(), converter, 999).unwrap();
+        let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
+        jobs.recover().await.unwrap();
+        let api = Api { config, catalog, jobs, groups: Groups::default() };
+        let authenticator = Authenticator::new(Authentication::Mock).unwrap();
+        Gateway { service: Arc::new(Service { api, authenticator }), dir: dir.to_owned() }
+    }
+
+    pub(crate) fn api(&self) -> &Api {
+        &self.service.api
+    }
+
+    pub(crate) async fn request(
+        &self,
+        caller: &Caller,
+        tag: &str,
+        body: &str,
+    ) -> Result<wire::Image, Refusal> {
+        let platform = &self.api().config.platforms["sysa"];
+        self.api().pull("sysa", platform, "docker", tag, body.as_bytes(), caller).await
+    }
+
+    /// Pulls as a client does: asks until the end. Panics after 20 s.
+    pub(crate) async fn pull(&self, caller: &Caller, tag: &str, body: &str) -> wire::Image {
+        let begun = Instant::now();
+        loop {
+            let image = self.request(caller, tag, body).await.unwrap_or_else(|error| panic!("{error}"));
+            if !wire::status::is_in_progress(image.status.as_deref().unwrap()) {
+                return image;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{image:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Conversions that were begun so far.
+    pub(crate) fn conversions(&self) -> usize {
+        std::fs::read_to_string(self.dir.join("conversions")).map_or(0, |text| text.lines().count())
+    }
+
+    /// Names in one of its directories, sorted.
+    pub(crate) fn names(&self, directory: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.join(directory)).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    pub(crate) fn meta(&self, id: &str) -> String {
+        std::fs::read_to_string(self.dir.join(format!("images/{id}.meta"))).unwrap()
+    }
+
+    /// Listens on a port of its own.
+    pub(crate) async fn listen(&self) -> SocketAddr {
+        listen(router(self.service.clone())).await
+    }
+
+    /// Ends it as a kill would: nothing is told to the catalog.
+    pub(crate) async fn stop(self) {
+        self.api().jobs.stop();
+        let catalog = self.api().catalog.clone();
+        drop(self);
+        catalog.close().await;
+        // The aborted tasks let go of the catalog, and so of its lock, when they are dropped.
+        for _ in 0..200 {
+            if Arc::strong_count(&catalog) == 1 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("somebody still holds the catalog");
+    }
+}
+
+pub(crate) fn caller(uid: u32, credentials: &[(&str, &str)]) -> Caller {
+    let authorized_locations = credentials.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Caller { uid, gid: uid + 10_000, payload: Payload { authorized_locations, request: None } }
+}
+
+async fn listen(router: Router) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    address
+}
+
+/// A registry with one-layer images. Repositories whose name begins with `secret` demand `alice:pa:ss`.
+#[derive(Clone, Default)]
+pub(crate) struct Registry {
+    /// By path below `/v2/`.
+    documents: Arc<Mutex<HashMap<String, Vec<u8>>>>,
+    /// `METHOD path` of every request with an answer of 200.
+    served: Arc<Mutex<Vec<String>>>,
+}
+
+impl Registry {
+    pub(crate) async fn start() -> (Registry, SocketAddr) {
+        let registry = Registry::default();
+        let answering = registry.clone();
+        let handler = move |request: Request| {
+            let answering = answering.clone();
+            async move { answering.answer(&request) }
+        };
+        let address = listen(Router::new().fallback(handler)).await;
+        (registry, address)
+    }
+
+    /// Stores an image whose environment is `SEED=seed`; returns its id.
+    pub(crate) fn push(&self, repository: &str, tag: &str, seed: &str) -> String {
+        let layer = format!("layer of {seed}").into_bytes();
+        let diff_id = sha256(&layer);
+        let config = format!(
+            r#"{{"architecture":"amd64","os":"linux","config":{{"Env":["SEED={seed}"],"Cmd":["sh"]}},
+            "rootfs":{{"type":"layers","diff_ids":["sha256:{diff_id}"]}}}}"#
+        )
+        .into_bytes();
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+            "config":{{"mediaType":"application/vnd.oci.image.config.v1+json","size":{},"digest":"sha256:{}"}},
+            "layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","size":{},"digest":"sha256:{}"}}]}}"#,
+            config.len(),
+            sha256(&config),
+            layer.len(),
+            sha256(&layer)
+        )
+        .into_bytes();
+        let id = sha256(&manifest);
+        let mut documents = self.documents.lock().unwrap();
+        for blob in [layer, config] {
+            documents.insert(format!("{repository}/blobs/sha256:{}", sha256(&blob)), blob);
+        }
+        for reference in [tag.to_owned(), format!("sha256:{id}")] {
+            documents.insert(format!("{repository}/manifests/{reference}"), manifest.clone());
+        }
+        id
+    }
+
+    /// Takes away the requests answered so far.
+    pub(crate) fn take_served(&self) -> Vec<String> {
+        std::mem::take(&mut *self.served.lock().unwrap())
+    }
+
+    fn answer(&self, request: &Request) -> Response<Body> {
+        let path = request.uri().path().trim_start_matches("/v2/").to_owned();
+        let response = Response::builder();
+        // "alice:pa:ss"
+        let is_allowed =
+            request.headers().get("authorization").is_some_and(|v| v == "Basic YWxpY2U6cGE6c3M=");
+        if path.starts_with("secret") && !is_allowed {
+            let response =
+                response.status(StatusCode::UNAUTHORIZED).header("www-authenticate", "Basic realm=\"r\"");
+            return response.body(Body::empty()).unwrap();
+        }
+        let Some(document) = self.documents.lock().unwrap().get(&path).cloned() else {
+            return response.status(StatusCode::NOT_FOUND).body(Body::empty()).unwrap();
+        };
+        self.served.lock().unwrap().push(format!("{} {path}", request.method()));
+        let kind = if path.contains("/manifests/") {
+            "application/vnd.oci.image.manifest.v1+json"
+        } else {
+            "application/octet-stream"
+        };
+        response
+            .header("content-type", kind)
+            .header("docker-content-digest", format!("sha256:{}", sha256(&document)))
+            .body(Body::from(document))
+            .unwrap()
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

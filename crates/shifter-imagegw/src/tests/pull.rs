@@ -1,0 +1,206 @@
+//! Pulls from question to published image: what is shared, what is private, what survives.
+
+use super::*;
+
+fn has(image: &wire::Image, status: &str) -> bool {
+    image.status.as_deref() == Some(status)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_publishes_and_an_unchanged_tag_costs_one_head() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), address, 0).await;
+    let id = registry.push("org/app", "1", "one");
+    let alice = caller(1, &[]);
+
+    let image = gateway.pull(&alice, "org/app:1", "").await;
+    assert!(has(&image, "READY"), "{image:?}");
+    assert_eq!(
+        (image.id.as_deref(), image.tag.as_slice()),
+        (Some(id.as_str()), &["org/app:1".to_owned()][..])
+    );
+    assert_eq!(gateway.names("images"), [format!("{id}.meta"), format!("{id}.squashfs")]);
+    assert_eq!(gateway.names("expand"), [""; 0]);
+    let sha = sha256(b"image bytes");
+    assert_eq!(
+        gateway.meta(&id),
+        format!(
+            "FORMAT: squashfs\nCMD: ['sh']\nENV: SEED=one\n#shifter1 {{\"size\":11,\"sha256\":\"{sha}\",\
+             \"architecture\":\"amd64\",\"cmd\":[\"sh\"],\"env\":[\"SEED=one\"]}}\n"
+        )
+    );
+
+    registry.take_served();
+    assert!(has(&gateway.pull(&alice, "org/app:1", "").await, "READY"));
+    assert_eq!(registry.take_served(), ["HEAD org/app/manifests/1"]);
+
+    // Another name of the same content, asked for by another caller: no download, no conversion.
+    registry.push("org/app", "stable", "one");
+    let image = gateway.pull(&caller(2, &[]), "reg/org/app:stable", "").await;
+    assert!(has(&image, "READY"), "{image:?}");
+    assert_eq!(registry.take_served(), ["HEAD org/app/manifests/stable"]);
+    assert_eq!(gateway.conversions(), 1);
+
+    // The tag moves: a new image, and the old one stays for those who run it.
+    let moved = registry.push("org/app", "1", "two");
+    assert_eq!(gateway.pull(&alice, "org/app:1", "").await.id, Some(moved));
+    assert_eq!(gateway.conversions(), 2);
+    assert_eq!(gateway.names("images").len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn within_pull_update_timeout_the_registry_is_not_asked() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), address, 300).await;
+    registry.push("app", "latest", "one");
+    gateway.pull(&caller(1, &[]), "app", "").await;
+    registry.take_served();
+    for uid in [1, 2] {
+        assert!(has(&gateway.request(&caller(uid, &[]), "app", "").await.unwrap(), "READY"));
+    }
+    assert_eq!(registry.take_served(), [""; 0]);
+    // A lost file is made again, whatever the clock says.
+    let lost = gateway.names("images").into_iter().find(|name| name.ends_with(".squashfs")).unwrap();
+    std::fs::remove_file(dir.path().join("images").join(&lost)).unwrap();
+    assert!(has(&gateway.pull(&caller(1, &[]), "app", "").await, "READY"));
+    assert!(gateway.names("images").contains(&lost));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_callers_at_once_convert_once() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Arc::new(Gateway::start(dir.path(), address, 300).await);
+    for tag in ["1", "2"] {
+        registry.push("app", tag, "same");
+    }
+    let pulls: Vec<_> = (1..=20)
+        .map(|uid| {
+            let gateway = gateway.clone();
+            let tag = format!("app:{}", uid % 2 + 1);
+            tokio::spawn(async move { gateway.pull(&caller(uid, &[]), &tag, "").await })
+        })
+        .collect();
+    for pull in pulls {
+        let image = pull.await.unwrap();
+        assert!(has(&image, "READY"), "{image:?}");
+    }
+    assert_eq!(gateway.conversions(), 1);
+    let listed = gateway.api().list("sysa", &caller(99, &[])).await.unwrap();
+    assert_eq!(listed.list.len(), 1);
+    assert_eq!(listed.list[0].tag, ["app:1", "app:2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_images_belong_to_those_the_registry_accepted() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), address, 300).await;
+    let id = registry.push("secret/app", "1", "s");
+    let alice = caller(1, &[("reg", "alice:pa:ss")]);
+    let mallory = caller(2, &[("reg", "alice:wrong")]);
+    let bob = caller(3, &[]);
+    let tag = "secret/app:1";
+
+    let image = gateway.pull(&alice, tag, "").await;
+    assert!(has(&image, "READY"), "{image:?}");
+    assert_eq!(image.user_acl, Some(vec![1]));
+    assert!(gateway.meta(&id).contains("\nUSERACL: 1\n"), "{}", gateway.meta(&id));
+
+    for other in [&mallory, &bob] {
+        let image = gateway.pull(other, tag, "").await;
+        assert!(has(&image, "FAILURE") && image.id.is_none() && image.env.is_none(), "{image:?}");
+        assert!(image.status_message.as_deref().is_some_and(|why| why.contains("secret/app:1")), "{image:?}");
+        assert!(matches!(gateway.api().lookup("sysa", "docker", tag, other).await, Err(Refusal::NoImage)));
+        assert_eq!(gateway.api().list("sysa", other).await.unwrap().list, []);
+    }
+    // Others' failures are nobody else's business.
+    assert!(has(&gateway.request(&alice, tag, "").await.unwrap(), "READY"));
+
+    // Shared with bob and a group; the gids are the author's to give.
+    let image = gateway.pull(&alice, tag, r#"{"allowed_uids":"3","allowed_gids":"70"}"#).await;
+    assert_eq!((image.user_acl, image.group_acl), (Some(vec![1, 3]), Some(vec![70, 10_001])));
+    assert!(gateway.meta(&id).contains("\nUSERACL: 1,3\nGROUPACL: 70,10001\n"), "{}", gateway.meta(&id));
+    assert!(gateway.api().lookup("sysa", "docker", tag, &bob).await.is_ok());
+    assert!(matches!(gateway.api().lookup("sysa", "docker", tag, &mallory).await, Err(Refusal::NoImage)));
+    assert_eq!(gateway.conversions(), 1);
+
+    // A second proven puller of the same digest adds to the union in the file, not to the tag's list of others.
+    registry.push("secret/other", "1", "s");
+    let carol = caller(4, &[("reg", "alice:pa:ss")]);
+    assert_eq!(gateway.pull(&carol, "secret/other:1", "").await.user_acl, Some(vec![4]));
+    assert!(gateway.meta(&id).contains("\nUSERACL: 1,3,4\n"), "{}", gateway.meta(&id));
+    assert!(matches!(
+        gateway.api().lookup("sysa", "docker", "secret/other:1", &alice).await,
+        Err(Refusal::NoImage)
+    ));
+
+    // The same content without credentials elsewhere: public, so the nodes need no list.
+    registry.push("open", "1", "s");
+    assert_eq!(gateway.pull(&bob, "open:1", "").await.user_acl, Some(vec![]));
+    assert!(!gateway.meta(&id).contains("ACL"), "{}", gateway.meta(&id));
+    assert_eq!(gateway.conversions(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_say_why_leave_nothing_and_may_be_retried_at_once() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), address, 300).await;
+    registry.push("app", "latest", "one");
+    std::fs::write(dir.path().join("fail"), "").unwrap();
+    let alice = caller(1, &[]);
+    let image = gateway.pull(&alice, "app", "").await;
+    assert!(has(&image, "FAILURE"), "{image:?}");
+    assert_eq!(image.status_message.as_deref(), Some("layer sha256:x: entry ../x climbs out"));
+    assert_eq!(gateway.names("images"), [""; 0]);
+    assert_eq!(gateway.names("expand"), [""; 0]);
+    assert!(matches!(gateway.api().lookup("sysa", "docker", "app", &alice).await, Err(Refusal::NoImage)));
+
+    std::fs::remove_file(dir.path().join("fail")).unwrap();
+    assert!(has(&gateway.pull(&alice, "app", "").await, "READY"));
+
+    let image = gateway.pull(&alice, "nosuch", "").await;
+    assert!(has(&image, "FAILURE") && image.status_message.is_some(), "{image:?}");
+    for (tag, body, expected) in [
+        ("app:a:b", "", "image name"),
+        ("quay.io/app", "", "quay.io"),
+        ("app", r#"{"allowed_uids":"alice"}"#, "allowed_uids"),
+        ("app", "{", "JSON"),
+    ] {
+        let refusal = gateway.request(&alice, tag, body).await.unwrap_err().to_string();
+        assert!(refusal.contains(expected), "{refusal}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_gateway_goes_on_where_it_can() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (open, secret) = (registry.push("open", "1", "o"), registry.push("secret/app", "1", "s"));
+    let (bob, alice) = (caller(3, &[]), caller(1, &[("reg", "alice:pa:ss")]));
+    let gateway = Gateway::start(dir.path(), address, 300).await;
+    gateway.request(&bob, "open:1", "").await.unwrap();
+    gateway.request(&alice, "secret/app:1", "").await.unwrap();
+    gateway.stop().await;
+
+    let gateway = Gateway::start(dir.path(), address, 300).await;
+    // Nobody polls for the public one; it is finished all the same.
+    for _ in 0..500 {
+        if gateway.names("images").contains(&format!("{open}.meta")) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(gateway.names("images").contains(&format!("{open}.squashfs")));
+    assert!(
+        !gateway.names("images").contains(&format!("{secret}.squashfs")),
+        "credentials were never stored"
+    );
+    // The next poll brings the credentials along.
+    assert!(has(&gateway.pull(&alice, "secret/app:1", "").await, "READY"));
+    assert!(gateway.names("images").contains(&format!("{secret}.squashfs")));
+    assert!(has(&gateway.pull(&bob, "open:1", "").await, "READY"));
+}

@@ -37,13 +37,15 @@ pub(crate) struct Image {
     pub(crate) manifest: String,
     pub(crate) config: String,
     pub(crate) layers: Vec<(String, Vec<u8>)>,
+    /// Of the layers; computed once, since large layers take long to digest without optimization.
+    digests: Vec<String>,
 }
 
 impl Image {
     /// An image for linux/`architecture` of `layers`, each a media type and its bytes.
     pub(crate) fn new(media_type: &'static str, architecture: &str, layers: Vec<(&str, Vec<u8>)>) -> Self {
-        let diff_ids: Vec<String> =
-            layers.iter().map(|(_, bytes)| format!("\"{}\"", sha256(bytes))).collect();
+        let digests: Vec<String> = layers.iter().map(|(_, bytes)| sha256(bytes)).collect();
+        let diff_ids: Vec<String> = digests.iter().map(|digest| format!("\"{digest}\"")).collect();
         let config = format!(
             r#"{{"architecture":"{architecture}","os":"linux","config":{{"Env":["PATH=/bin"],"Cmd":["sh"]}},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
             diff_ids.join(",")
@@ -55,8 +57,9 @@ impl Image {
         };
         let described: Vec<String> = layers
             .iter()
-            .map(|(kind, bytes)| {
-                format!(r#"{{"mediaType":"{kind}","digest":"{}","size":{}}}"#, sha256(bytes), bytes.len())
+            .zip(&digests)
+            .map(|((kind, bytes), digest)| {
+                format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":{}}}"#, bytes.len())
             })
             .collect();
         let manifest = format!(
@@ -66,7 +69,7 @@ impl Image {
             described.join(",")
         );
         let layers = layers.into_iter().map(|(kind, bytes)| (kind.to_owned(), bytes)).collect();
-        Self { media_type, manifest, config, layers }
+        Self { media_type, manifest, config, layers, digests }
     }
 
     /// One uncompressed layer of `length` bytes.
@@ -82,7 +85,7 @@ impl Image {
     pub(crate) fn layer(&self) -> LayerDescriptor {
         let bytes = &self.layers[0].1;
         LayerDescriptor {
-            digest: Digest::parse(&sha256(bytes)).unwrap(),
+            digest: Digest::parse(&self.digests[0]).unwrap(),
             size: bytes.len() as u64,
             compression: Compression::None,
         }
@@ -91,7 +94,7 @@ impl Image {
     /// What an honest registry answers for this image as `a/b:1`, `Range` included.
     pub(crate) fn answer(&self, request: &Request) -> Reply {
         let mut blobs: HashMap<String, &[u8]> =
-            self.layers.iter().map(|(_, bytes)| (sha256(bytes), bytes.as_slice())).collect();
+            self.layers.iter().zip(&self.digests).map(|((_, b), d)| (d.clone(), b.as_slice())).collect();
         blobs.insert(sha256(self.config.as_bytes()), self.config.as_bytes());
         let path = request.path.as_str();
         if let Some(reference) = path.strip_prefix("/v2/a/b/manifests/")

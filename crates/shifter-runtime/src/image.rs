@@ -42,10 +42,12 @@ impl Image {
             return Err(Error::CallerOwnsImages);
         }
         let owners: Vec<u32> = other_owner.into_iter().chain([directory.uid]).collect();
-        let access = Access::AsImageOwner { uid: directory.uid, gid: directory.gid };
-        let open = |name: &str| {
-            with_access(access, || open_file_in(&directory.handle, name, &owners)).map_err(missing)
-        };
+        let owner = Access::AsImageOwner { uid: directory.uid, gid: directory.gid };
+        let open_as =
+            |access, name: &str| with_access(access, || open_file_in(&directory.handle, name, &owners));
+        // A file of root's in the owner's directory is one the owner cannot read but root can.
+        let open =
+            |name: &str| open_as(owner, name).or_else(|_| open_as(Access::AsRoot, name)).map_err(missing);
 
         let meta_name = format!("{id}.meta");
         let text = trusted::read_all(open(&meta_name)?.0, &meta_name, LARGEST_META).map_err(missing)?;

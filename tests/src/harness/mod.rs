@@ -9,6 +9,7 @@ mod accounts;
 mod command;
 mod daemon;
 mod gateway;
+mod images;
 mod leak;
 mod munged;
 mod namespace;

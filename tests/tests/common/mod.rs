@@ -1,0 +1,59 @@
+//! A test machine with one image in place, and short ways to run things in its containers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, unreachable_pub, missing_docs)]
+
+use shifter_tests::fixture::{Entry, dir, shell_entries};
+use shifter_tests::harness::{Outcome, Sandbox, UserCommand};
+
+pub struct Machine {
+    pub sandbox: Sandbox,
+    pub id: String,
+    program: String,
+    image: String,
+}
+
+/// The entries of a small image with a shell.
+pub fn shell_image() -> Vec<Entry> {
+    let mut entries: Vec<Entry> = [".", "bin", "etc", "usr", "opt", "var"].map(dir).into();
+    entries.extend(shell_entries("bin").unwrap());
+    entries
+}
+
+impl Machine {
+    /// A machine whose image has these entries and, beside its format, these lines in its record.
+    pub fn new(entries: &[Entry], record: &str) -> Self {
+        let sandbox = Sandbox::new().unwrap();
+        let id = sandbox.install_image(entries, record).unwrap();
+        let program = sandbox.program("shifter").unwrap().display().to_string();
+        let image = format!("--image=id:{id}");
+        Self { sandbox, id, program, image }
+    }
+
+    /// `shifter --image=id:…` and these words.
+    pub fn words<'a>(&'a self, words: &[&'a str]) -> Vec<&'a str> {
+        [&[self.program.as_str(), &self.image], words].concat()
+    }
+
+    /// `shifter` and these words alone.
+    pub fn program<'a>(&'a self, words: &[&'a str]) -> Vec<&'a str> {
+        [&[self.program.as_str()], words].concat()
+    }
+
+    /// The beginning of a shell command that runs something in a container.
+    pub fn command_line(&self) -> String {
+        format!("{} {}", self.program, self.image)
+    }
+
+    pub fn as_user(&self, name: &str) -> UserCommand {
+        self.sandbox.user(name).unwrap()
+    }
+
+    /// Runs words in a container as this user.
+    pub fn run(&self, user: &str, words: &[&str]) -> Outcome {
+        self.as_user(user).run(&self.words(words)).unwrap()
+    }
+
+    /// The leak check.
+    pub fn finish(self) {
+        self.sandbox.finish().unwrap();
+    }
+}

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt, TryStreamExt};
 use shifter_core::digest::{Algorithm, Digest};
@@ -19,6 +19,7 @@ use crate::acl;
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::{Access, Config, Platform};
 use crate::convert::{ConvertError, ConvertJob, ConvertLayer, Converter, output_in};
+use crate::locks::Locks;
 use crate::model::{Grant, Image, Job, JobStatus, RunConfig, now};
 use crate::publish::{self, PublishError, Scratch};
 use crate::target::{Target, TargetError};
@@ -76,6 +77,9 @@ pub(crate) struct Puller {
     config: Arc<Config>,
     catalog: Arc<Catalog>,
     cache: BlobCache,
+    /// One client without credentials per location, from which the callers' are made: they share its
+    /// connections and certificates and nothing else. A changed CA file counts after a restart.
+    registries: Mutex<HashMap<String, Client>>,
     converter: Converter,
     workers: Semaphore,
     questions: Semaphore,
@@ -116,6 +120,7 @@ impl Puller {
     ) -> Result<Puller, RegistryError> {
         Ok(Puller {
             cache: BlobCache::open(&config.cache_directory)?,
+            registries: Mutex::default(),
             workers: Semaphore::new(config.worker_threads),
             questions: Semaphore::new(QUESTIONS),
             flights: Locks::default(),
@@ -136,10 +141,15 @@ impl Puller {
     ) -> Result<(), PullError> {
         let platform = self.platform(&job.key.system)?;
         let target = Target::parse(&self.config, &job.key.tag)?;
-        self.move_on(job, JobStatus::Pending, "Waiting for a free worker", progress).await?;
-        let turn = self.questions.acquire().await.map_err(|_| PullError::Stopping)?;
+        let turn = match self.questions.try_acquire() {
+            Ok(turn) => turn,
+            Err(_) => {
+                self.move_on(job, JobStatus::Pending, "Waiting for its turn", progress).await?;
+                self.questions.acquire().await.map_err(|_| PullError::Stopping)?
+            }
+        };
         self.move_on(job, JobStatus::Pulling, "Getting manifest", progress).await?;
-        let client = Client::new(target.registry_location(&self.config), credentials, Settings::default())?;
+        let client = self.client(&target, credentials)?;
         let head = client.head(&target.repository, &target.reference).await?;
         drop(turn);
         if head.digest.algorithm() != Algorithm::Sha256 {
@@ -170,7 +180,7 @@ impl Puller {
                 *flight = None;
                 image.last_pull = now();
                 image.expiration = image.last_pull + self.config.image_expiration.as_secs_f64();
-                self.move_on(job, JobStatus::Transfer, "Transferring metadata", progress).await?;
+                progress.set("Transferring metadata".to_owned());
                 self.grant(job, platform, &head.digest, &image, !head.private).await
             }
             Err(error) => {
@@ -180,6 +190,17 @@ impl Puller {
                 Err(error)
             }
         }
+    }
+
+    fn client(&self, target: &Target, credentials: Option<Credentials>) -> Result<Client, RegistryError> {
+        let mut registries = self.registries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(client) = registries.get(&target.location) {
+            return Ok(client.for_caller(credentials));
+        }
+        let client = Client::new(target.registry_location(&self.config), None, Settings::default())?;
+        let own = client.for_caller(credentials);
+        registries.insert(target.location.clone(), client);
+        Ok(own)
     }
 
     fn platform(&self, system: &str) -> Result<&Platform, PullError> {
@@ -253,6 +274,7 @@ impl Making<'_> {
     /// Downloads, converts and publishes; returns the image with its lock, not yet in the catalog.
     async fn make(&self, digest: &Digest) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
         let puller = self.puller;
+        self.progress.set("Waiting for a free worker".to_owned());
         let _turn = puller.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         let wanted = shifter_registry::Platform::linux(&self.platform.architecture);
         let resolved = self.client.resolve(&self.target.repository, &digest.to_string(), &wanted).await?;
@@ -370,29 +392,4 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PublishError> + Send + 'static,
 ) -> Result<T, PullError> {
     Ok(tokio::task::spawn_blocking(work).await.map_err(|_| PullError::Stopping)??)
-}
-
-/// One lock per name, there as long as somebody uses it; it can hold what the last one learned.
-struct Locks<T>(Mutex<HashMap<String, Weak<tokio::sync::Mutex<T>>>>);
-
-impl<T> Default for Locks<T> {
-    fn default() -> Self {
-        Locks(Mutex::new(HashMap::new()))
-    }
-}
-
-impl<T: Default> Locks<T> {
-    async fn lock(&self, name: String) -> OwnedMutexGuard<T> {
-        let lock = {
-            let mut locks = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            locks.retain(|_, lock| lock.strong_count() > 0);
-            let held = locks.get(&name).and_then(Weak::upgrade);
-            held.unwrap_or_else(|| {
-                let lock = Arc::new(tokio::sync::Mutex::new(T::default()));
-                locks.insert(name, Arc::downgrade(&lock));
-                lock
-            })
-        };
-        lock.lock_owned().await
-    }
 }

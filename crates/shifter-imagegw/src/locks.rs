@@ -1,0 +1,60 @@
+//! Locks by name, for work that must happen once at a time per digest or per image.
+//!
+//! They live in this process only: exactly one process serves a catalog.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::OwnedMutexGuard;
+
+/// One lock per name, there as long as somebody uses it; it can hold what the last one learned.
+pub(crate) struct Locks<T>(Mutex<HashMap<String, Weak<tokio::sync::Mutex<T>>>>);
+
+impl<T> Default for Locks<T> {
+    fn default() -> Self {
+        Locks(Mutex::new(HashMap::new()))
+    }
+}
+
+impl<T: Default> Locks<T> {
+    /// Waits for the lock of a name.
+    pub(crate) async fn lock(&self, name: String) -> OwnedMutexGuard<T> {
+        let lock = {
+            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| lock.strong_count() > 0);
+            let held = locks.get(&name).and_then(Weak::upgrade);
+            held.unwrap_or_else(|| {
+                let lock = Arc::new(tokio::sync::Mutex::new(T::default()));
+                locks.insert(name, Arc::downgrade(&lock));
+                lock
+            })
+        };
+        lock.lock_owned().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_is_locked_once_and_forgotten_when_nobody_waits() {
+        let locks = Arc::new(Locks::<u32>::default());
+        let mut first = locks.lock("a".to_owned()).await;
+        *first = 7;
+        let other = locks.lock("b".to_owned()).await;
+        let waiting = {
+            let locks = locks.clone();
+            tokio::spawn(async move { *locks.lock("a".to_owned()).await })
+        };
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(first);
+        assert_eq!(waiting.await.unwrap(), 7, "who waited learns what was left");
+        drop(other);
+        assert_eq!(*locks.lock("a".to_owned()).await, 0);
+        assert_eq!(locks.0.lock().unwrap().len(), 1);
+    }
+}

@@ -99,6 +99,7 @@ fn only_descriptors_that_lead_nowhere_are_inherited() {
     for number in ["5", "6", "8"] {
         assert!(!open.contains(&number), "{number} must be closed:\n{out}");
     }
+    std::fs::remove_file("/tmp/kept").unwrap();
     assert!(out.contains(" 0 -> /dev/null"), "a directory on standard input is replaced:\n{out}");
     machine.finish();
 }
@@ -110,6 +111,7 @@ fn closed_standard_streams_do_not_become_files_of_the_container() {
         format!("{} sh -c 'ls -l /proc/self/fd > /tmp/list' <&- 2>&-; cat /tmp/list", machine.command_line());
     let out = machine.as_user("alice").run(&["bash", "-c", &script]).unwrap().success().unwrap();
     assert!(out.contains(" 0 -> /dev/null") && out.contains(" 2 -> /dev/null"), "{out}");
+    std::fs::remove_file("/tmp/list").unwrap();
     machine.finish();
 }
 
@@ -137,7 +139,7 @@ fn umask_limits_and_signal_dispositions_are_the_callers() {
 #[test]
 fn a_tiny_limit_of_files_or_size_does_not_stop_the_set_up() {
     let machine = Machine::new(&shell_image(), "");
-    for limit in ["ulimit -n 3", "ulimit -f 0", "ulimit -v 20000"] {
+    for limit in ["ulimit -S -n 3", "ulimit -S -f 0", "ulimit -S -v 20000"] {
         let script = format!("{limit}; exec {} /bin/busybox true", machine.command_line());
         machine.as_user("alice").run(&["/bin/busybox", "sh", "-c", &script]).unwrap().success().unwrap();
     }
@@ -239,7 +241,10 @@ fn nothing_of_the_container_can_be_written_but_what_the_host_lets_the_user_write
         let out = machine.run("alice", &["touch", path]);
         assert_eq!(out.status.success(), writable, "{path}: {}", out.describe());
     }
-    assert!(std::path::Path::new("/home/alice/x").exists(), "siteFs is the host's own directory");
+    for written in ["/home/alice/x", "/tmp/x", "/var/tmp/x"] {
+        std::fs::remove_file(written)
+            .expect("what is written through a site mount is in the host's own directory");
+    }
     machine.finish();
 }
 

@@ -45,13 +45,13 @@ fn setuid_programs_and_devices_of_the_image_are_inert() {
     let mut entries = shell_image();
     let busybox = std::fs::read("/bin/busybox").unwrap();
     entries.extend([
-        file("bin/suid", &busybox).mode(0o6755),
+        file("bin/busybox-suid", &busybox).mode(0o6755),
         dir("nodes"),
         chr("nodes/zero", 1, 5).mode(0o666),
         blk("nodes/loop0", 7, 0).mode(0o666),
     ]);
     let machine = Machine::new(&entries, "");
-    let out = machine.run("alice", &["/bin/suid", "id", "-u"]);
+    let out = machine.run("alice", &["/bin/busybox-suid", "id", "-u"]);
     assert_eq!(out.success().unwrap(), "4201\n");
     for node in ["/nodes/zero", "/nodes/loop0"] {
         let out = machine.run("alice", &["cat", node]);
@@ -118,7 +118,7 @@ fn closed_standard_streams_do_not_become_files_of_the_container() {
 #[test]
 fn umask_limits_and_signal_dispositions_are_the_callers() {
     let machine = Machine::new(&shell_image(), "");
-    let probe = "umask; ulimit -a | grep -v pipe; ulimit -Ha | grep -v pipe; grep -E '^Sig(Ign|Blk)' /proc/self/status; /bin/busybox nice";
+    let probe = r"umask; ulimit -a | grep -v pipe; ulimit -Ha | grep -v pipe; grep -E '^Sig(Ign|Blk)' /proc/self/status; /bin/busybox awk '{print \$19}' /proc/self/stat";
     for set_up in [
         "umask 077; trap '' PIPE",
         "umask 002; trap '' HUP USR1; trap - PIPE",

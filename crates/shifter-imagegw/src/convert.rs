@@ -35,6 +35,8 @@ const MANNERS: &[&[&str]] = &[&["prlimit", "--core=0", "--"], &["nice", "-n", "1
 /// What the child is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ConvertJob {
+    /// The gateway's version: an upgrade may have replaced the binary under a running gateway.
+    pub(crate) version: String,
     pub(crate) layers: Vec<ConvertLayer>,
     pub(crate) output: PathBuf,
     /// `mksquashfs` options of the site; empty for our own choice.
@@ -78,25 +80,28 @@ pub(crate) struct Converter {
 }
 
 impl Converter {
-    /// Tries out what this machine allows and says it in the log.
-    pub(crate) async fn find() -> Converter {
+    /// Tries out, with this very binary, what the machine allows, and says it in the log.
+    pub(crate) async fn find() -> Result<Converter, ConvertError> {
+        let program = std::env::current_exe().map_err(ConvertError::Start)?;
         let mut command = Vec::new();
         for words in MANNERS {
-            if works(words).await {
+            if works(words, &program).await {
                 command.extend(words.iter().map(|word| (*word).to_owned()));
             }
         }
         for (name, words) in ISOLATIONS {
-            if words.is_empty() || works(words).await {
+            if words.is_empty() || works(words, &program).await {
                 tracing::info!(isolation = name, "conversions run in a child process");
                 command.extend(words.iter().map(|word| (*word).to_owned()));
                 break;
             }
         }
-        // Not the path of the binary: an upgrade may have replaced it by one that speaks otherwise.
-        command.push(format!("/proc/{}/exe", std::process::id()));
-        command.push("convert".to_owned());
-        Converter { command }
+        let program = program.into_os_string().into_string().map_err(|path| {
+            let why = format!("the path of this program, {}, is not text", path.display());
+            ConvertError::Start(std::io::Error::other(why))
+        })?;
+        command.extend([program, "convert".to_owned()]);
+        Ok(Converter { command })
     }
 
     /// A stand-in for the child process.
@@ -146,10 +151,11 @@ impl Converter {
     }
 }
 
-async fn works(words: &[&str]) -> bool {
-    let Some((program, arguments)) = words.split_first() else { return true };
-    let mut command = Command::new(program);
-    command.args(arguments).arg("true").env_clear().env("PATH", PATH);
+/// Whether this program can be run with these words before it.
+async fn works(words: &[&str], program: &Path) -> bool {
+    let Some((first, arguments)) = words.split_first() else { return true };
+    let mut command = Command::new(first);
+    command.args(arguments).arg(program).arg("--version").env_clear().env("PATH", PATH);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().await.is_ok_and(|status| status.success())
 }
@@ -174,8 +180,15 @@ fn read_job() -> Result<ConvertJob, String> {
         .take(LONGEST_JOB)
         .read_line(&mut line)
         .map_err(|error| format!("reading the conversion job failed: {error}"))?;
-    let job =
+    let job: ConvertJob =
         serde_json::from_str(&line).map_err(|error| format!("the conversion job is malformed: {error}"))?;
+    if job.version != env!("CARGO_PKG_VERSION") {
+        return Err(format!(
+            "the gateway's binary was replaced (version {} runs, {} is installed); restart the gateway",
+            job.version,
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
     std::thread::spawn(|| {
         // End of file: the gateway is gone, and nobody wants the image any more.
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
@@ -248,7 +261,12 @@ mod tests {
     use super::*;
 
     fn job() -> ConvertJob {
-        ConvertJob { layers: Vec::new(), output: "/nonexistent/x".into(), converter_options: Vec::new() }
+        ConvertJob {
+            version: "0".into(),
+            layers: Vec::new(),
+            output: "/nonexistent/x".into(),
+            converter_options: Vec::new(),
+        }
     }
 
     async fn run(command: &[&str]) -> Result<(), ConvertError> {

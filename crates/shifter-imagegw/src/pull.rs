@@ -301,6 +301,7 @@ impl Making<'_> {
         let scratch_id = id.clone();
         let scratch = blocking(move || Scratch::create(&expand, &scratch_id)).await?;
         let job = ConvertJob {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             layers: convert_layers(&resolved, layers),
             output: output_in(scratch.path()),
             converter_options: puller.config.converter_options.clone(),

@@ -60,7 +60,7 @@ pub(crate) async fn serve(config: Config, listen: &[SocketAddr]) -> anyhow::Resu
     let config = Arc::new(config);
     // Our own process directory belongs to our effective uid.
     let gateway_uid = std::fs::metadata("/proc/self").context("reading /proc/self failed")?.uid();
-    let converter = Converter::find().await;
+    let converter = Converter::find().await?;
     let puller = Puller::new(config.clone(), catalog.clone(), converter, gateway_uid)?;
     let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
     jobs.recover().await?;

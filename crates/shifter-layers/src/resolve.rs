@@ -17,8 +17,9 @@ use crate::tree::{Content, Directory, Found, Inode};
 /// The links that one name may lead through, as in the kernel (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
-/// Where `name` of the layer `newer` really lies: its parent with the links of `older` followed. Where a
-/// link leads to no directory, the name stays, and the layer's directory will replace the link.
+/// Where `name` of the layer `newer` really lies: its parent with the links of `older` followed. A link to
+/// nothing yet makes its target appear, as with the other unpackers; where one leads to a file or in a
+/// circle, the name stays, and the layer's directory will replace the link.
 pub(crate) fn follow_older_links(
     name: Vec<u8>,
     newer: &Directory,
@@ -48,7 +49,7 @@ pub(crate) fn follow_older_links(
     Ok(found)
 }
 
-/// The directory that `parent` leads to, or `None` where it leads to none.
+/// The directory that `parent` leads to, or `None` where there cannot be one.
 fn resolve(
     parent: &[u8],
     newer: &Directory,
@@ -92,8 +93,5 @@ fn resolve(
             rest.push_front(component);
         }
     }
-    let there = done.is_empty()
-        || newer.find(&done) == Some(Found::Directory)
-        || (!newer.hides(&done) && older.find(&done) == Some(Found::Directory));
-    Ok(there.then_some(done))
+    Ok(Some(done))
 }

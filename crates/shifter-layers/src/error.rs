@@ -81,6 +81,14 @@ pub enum MergeError {
         /// Entries allowed.
         limit: u64,
     },
+    /// Too much text in names.
+    #[error("the names in the image's layers take more than {limit} bytes (reached in layer {layer})")]
+    TooManyNameBytes {
+        /// Where the limit was reached.
+        layer: Digest,
+        /// Bytes allowed.
+        limit: u64,
+    },
     /// Too many bytes in all layers together.
     #[error("the image's layers expand to more than {limit} bytes (reached in layer {layer})")]
     TooManyBytes {

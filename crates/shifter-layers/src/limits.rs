@@ -6,8 +6,11 @@
 pub struct Limits {
     /// Layers of an image (127 is what Docker's overlay driver mounts).
     pub layers: usize,
-    /// Entries of all layers together, those included that a newer layer hides.
+    /// Entries of all layers together, those included that a newer layer hides, and the directories that
+    /// entries imply.
     pub entries: u64,
+    /// Bytes of all names and symlink targets together.
+    pub all_names_bytes: u64,
     /// Bytes of one name or link target (PATH_MAX, linux/limits.h).
     pub name_bytes: usize,
     /// Bytes of one component of a name (NAME_MAX, linux/limits.h).
@@ -31,6 +34,7 @@ impl Default for Limits {
         Self {
             layers: 512,
             entries: 1_000_000,
+            all_names_bytes: 256 << 20,
             name_bytes: 4096,
             component_bytes: 255,
             depth: 256,

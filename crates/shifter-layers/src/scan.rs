@@ -28,6 +28,10 @@ pub(crate) struct Index {
     pub(crate) inodes: Vec<Inode>,
     /// The layer files, to be recognized in the second pass.
     pub(crate) identities: Vec<FileIdentity>,
+    /// Entries read, and directories that they implied.
+    entries: u64,
+    /// Bytes of their names and targets.
+    name_bytes: u64,
     /// Bytes of all regular files read, holes included.
     file_bytes: u64,
 }
@@ -50,15 +54,8 @@ impl Index {
         let mut reading = LayerReading { index: self, number, limits, tree, aufs_links };
         while let Some(entry) = archive.next_entry()? {
             summary.entries_read += 1;
-            if summary.entries_read > limits.entries {
-                let layer = layer.digest.clone();
-                return Err(MergeError::TooManyEntries { layer, limit: limits.entries });
-            }
             reading.take(&entry).map_err(|rule| archive.refuse(&entry.raw_name, rule))?;
-            if reading.index.file_bytes > limits.uncompressed_bytes {
-                let limit = limits.uncompressed_bytes;
-                return Err(MergeError::TooManyBytes { layer: layer.digest.clone(), limit });
-            }
+            reading.index.check_size(layer, limits)?;
         }
         let tree = reading.tree;
         let stream = archive.stream_mut();
@@ -70,6 +67,20 @@ impl Index {
             return Err(MergeError::DiffId { layer, expected, actual });
         }
         self.root.cover_with(tree);
+        Ok(())
+    }
+
+    fn check_size(&self, layer: &Layer, limits: &Limits) -> Result<(), MergeError> {
+        let layer = || layer.digest.clone();
+        if self.entries > limits.entries {
+            return Err(MergeError::TooManyEntries { layer: layer(), limit: limits.entries });
+        }
+        if self.name_bytes > limits.all_names_bytes {
+            return Err(MergeError::TooManyNameBytes { layer: layer(), limit: limits.all_names_bytes });
+        }
+        if self.file_bytes > limits.uncompressed_bytes {
+            return Err(MergeError::TooManyBytes { layer: layer(), limit: limits.uncompressed_bytes });
+        }
         Ok(())
     }
 }
@@ -88,6 +99,8 @@ impl LayerReading<'_> {
     fn take(&mut self, entry: &Entry) -> Result<(), Rule> {
         let name = self.locate(normalize(&entry.raw_name, self.limits)?)?;
         let (parent, last) = split_last(&name);
+        self.index.entries += 1 + self.tree.count_missing(parent);
+        self.index.name_bytes += (name.len() + entry.link.len()) as u64;
         if name.split(|&byte| byte == b'/').any(|component| component.starts_with(AUFS)) {
             return self.take_aufs_name(entry, &name);
         }

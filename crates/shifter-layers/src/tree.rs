@@ -120,6 +120,20 @@ impl Directory {
         }
     }
 
+    /// How many directories on the way to and including `name` do not exist yet.
+    pub(crate) fn count_missing(&self, name: &[u8]) -> u64 {
+        let mut directory = Some(self);
+        let mut missing = 0;
+        for component in components(name) {
+            directory = match directory.and_then(|found| found.children.get(component)) {
+                Some(Node::Directory(found)) => Some(found),
+                _ => None,
+            };
+            missing += u64::from(directory.is_none());
+        }
+        missing
+    }
+
     /// Whether `name` or something above it is no directory.
     pub(crate) fn has_leaf_at_or_above(&self, name: &[u8]) -> bool {
         let mut directory = self;

@@ -332,6 +332,7 @@ fn layers_beyond_the_limits() {
     let limits = Limits {
         layers: 3,
         entries: 10,
+        all_names_bytes: 7000,
         depth: 5,
         uncompressed_bytes: 100_000,
         sparse_segments: 20,
@@ -350,6 +351,16 @@ fn layers_beyond_the_limits() {
             "entries of all layers",
             vec![tar_of(&many), tar_of(&many)],
             "the image's layers hold more than 10 entries (reached in L)",
+        ),
+        (
+            "directories implied by few entries",
+            vec![tar_of(&[file("1/2/3/4/a", ""), file("5/6/7/8/a", ""), file("9/a", "")])],
+            "the image's layers hold more than 10 entries (reached in L)",
+        ),
+        (
+            "text of names",
+            vec![tar_of(&[symlink("a", [b't'; 4000]), symlink("b", [b't'; 3000])])],
+            "the names in the image's layers take more than 7000 bytes (reached in L)",
         ),
         ("depth", vec![deep], "L, entry \"1/2/3/4/5/6\": the name has 6 components, more than allowed"),
         (

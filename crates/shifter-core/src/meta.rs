@@ -268,5 +268,4 @@ fn parse_ids(value: &str) -> Option<Vec<u32>> {
 }
 
 #[cfg(test)]
-#[path = "meta_tests.rs"]
 mod tests;

@@ -263,5 +263,4 @@ fn checked_variable(entry: Vec<u8>) -> Result<Vec<u8>, Fault> {
 }
 
 #[cfg(test)]
-#[path = "options_tests.rs"]
 mod tests;

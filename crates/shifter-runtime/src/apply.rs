@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::kernel;
 use crate::plan::{Bind, MountPlan, Step};
 use shifter_core::paths::RUN_DIRECTORY;
 use shifter_sys::credentials::{Caller, Unprivileged, irrevocably_drop_privileges};

@@ -52,6 +52,11 @@ pub enum Error {
         /// `FORMAT` of the record.
         format: String,
     },
+    /// The kernel cannot mount this.
+    NoFileSystem {
+        /// Its name.
+        kind: String,
+    },
     /// The image's access list has neither the caller nor one of their groups.
     Denied {
         /// Identifier.
@@ -125,6 +130,11 @@ impl fmt::Display for Error {
                 f,
                 "FAILED to mount image {id}: format \"{}\" is not supported, only squashfs; pull the image again",
                 format.escape_debug()
+            ),
+            Error::NoFileSystem { kind } => write!(
+                f,
+                "ERROR: no apparent support for {kind}! It is not in /proc/filesystems; an administrator loads it \
+                 with \"modprobe {kind}\""
             ),
             Error::Denied { id } => write!(
                 f,

@@ -13,6 +13,7 @@ pub mod environment;
 pub mod error;
 pub mod etc;
 pub mod image;
+pub mod kernel;
 pub mod lookup;
 pub mod plan;
 

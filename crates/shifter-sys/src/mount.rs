@@ -54,11 +54,8 @@ pub fn enter_new_namespace() -> Result<()> {
 
 /// A new file system, detached. `options` are keys with values; `ro` is set for those with the flag.
 pub fn new_file_system(kind: &str, options: &[(&str, &str)], flags: Flags) -> Result<OwnedFd> {
+    // ENODEV, "no such device", is the answer to an unknown kind.
     let context = match fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
-        Err(Errno::NODEV) => {
-            let rule = "the kernel does not know it; load its module (modprobe) or use a kernel that has it";
-            return Err(Error::refused("use the file system", kind, rule));
-        }
         Err(Errno::NOSYS) => {
             return Err(Error::refused("use", "fsopen(2)", "this kernel is older than Linux 5.12"));
         }
@@ -173,4 +170,24 @@ pub fn pivot_into(root: &OwnedFd) -> Result<()> {
     rustix::process::pivot_root(".", ".").during("pivot into", "the container's root")?;
     unmount(".", UnmountFlags::DETACH).during("detach", "the host's root")?;
     rustix::process::chdir("/").during("enter", "/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_the_kernel_does_not_have_is_no_such_device() {
+        assert!(rustix::process::geteuid().is_root(), "this test mounts: run it as root, as ./test does");
+        let error = new_file_system("shifterfs", &[], SAFE).map(drop).map_err(|error| error.errno());
+        assert_eq!(error, Err(Some(libc::ENODEV)));
+    }
+
+    #[test]
+    fn what_a_file_system_says_is_part_of_the_error() {
+        assert!(rustix::process::geteuid().is_root(), "this test mounts: run it as root, as ./test does");
+        let error =
+            new_file_system("tmpfs", &[("size", "many")], SAFE).map(drop).map_err(|error| error.to_string());
+        assert!(error.as_ref().is_err_and(|text| text.contains("size")), "{error:?}");
+    }
 }

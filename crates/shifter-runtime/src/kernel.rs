@@ -1,0 +1,40 @@
+//! What the running kernel lacks, in words. Nothing is loaded: a setuid program is no way to load modules.
+
+use crate::error::Error;
+use shifter_sys::directory::read_host;
+
+const ENODEV: i32 = 19;
+
+/// A mount error as the user should read it: if the kernel has no such file system, that is what is said.
+pub(crate) fn explained(error: shifter_sys::Error, kind: &str) -> Error {
+    let known = read_host("/proc/filesystems", 1 << 20).unwrap_or_default();
+    if error.errno() == Some(ENODEV) && !has(&known, kind) {
+        return Error::NoFileSystem { kind: kind.to_owned() };
+    }
+    Error::System(error)
+}
+
+/// Whether `/proc/filesystems` of this text has a line for `kind` (proc_filesystems(5)).
+fn has(text: &str, kind: &str) -> bool {
+    text.lines().any(|line| line.split_whitespace().next_back() == Some(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_squashfs_is_told_by_its_list() {
+        let list = "nodev\tsysfs\nnodev\ttmpfs\n\text4\n\tsquashfs3\n";
+        for (kind, expected) in
+            [("tmpfs", true), ("ext4", true), ("squashfs", false), ("nodev", false), ("", false)]
+        {
+            assert_eq!(has(list, kind), expected, "{kind}");
+        }
+        let said = Error::NoFileSystem { kind: "squashfs".to_owned() }.to_string();
+        assert!(
+            said.contains("no apparent support for squashfs") && said.contains("modprobe squashfs"),
+            "{said}"
+        );
+    }
+}

@@ -108,8 +108,9 @@ impl Build<'_> {
         let lock = node_lock().ok();
         let device = loopdev::device_for(&self.image.file, &status, &self.image.file_name, lock.as_ref())?;
         let source = shifter_sys::descriptors::path_of(self.locked.proc(), device.fd());
-        let image =
-            mount::new_file_system(&self.image.meta.format, &[("source", &source)], mount::SAFE_READ_ONLY)?;
+        let kind = &self.image.meta.format;
+        let image = mount::new_file_system(kind, &[("source", &source)], mount::SAFE_READ_ONLY)
+            .map_err(|error| kernel::explained(error, kind))?;
         self.image_root = Some(attach_on_host(&image, at)?);
         Ok(())
     }

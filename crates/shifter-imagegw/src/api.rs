@@ -138,8 +138,13 @@ impl Api {
                     job.message = line;
                 }
                 let reply = job.to_wire(false);
-                // Runs already, unless the gateway was restarted and the job waits for credentials.
-                self.jobs.start(job, credentials);
+                // It runs, unless the gateway was restarted and the job waits for its credentials. Asked in
+                // this order, a job that ended just now is not begun again.
+                if !self.jobs.is_running(job.number)
+                    && self.catalog.job(job.number).await?.is_some_and(|job| !job.status.is_over())
+                {
+                    self.jobs.start(job, credentials);
+                }
                 Ok(reply)
             }
             Submitted::Over(job) => self.told(job, caller).await,

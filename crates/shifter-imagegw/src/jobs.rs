@@ -47,6 +47,11 @@ impl Jobs {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a task has the job in hand; false only after its end is in the catalog.
+    pub(crate) fn is_running(&self, number: i64) -> bool {
+        self.running().contains_key(&number)
+    }
+
     /// The progress line of a running job.
     pub(crate) fn progress(&self, number: i64) -> Option<String> {
         self.running().get(&number).map(|running| running.progress.get()).filter(|line| !line.is_empty())

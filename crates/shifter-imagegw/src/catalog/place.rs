@@ -3,9 +3,9 @@
 //! The lock is flock(2) on a file beside the database: the kernel drops it with the process, however
 //! that ends, so a stale lock cannot exist.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::CatalogError;
@@ -24,7 +24,8 @@ pub(crate) fn lock(database: &Path) -> Result<File, CatalogError> {
         move |source| CatalogError::Io { operation, path, source }
     };
     let directory = database.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(directory).map_err(io("creating", directory))?;
+    // The rows hold names and environments of private images.
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io("creating", directory))?;
     let real = directory.canonicalize().map_err(io("resolving", directory))?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")
         .map_err(io("reading", Path::new("/proc/self/mountinfo")))?;
@@ -36,14 +37,12 @@ pub(crate) fn lock(database: &Path) -> Result<File, CatalogError> {
     let mut name = database.as_os_str().to_owned();
     name.push(".lock");
     let path = PathBuf::from(name);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(io("opening", &path))?;
+    let open = |path: &Path| {
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    };
+    // SQLite gives its companion files the mode of the database file, which would be world-readable.
+    drop(open(database).map_err(io("opening", database))?);
+    let mut file = open(&path).map_err(io("opening", &path))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -89,6 +88,8 @@ fn unescape(text: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -118,6 +119,8 @@ garbage
         let dir = tempfile::tempdir().unwrap();
         let database = dir.path().join("new/shifter.db");
         let held = lock(&database).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(&database), mode(database.parent().unwrap())), (0o600, 0o700));
         let error = lock(&database).unwrap_err().to_string();
         let expected = format!("in use by process {};", std::process::id());
         assert!(error.contains(&expected), "{error}");

@@ -1,0 +1,100 @@
+//! The image: a tree like a small Debian's, made into a squashfs by mksquashfs (zstd, level 3: the gateway's
+//! default), twice under two identifiers, so that one can stay on its loop device while the other comes and goes.
+//! The tree stays for the peers that run directories.
+
+use crate::sandbox::{make_directory, write};
+use anyhow::{Context as _, Result, bail};
+use bench_layout::{BASE, Entry, IMAGES, TOP, VAR};
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
+
+/// The identifier of the image that stays on a loop device.
+pub(crate) const SHARED: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+/// The identifier of the image that is attached anew by every container.
+pub(crate) const FRESH: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+const ETC_FILES: usize = 60;
+/// Files of 16 KiB below `/usr/lib`.
+const LIBRARY_FILES: usize = 2000;
+
+/// The image's tree, unpacked.
+pub(crate) fn tree() -> String {
+    format!("{BASE}/tree")
+}
+
+/// Makes tree, images and records.
+pub(crate) fn build(payload: &[u8]) -> Result<()> {
+    let tree = tree();
+    make_entries(&tree, &TOP)?;
+    make_entries(&format!("{tree}/var"), &VAR)?;
+    for directory in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "usr/share", "etc/ssh"] {
+        make_directory(&format!("{tree}/{directory}"))?;
+    }
+    write(&format!("{tree}/usr/bin/true-static"), payload, 0o755)?;
+    // Charliecloud lays its own over these, and wants them to be there.
+    for name in ["passwd", "group", "hosts", "resolv.conf"] {
+        write(&format!("{tree}/etc/{name}"), b"", 0o644)?;
+    }
+    for number in 0..ETC_FILES {
+        write(&format!("{tree}/etc/setting-{number}.conf"), b"# of the image\n", 0o644)?;
+    }
+    let mut noise = 1;
+    for number in 0..LIBRARY_FILES {
+        if number % 100 == 0 {
+            make_directory(&format!("{tree}/usr/lib/part-{}", number / 100))?;
+        }
+        let path = format!("{tree}/usr/lib/part-{}/file-{number}", number / 100);
+        write(&path, &content(&mut noise), 0o644)?;
+    }
+    let image = format!("{IMAGES}/{SHARED}.squashfs");
+    squash(&tree, &image)?;
+    std::fs::copy(&image, format!("{IMAGES}/{FRESH}.squashfs")).context("copy the image")?;
+    for id in [SHARED, FRESH] {
+        let record = "FORMAT: squashfs\nENV: PATH=/usr/local/bin:/usr/bin:/bin\nENV: LANG=C.UTF-8\n";
+        write(&format!("{IMAGES}/{id}.meta"), record.as_bytes(), 0o600)?;
+    }
+    Ok(())
+}
+
+fn make_entries(directory: &str, entries: &[(&CStr, Entry)]) -> Result<()> {
+    for (name, entry) in entries {
+        let path = format!("{directory}/{}", name.to_string_lossy());
+        match entry {
+            Entry::Shown | Entry::Hidden => make_directory(&path)?,
+            Entry::Link(target) | Entry::HiddenLink(target) => {
+                symlink(OsStr::from_bytes(target.to_bytes()), &path)
+                    .with_context(|| format!("link {path}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// 16 KiB that compress about as well as programs do: every other eight bytes are noise (xorshift64).
+fn content(noise: &mut u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(16384);
+    while bytes.len() < 16384 {
+        *noise ^= *noise << 13;
+        *noise ^= *noise >> 7;
+        *noise ^= *noise << 17;
+        bytes.extend_from_slice(&noise.to_le_bytes());
+        bytes.extend_from_slice(b"the same");
+    }
+    bytes
+}
+
+fn squash(tree: &str, image: &str) -> Result<()> {
+    let options = "-all-root -no-xattrs -comp zstd -Xcompression-level 3 -quiet -no-progress";
+    let output = Command::new("mksquashfs")
+        .args([tree, image])
+        .args(options.split(' '))
+        .stdin(Stdio::null())
+        .output()
+        .context("run mksquashfs (package squashfs-tools)")?;
+    if !output.status.success() {
+        bail!("mksquashfs failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! Quantiles, the table for people and the last line for programs.
+
+use crate::measure::Samples;
+use crate::variants::Variant;
+use anyhow::{Context as _, Result};
+
+/// A variant's times in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Summary {
+    median: f64,
+    p10: f64,
+    p90: f64,
+}
+
+fn summary(samples: &[f64]) -> Option<Summary> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    // Nearest rank.
+    let at =
+        |share: f64| sorted.get(((sorted.len().saturating_sub(1)) as f64 * share).round() as usize).copied();
+    Some(Summary { median: at(0.5)?, p10: at(0.1)?, p90: at(0.9)? })
+}
+
+/// Prints table, remarks and figures.
+pub(crate) fn print(variants: &[Variant], samples: &Samples, absent: &[String]) -> Result<()> {
+    let rows: Vec<(&Variant, Summary)> = variants
+        .iter()
+        .zip(samples)
+        .map(|(variant, samples)| Some((variant, summary(samples)?)))
+        .collect::<Option<_>>()
+        .context("nothing was measured")?;
+    let of = |key: &str| rows.iter().find(|(variant, _)| variant.key == key).map(|(_, summary)| *summary);
+    let exec = of("exec").context("plain exec was not measured")?;
+    println!();
+    println!(
+        "{:<44} {:>8} {:>8} {:>8} {:>7} {:>10}",
+        "ms, start to end", "median", "p10", "p90", "spread", "over exec"
+    );
+    for (variant, row) in &rows {
+        println!(
+            "{:<44} {:>8.3} {:>8.3} {:>8.3} {:>6.0}% {:>10.3}",
+            variant.title,
+            row.median / 1e3,
+            row.p10 / 1e3,
+            row.p90 / 1e3,
+            (row.p90 - row.p10) / row.median * 100.0,
+            (row.median - exec.median) / 1e3,
+        );
+    }
+    absent.iter().for_each(|reason| println!("not measured: {reason}"));
+    let rounds = samples.first().map_or(0, Vec::len);
+    println!("{rounds} rounds, every row once in each; spread is (p90 - p10) / median");
+    println!("{}", figures(&|key| of(key).map(|row| row.median), &|key| of(key).map(|row| row.p10), rounds));
+    Ok(())
+}
+
+type Figure<'a> = &'a dyn Fn(&str) -> Option<f64>;
+
+/// One line of JSON. A ratio's name says of what to what; what was not measured is left out.
+fn figures(median: Figure<'_>, p10: Figure<'_>, rounds: usize) -> String {
+    let over = |a: &str, b: &str, of: Figure<'_>| Some(of(a)? / of(b)?);
+    let above = |a: &str, b: &str| Some((median(a)? - median(b)?) / 1e3);
+    // What a quiet machine would show: a busy one's medians are mostly waiting for a processor.
+    let lucky = |key: &str| Some((p10(key)? - p10("exec")?) / 1e3);
+    let net = |a: &str, b: &str| Some(above(a, "exec")? / above(b, "exec")?);
+    let ms = |key: &str| Some(median(key)? / 1e3);
+    let all = [
+        ("private_over_floor", over("private", "floor", median)),
+        ("private_over_floor_p10", over("private", "floor", p10)),
+        ("private_over_floor_above_exec", net("private", "floor")),
+        ("private_over_exec_ms", above("private", "exec")),
+        ("private_over_exec_p10_ms", lucky("private")),
+        ("first_over_exec_ms", above("first", "exec")),
+        ("first_over_exec_p10_ms", lucky("first")),
+        ("first_over_floor", over("first", "floor_first", median)),
+        ("exec_ms", ms("exec")),
+        ("floor_ms", ms("floor")),
+        ("private_ms", ms("private")),
+        ("floor_first_ms", ms("floor_first")),
+        ("first_ms", ms("first")),
+        ("private_glibc_ms", ms("private_glibc")),
+        ("bwrap_ms", ms("bwrap")),
+        ("charliecloud_ms", ms("charliecloud")),
+        ("bwrap_over_private", over("bwrap", "private", median)),
+        ("charliecloud_over_private", over("charliecloud", "private", median)),
+    ];
+    let mut line = format!("{{\"bench\":\"start\",\"figures\":{{\"rounds\":{rounds}");
+    for (name, value) in all.iter().filter_map(|(name, value)| Some((name, value.filter(|v| v.is_finite())?)))
+    {
+        line += &format!(",\"{name}\":{value:.3}");
+    }
+    line + "}}"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_the_sorted_times() {
+        let backwards: Vec<f64> = (0..=100).rev().map(f64::from).collect();
+        for (samples, expected) in [
+            (&backwards[..], Some(Summary { median: 50.0, p10: 10.0, p90: 90.0 })),
+            (&[7.0], Some(Summary { median: 7.0, p10: 7.0, p90: 7.0 })),
+            (&[], None),
+        ] {
+            assert_eq!(summary(samples), expected);
+        }
+    }
+
+    #[test]
+    fn the_last_line_is_json_without_what_was_not_measured() {
+        let times = |key: &str| match key {
+            "exec" => Some(100.0),
+            "floor" => Some(300.0),
+            "private" => Some(360.0),
+            _ => None,
+        };
+        assert_eq!(
+            figures(&times, &times, 3),
+            "{\"bench\":\"start\",\"figures\":{\"rounds\":3,\"private_over_floor\":1.200,\
+             \"private_over_floor_p10\":1.200,\"private_over_floor_above_exec\":1.300,\
+             \"private_over_exec_ms\":0.260,\"private_over_exec_p10_ms\":0.260,\"exec_ms\":0.100,\"floor_ms\":0.300,\"private_ms\":0.360}}"
+        );
+    }
+}

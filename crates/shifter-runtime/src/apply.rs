@@ -9,12 +9,14 @@ use shifter_core::paths::RUN_DIRECTORY;
 use shifter_sys::credentials::{Caller, Unprivileged, irrevocably_drop_privileges};
 use shifter_sys::directory::{self as dir, FileType, Links};
 use shifter_sys::lockdown::LockedDown;
-use shifter_sys::{loopdev, mount, trusted};
+use shifter_sys::{child, loopdev, mount, trusted};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 /// Most entries of a directory of the image that are mounted one by one; real images have a few dozen.
 const MOST_ENTRIES: usize = 4096;
+/// Deepest tree copied.
+const MOST_DEPTH: usize = 64;
 const ENOENT: i32 = 2;
 
 /// A container: this process's root, with root's rights still.
@@ -69,7 +71,16 @@ impl Build<'_> {
                 let (parent, name) = self.parent_of(path)?;
                 dir::make(&parent, name, *mode)?;
             }
+            Step::Hook { script, failure } => {
+                drop(trusted::open(script, trusted::Kind::File)?);
+                if child::run_hook(script, self.root()?)? != Some(0) {
+                    return Err(Error::Hook { script: script.clone(), failure });
+                }
+            }
             Step::Bind(bind) => self.bind(bind)?,
+            Step::Copy { from, to } => {
+                dir::copy_tree(&trusted::open(from, trusted::Kind::Directory)?, &self.find(to)?, MOST_DEPTH)?;
+            }
             Step::EtcFile(file) => dir::write_new(&self.find("/etc")?, &file.name, file.content.as_bytes())?,
             Step::Link { path, target } => {
                 let (parent, name) = self.parent_of(path)?;
@@ -107,7 +118,7 @@ impl Build<'_> {
         let status = dir::status(&self.image.file, &self.image.file_name)?;
         let lock = node_lock().ok();
         let device = loopdev::device_for(&self.image.file, &status, &self.image.file_name, lock.as_ref())?;
-        let source = shifter_sys::descriptors::path_of(self.locked.proc(), device.fd());
+        let source = shifter_sys::descriptors::path_of(self.locked.proc(), &device);
         let kind = &self.image.meta.format;
         let image = mount::new_file_system(kind, &[("source", &source)], mount::SAFE_READ_ONLY)
             .map_err(|error| kernel::explained(error, kind))?;

@@ -43,13 +43,9 @@ impl TrustedConfig {
 /// A setting that is accepted must work: what this version cannot do is said, not skipped.
 fn refuse_what_is_not_built_yet(conf: &UdiRootConf) -> Result<()> {
     let cache = conf.site_fs.iter().any(|map| map.cache.is_some());
-    for (key, set) in [
-        ("sitePreMountHook", !conf.site_pre_mount_hook.is_empty()),
-        ("sitePostMountHook", !conf.site_post_mount_hook.is_empty()),
-        ("optUdiImage", !conf.opt_udi_image.is_empty()),
-        ("defaultModules", !conf.default_modules.is_empty()),
-        ("a perNodeCache in siteFs", cache),
-    ] {
+    for (key, set) in
+        [("defaultModules", !conf.default_modules.is_empty()), ("a perNodeCache in siteFs", cache)]
+    {
         if set {
             return Err(Error::Unsupported { key: key.to_owned() });
         }

@@ -78,6 +78,13 @@ pub enum Error {
         /// Why it cannot be made.
         rule: &'static str,
     },
+    /// A site hook did not end with status 0.
+    Hook {
+        /// Its path.
+        script: String,
+        /// The original's words for it.
+        failure: &'static str,
+    },
     /// No name is known for the caller's uid.
     NoAccount {
         /// User id.
@@ -147,6 +154,7 @@ impl fmt::Display for Error {
             Error::Target { path, rule } => {
                 write!(f, "FAILED to create volume \"{}\": {rule}", path.escape_debug())
             }
+            Error::Hook { script, failure } => write!(f, "{failure} {script} must end with status 0"),
             Error::NoAccount { uid } => write!(
                 f,
                 "Failed to lookup username: no account of uid {uid} in etcPath/passwd, /etc/passwd or getent passwd"

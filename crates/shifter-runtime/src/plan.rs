@@ -29,8 +29,22 @@ pub enum Step {
         /// Permission bits.
         mode: u32,
     },
+    /// Run a script of the site as root, in the root being assembled.
+    Hook {
+        /// Its path on the host.
+        script: String,
+        /// What is said when it fails.
+        failure: &'static str,
+    },
     /// Mount something of the host.
     Bind(Bind),
+    /// Copy a tree of the host.
+    Copy {
+        /// Directory of the host.
+        from: String,
+        /// Directory in the container.
+        to: String,
+    },
     /// Write a file of the `/etc` site layer.
     EtcFile(File),
     /// Make a symbolic link in the root.
@@ -111,9 +125,14 @@ impl MountPlan {
             Step::NewRoot { kind: conf.rootfs_type.clone(), at: conf.udi_mount.clone() },
         ];
         steps.extend(DIRECTORIES.map(|(path, mode)| Step::Directory { path: path.to_owned(), mode }));
+        steps.extend(hook(&conf.site_pre_mount_hook, "Site premount hook failed. Exiting."));
         steps.extend(conf.site_fs.iter().map(|map| Step::Bind(site_mount(map, usual))));
+        steps.extend(hook(&conf.site_post_mount_hook, "Site postmount hook failed."));
         steps.push(Step::Link { path: "/etc/mtab".to_owned(), target: "/proc/mounts".to_owned() });
         steps.extend(etc.into_iter().map(Step::EtcFile));
+        if !conf.opt_udi_image.is_empty() {
+            steps.push(Step::Copy { from: conf.opt_udi_image.clone(), to: "/opt/udiImage".to_owned() });
+        }
         steps.extend(
             [
                 // The host's own proc mount, not a new one: a new one would not have its hidepid= options.
@@ -145,6 +164,10 @@ impl MountPlan {
         }
         Self { steps }
     }
+}
+
+fn hook(script: &str, failure: &'static str) -> Option<Step> {
+    (!script.is_empty()).then(|| Step::Hook { script: script.to_owned(), failure })
 }
 
 fn site_mount(map: &VolumeMap, usual: Propagation) -> Bind {
@@ -186,7 +209,9 @@ impl fmt::Display for Step {
             Step::MountImage { at } => write!(f, "image      {at} (ro,nosuid,nodev)"),
             Step::NewRoot { kind, at } => write!(f, "root       {at} ({kind},nosuid,nodev)"),
             Step::Directory { path, mode } => write!(f, "directory  {path} ({mode:04o})"),
+            Step::Hook { script, .. } => write!(f, "hook       {script}"),
             Step::Bind(bind) => bind.fmt(f),
+            Step::Copy { from, to } => write!(f, "copy       {from} -> {to}"),
             Step::EtcFile(file) => write!(f, "file       /etc/{} ({} bytes)", file.name, file.content.len()),
             Step::Link { path, target } => write!(f, "link       {path} -> {target}"),
             Step::MergeImage { tree } => write!(f, "merge      image:{tree} -> {tree}"),
@@ -236,7 +261,8 @@ mod tests {
     fn the_plan_names_every_mount_with_its_flags_in_order() {
         let text = plan(
             "imagePath=/images\nsiteFs=/home;/scratch:/global/s:ro:rec:slave;/dev/hugepages\n\
-             mountPropagationStyle=slave\nmountUdiRootWritable=0",
+             mountPropagationStyle=slave\nmountUdiRootWritable=0\nsitePreMountHook=/pre.sh\n\
+             sitePostMountHook=/post.sh\noptUdiImage=/usr/libexec/udiImage/",
         );
         let mounts: Vec<&str> = text
             .lines()
@@ -249,9 +275,12 @@ mod tests {
             [
                 "image      /var/udiLoopMount (ro,nosuid,nodev)",
                 "root       /var/udiMount (tmpfs,nosuid,nodev)",
+                "hook       /pre.sh",
                 "bind       /home -> /home (nosuid,nodev,slave)",
                 "bind       /scratch -> /global/s (ro,nosuid,nodev,rec,slave)",
                 "bind       /dev/hugepages -> /dev/hugepages (nosuid,slave)",
+                "hook       /post.sh",
+                "copy       /usr/libexec/udiImage -> /opt/udiImage",
                 "bind       /proc -> /proc (nosuid,nodev,noexec,slave)",
                 "bind       /sys -> /sys (nosuid,nodev,slave)",
                 "bind       /dev -> /dev (nosuid,rec,private)",

@@ -1,5 +1,6 @@
-//! Helper programs run as the user, off the hot path: an image look-up, an account look-up. They are fully
-//! dropped before they start, and what they print is the user's word, not root's.
+//! Programs beside the user's own, off the hot path. Helpers (an image lookup, an account lookup) run as the
+//! user, fully dropped before they start, and what they print is the user's word, not root's. Site hooks run as
+//! root with nothing of the user's: standard streams only, a fixed environment, root's limits.
 
 use crate::credentials::irrevocably_drop_privileges;
 use crate::error::{During, Error, Result};
@@ -28,30 +29,53 @@ pub struct Output {
 pub fn output_of(locked: &LockedDown, argv: &[&str], limit: usize, patience: Duration) -> Result<Output> {
     let name = argv.first().copied().unwrap_or("");
     let (reader, writer) = pipe(name)?;
-    // SAFETY: the process has one thread, so no lock can be held in the child, which only makes system
-    // calls and allocates until it execs or exits.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        let _never_returns = become_helper(locked, argv, &writer);
-        // SAFETY: _exit ends the child without running anything of the parent's.
-        unsafe { libc::_exit(127) };
-    }
+    let pid = start(name, || become_helper(locked, argv, &writer))?;
     drop(writer);
-    let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else {
-        return Err(std::io::Error::last_os_error()).during("start", name);
-    };
     let text = collect(reader, limit, Instant::now() + patience);
     if text.is_err() {
         let _already_gone = kill_process(pid, Signal::KILL);
     }
-    let status = loop {
+    let code = wait(pid, name)?;
+    let text = text.map_err(|rule| Error::refused("run", name, rule))?;
+    Ok(Output { code, text })
+}
+
+/// Runs `/bin/sh SCRIPT` as root in `directory`, to its end; returns its exit status.
+pub fn run_hook(script: &str, directory: &OwnedFd) -> Result<Option<i32>> {
+    let pid = start(script, || {
+        rustix::process::fchdir(directory).during("enter", "the container's root")?;
+        let null = fs::open("/dev/null", OFlags::RDONLY, Mode::empty()).during("open", "/dev/null")?;
+        rustix::stdio::dup2_stdin(&null).during("redirect", "standard input")?;
+        // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC only marks descriptors; exec then closes them.
+        unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        crate::signals::reset();
+        let words = [c"/bin/sh".to_owned(), std::ffi::CString::new(script).unwrap_or_default()];
+        let environment = ENVIRONMENT.map(|variable| std::ffi::CString::new(variable).unwrap_or_default());
+        Err(crate::exec::execve(&words[0], &words, &environment)).during("run", "/bin/sh")
+    })?;
+    wait(pid, script)
+}
+
+/// Forks; the child does `action`, which execs, or ends with status 127.
+fn start(name: &str, action: impl FnOnce() -> Result<()>) -> Result<Pid> {
+    // SAFETY: the process has one thread, so no lock can be held in the child, which only makes system
+    // calls and allocates until it execs or exits.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let _never_returns = action();
+        // SAFETY: _exit ends the child without running anything of the parent's.
+        unsafe { libc::_exit(127) };
+    }
+    Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(std::io::Error::last_os_error).during("start", name)
+}
+
+fn wait(pid: Pid, name: &str) -> Result<Option<i32>> {
+    loop {
         match waitpid(Some(pid), WaitOptions::empty()) {
             Err(rustix::io::Errno::INTR) => {}
-            other => break other.during("wait for", name)?,
+            other => return Ok(other.during("wait for", name)?.and_then(|(_, status)| status.exit_status())),
         }
-    };
-    let text = text.map_err(|rule| Error::refused("run", name, rule))?;
-    Ok(Output { code: status.and_then(|(_, status)| status.exit_status()), text })
+    }
 }
 
 fn pipe(name: &str) -> Result<(OwnedFd, OwnedFd)> {

@@ -146,6 +146,40 @@ pub fn copy_link(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr) -> Result<
     make_link(to, name, target.as_c_str())
 }
 
+/// Copies what is in `from` into `to`, readable by all (a+rX), root's; devices, pipes and sockets are left out.
+/// A tree deeper than `depth` is refused.
+pub fn copy_tree(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<()> {
+    for entry in entries(from, "a site directory")? {
+        let name = entry.name.as_c_str();
+        let open = |parent: &OwnedFd, flags| {
+            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)).during("copy", shown(name))
+        };
+        match entry.file_type {
+            FileType::Symlink => copy_link(from, to, name)?,
+            FileType::Directory if depth == 0 => {
+                return Err(crate::Error::refused("copy", shown(name), "it lies too deep"));
+            }
+            FileType::Directory => {
+                make(to, name, 0o755)?;
+                let flags = OFlags::PATH | OFlags::DIRECTORY;
+                copy_tree(&open(from, flags)?, &open(to, flags)?, depth - 1)?;
+            }
+            FileType::RegularFile => {
+                let source = open(from, OFlags::RDONLY)?;
+                let mode = status(&source, "a site file")?.st_mode & 0o777;
+                let target = open(to, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+                let executable = if mode & 0o111 == 0 { 0o444 } else { 0o555 };
+                fs::fchmod(&target, Mode::from_raw_mode(mode | executable)).during("copy", shown(name))?;
+                let (mut source, mut target) = (std::fs::File::from(source), std::fs::File::from(target));
+                std::io::copy(&mut source, &mut target).during("copy", shown(name))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Whether `name` is in `directory`, whatever it is.
 pub fn has(directory: &OwnedFd, name: impl rustix::path::Arg + Copy) -> Result<bool> {
     match fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -66,7 +66,7 @@ fn try_exec(program: &CString, argv: &[CString], environment: &[CString]) -> io:
     execve(&shell, &words, environment)
 }
 
-fn execve(program: &CString, argv: &[CString], environment: &[CString]) -> io::Error {
+pub(crate) fn execve(program: &CString, argv: &[CString], environment: &[CString]) -> io::Error {
     let (argv, environment) = (pointers(argv), pointers(environment));
     // SAFETY: `program` is NUL-terminated, both lists end in a null pointer and point into strings that live
     // through the call.

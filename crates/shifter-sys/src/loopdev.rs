@@ -51,34 +51,9 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
-/// A loop device with an image on it; an open descriptor keeps it from clearing.
-#[derive(Debug)]
-pub struct LoopDevice {
-    fd: OwnedFd,
-    number: u32,
-    shared: bool,
-}
-
-impl LoopDevice {
-    /// The device's descriptor.
-    pub fn fd(&self) -> &OwnedFd {
-        &self.fd
-    }
-
-    /// N of `/dev/loopN`.
-    pub fn number(&self) -> u32 {
-        self.number
-    }
-
-    /// Whether it was there already.
-    pub fn is_shared(&self) -> bool {
-        self.shared
-    }
-}
-
-/// The device that carries `image`, or a fresh one. `name` is the image's file name; `lock` is held, for at
+/// The device that carries `image`, or a fresh one; the open descriptor keeps it from clearing. `name` is the image's file name; `lock` is held, for at
 /// most the look-up and the attaching, so that containers starting together find one another's device.
-pub fn device_for(image: &OwnedFd, status: &Stat, name: &str, lock: Option<&OwnedFd>) -> Result<LoopDevice> {
+pub fn device_for(image: &OwnedFd, status: &Stat, name: &str, lock: Option<&OwnedFd>) -> Result<OwnedFd> {
     if let Some(device) = find_shared(status, name) {
         return Ok(device);
     }
@@ -107,7 +82,7 @@ fn wait_for(lock: &OwnedFd) -> bool {
 }
 
 /// Looks through sysfs, which asks no server, then opens and compares.
-fn find_shared(status: &Stat, name: &str) -> Option<LoopDevice> {
+fn find_shared(status: &Stat, name: &str) -> Option<OwnedFd> {
     let block =
         fs::open("/sys/block", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let numbers = fs::Dir::read_from(&block)
@@ -121,11 +96,7 @@ fn find_shared(status: &Stat, name: &str) -> Option<LoopDevice> {
     candidates.sort_unstable();
     candidates.into_iter().find_map(|number| {
         let fd = open_device(number).ok()?;
-        (carries(&fd, status) && size_is(&block, number, status)).then_some(LoopDevice {
-            fd,
-            number,
-            shared: true,
-        })
+        (carries(&fd, status) && size_is(&block, number, status)).then_some(fd)
     })
 }
 
@@ -171,7 +142,7 @@ fn open_device(number: u32) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-fn attach(image: &OwnedFd, status: &Stat, name: &str) -> Result<LoopDevice> {
+fn attach(image: &OwnedFd, status: &Stat, name: &str) -> Result<OwnedFd> {
     let control = fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during(
         "attach the image to a loop device (is the loop module loaded?): open",
         "/dev/loop-control",
@@ -184,7 +155,7 @@ fn attach(image: &OwnedFd, status: &Stat, name: &str) -> Result<LoopDevice> {
             .during("find a free loop device for", name)?;
         let fd = open_device(number)?;
         match configure(&fd, image, name) {
-            Ok(()) if carries(&fd, status) => return Ok(LoopDevice { fd, number, shared: false }),
+            Ok(()) if carries(&fd, status) => return Ok(fd),
             Ok(()) => return Err(Error::refused("attach", name, "the loop device carries another file")),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {} // another process was faster
             Err(error) => return Err(error).during("attach to a loop device", name),

@@ -51,6 +51,13 @@ pub fn quiet() -> Result<Saved> {
     Ok(Saved { dispositions, mask, timers })
 }
 
+/// Sets what a program expects at its start; for hooks, which get nothing of the caller's.
+pub(crate) fn reset() {
+    for signal in QUIETED.into_iter().chain([libc::SIGPIPE]) {
+        let _a_default_can_always_be_set = set_disposition(signal, libc::SIG_DFL);
+    }
+}
+
 /// Gives the caller's settings back.
 pub fn restore(saved: &Saved) -> Result<()> {
     for (signal, handler) in &saved.dispositions {

@@ -1,0 +1,135 @@
+//! What a site adds to every container: hooks, its own tree, mounts, files of its own for `/etc`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Machine, shell_image};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+/// A script of root's in a directory of root's.
+fn script(machine: &Machine, name: &str, text: &str) -> String {
+    let path = machine.sandbox.prefix().join(name);
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn hooks_see_the_root_being_assembled_before_and_after_the_sites_mounts() {
+    let machine = Machine::new(&shell_image(), "ENV: LD_PRELOAD=/evil.so\n");
+    let pre = script(
+        &machine,
+        "pre.sh",
+        "mkdir global; mkdir -p var/opt/cray; env > opt/env; ls -l /proc/self/fd > opt/fds",
+    );
+    let post = script(&machine, "post.sh", "ln -s global/u1 project; ls global > opt/seen");
+    fs::create_dir_all("/home/shared/inside").unwrap();
+    machine
+        .sandbox
+        .write_udiroot(&[
+            ("sitePreMountHook", &pre),
+            ("sitePostMountHook", &post),
+            ("siteFs", "/home/shared:/global/u1;\\\n   /home/alice:/var/opt/cray/alps:ro"),
+        ])
+        .unwrap();
+    let words =
+        ["sh", "-c", "ls /project; cat /opt/seen /opt/env; touch /var/opt/cray/alps/x || echo read-only"];
+    let out =
+        machine.as_user("alice").env("MINE", "1").run(&machine.words(&words)).unwrap().success().unwrap();
+    for line in ["inside", "u1", "PATH=/usr/bin:/bin:/usr/sbin:/sbin", "read-only"] {
+        assert!(out.lines().any(|found| found == line), "{line}:\n{out}");
+    }
+    assert!(!out.contains("LD_PRELOAD") && !out.contains("MINE"), "hooks get nothing of the user's: {out}");
+    let open = machine.run("alice", &["cat", "/opt/fds"]).success().unwrap();
+    assert!(open.contains(" 0 -> /dev/null") && open.lines().count() <= 5, "{open}");
+    machine.finish();
+}
+
+#[test]
+fn a_failing_hook_stops_the_start() {
+    let machine = Machine::new(&shell_image(), "");
+    for (key, expected) in [
+        ("sitePreMountHook", "Site premount hook failed. Exiting."),
+        ("sitePostMountHook", "Site postmount hook failed."),
+    ] {
+        let hook = script(&machine, "fails.sh", "exit 3");
+        machine.sandbox.write_udiroot(&[(key, &hook)]).unwrap();
+        let said = machine.run("alice", &["true"]).failure(1).unwrap();
+        assert!(said.contains(expected), "{said}");
+    }
+    machine.finish();
+}
+
+#[test]
+fn the_sites_tree_is_copied_readable_by_all_and_never_written_back() {
+    let machine = Machine::new(&shell_image(), "");
+    let tree = machine.sandbox.prefix().join("udiImage");
+    fs::create_dir_all(tree.join("bin")).unwrap();
+    fs::write(tree.join("bin/tool"), "#!/bin/sh\necho tool of the site\n").unwrap();
+    fs::set_permissions(tree.join("bin/tool"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(tree.join("secret"), "readable").unwrap();
+    fs::set_permissions(tree.join("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    symlink("bin/tool", tree.join("link")).unwrap();
+    let path = tree.display().to_string();
+    let keys = [("optUdiImage", path.as_str()), ("siteEnvAppend", "PATH=/opt/udiImage/bin")];
+    machine.sandbox.write_udiroot(&keys).unwrap();
+    let out = machine.run("alice", &["sh", "-c", "tool; cat /opt/udiImage/secret; /opt/udiImage/link"]);
+    assert_eq!(out.success().unwrap(), "tool of the site\nreadabletool of the site\n");
+    let out = machine.run("alice", &["sh", "-c", "echo x > /opt/udiImage/secret"]);
+    assert!(!out.status.success(), "{}", out.describe());
+    machine.finish();
+}
+
+#[test]
+fn files_of_the_site_take_the_place_of_generated_ones() {
+    let machine = Machine::new(&shell_image(), "");
+    let etc = machine.sandbox.prefix().join("etc");
+    let write = |name: &str, text: &str| fs::write(etc.join(name), text).unwrap();
+    write("passwd", "root:x:0:0::/:/bin/sh\nalice:x:4201:4201::/home/alice:/bin/sh\n");
+    write("group", "root:x:0:\nphysics:x:4301:bob\nother:x:77:alice\n");
+    machine.sandbox.write_udiroot(&[("populateEtcDynamically", "0"), ("allowLibcPwdCalls", "0")]).unwrap();
+    let said = machine.run("alice", &["id"]).failure(1).unwrap();
+    assert!(said.contains("nsswitch.conf") && said.contains("populateEtcDynamically=1"), "{said}");
+    write("nsswitch.conf", "passwd: files\ngroup: files\n");
+    write("clustername", "example");
+    let out =
+        machine.run("alice", &["cat", "/etc/passwd", "/etc/group", "/etc/group.orig", "/etc/clustername"]);
+    assert_eq!(
+        out.success().unwrap(),
+        "root:x:0:0::/:/bin/sh\nalice:x:4201:4201::/home/alice:/bin/sh\nphysics:x:4301:alice\nother:x:77:\n\
+         root:x:0:\nphysics:x:4301:bob\nother:x:77:alice\nexample"
+    );
+    machine.finish();
+}
+
+#[test]
+fn a_sealed_root_is_read_only_and_a_slave_mount_sees_later_host_mounts() {
+    let machine = Machine::new(&shell_image(), "");
+    fs::create_dir("/home/late").unwrap();
+    machine
+        .sandbox
+        .write_udiroot(&[
+            ("mountUdiRootWritable", "0"),
+            ("mountPropagationStyle", "slave"),
+            ("siteFs", "/home:/home:slave"),
+        ])
+        .unwrap();
+    let mut child = machine
+        .as_user("alice")
+        .spawn(&machine.words(&[
+            "sh",
+            "-c",
+            "read x; cat /home/late/file; grep ' / / ' /proc/self/mountinfo",
+        ]))
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    machine.sandbox.root().run(&["mount", "-t", "tmpfs", "late", "/home/late"]).unwrap().success().unwrap();
+    fs::write("/home/late/file", "came later\n").unwrap();
+    use std::io::Write as _;
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let out = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    machine.sandbox.root().run(&["umount", "/home/late"]).unwrap().success().unwrap();
+    assert!(text.starts_with("came later\n") && text.contains(" / / ro,"), "{text}");
+    machine.finish();
+}

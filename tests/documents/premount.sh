@@ -1,0 +1,3 @@
+#!/bin/bash
+mkdir global
+mkdir -p var/opt/cray

@@ -1,0 +1,97 @@
+//! The original's documented configurations and hooks, retyped under `tests/documents/`, do what the documents say.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Machine, shell_image};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+fn document(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("documents").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The document with the host's directories moved into the test machine.
+fn at_home(machine: &Machine, text: &str) -> String {
+    let prefix = machine.sandbox.prefix().display().to_string();
+    let images = machine.sandbox.images().display().to_string();
+    [
+        ("/var/udiMount", format!("{prefix}/udi")),
+        ("/var/udiLoopMount", format!("{prefix}/loop")),
+        ("/images", images),
+        ("udiRootPath=/usr", format!("udiRootPath={prefix}")),
+        ("udiRootPath=/opt/shifter/udiRoot", format!("udiRootPath={prefix}")),
+        ("/usr/libexec/shifter/opt/udiImage", format!("{prefix}/udiImage")),
+        ("/scratch:/", "/home/scratch:/".to_owned()),
+    ]
+    .iter()
+    .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+#[test]
+fn the_example_configuration_and_its_hooks_start_containers() {
+    let machine = Machine::new(&shell_image(), "ENV: LOADEDMODULES=x\n");
+    let prefix = machine.sandbox.prefix();
+    fs::create_dir_all(prefix.join("udiImage/bin")).unwrap();
+    fs::write(prefix.join("udiImage/bin/site-tool"), "#!/bin/sh\necho site tool\n").unwrap();
+    fs::set_permissions(prefix.join("udiImage/bin/site-tool"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir_all("/home/scratch/data").unwrap();
+    for hook in ["premount.sh", "postmount.sh"] {
+        fs::write(format!("/etc/shifter/{hook}"), document(hook)).unwrap();
+    }
+    fs::write("/etc/shifter/udiRoot.conf", at_home(&machine, &document("udiRoot.conf.example"))).unwrap();
+    let script = "site-tool; ls /scratch; echo $PATH; echo modules=$LOADEDMODULES; cut -d: -f1 /etc/passwd; ls -d /var/opt/cray";
+    let out = machine.run("alice", &["sh", "-c", script]).success().unwrap();
+    assert!(out.starts_with("site tool\ndata\n/site/bin:"), "{out}");
+    assert!(out.contains(":/opt/udiImage/bin\nmodules=\nalice\nnobody\n/var/opt/cray\n"), "{out}");
+    machine.finish();
+}
+
+#[test]
+fn the_documented_cluster_configuration_starts_containers() {
+    let machine = Machine::new(&shell_image(), "");
+    fs::create_dir_all("/home/scratch/data").unwrap();
+    fs::create_dir("/etc/shifter/shifter_etc_files").unwrap();
+    for (name, source) in
+        [("passwd", "/etc/passwd"), ("group", "/etc/group"), ("nsswitch.conf", "/etc/nsswitch.conf")]
+    {
+        fs::copy(source, format!("/etc/shifter/shifter_etc_files/{name}")).unwrap();
+    }
+    fs::write("/etc/shifter/udiRoot.conf", at_home(&machine, &document("udiRoot.conf.cluster"))).unwrap();
+    let out =
+        machine.run("alice", &["sh", "-c", "id -un; ls /scratch; ls -d /home/alice"]).success().unwrap();
+    assert_eq!(out, "alice\ndata\n/home/alice\n");
+    machine.finish();
+}
+
+#[test]
+fn every_documented_gateway_configuration_is_accepted_and_mongodb_alone_is_refused_with_the_way_out() {
+    let machine = Machine::new(&shell_image(), "");
+    let program = machine.sandbox.program("shifter-imagegw").unwrap().display().to_string();
+    for name in [
+        "imagemanager.local.json",
+        "imagemanager.remote.json",
+        "imagemanager.registries.json",
+        "imagemanager.json.example",
+    ] {
+        let path = format!("/etc/shifter/{name}");
+        let run =
+            |words: &[&str]| machine.sandbox.root().run(&[&[program.as_str()], words].concat()).unwrap();
+        fs::write(&path, document(name)).unwrap();
+        let checked = run(&["check-config", "--config", &path]);
+        assert!(checked.err().contains("is in order but cannot be served"), "{name}: {}", checked.describe());
+        let said = run(&["serve", "--config", &path, "--listen", "127.0.0.1:0"]).failure(1).unwrap();
+        assert!(
+            said.contains("MongoDBURI") && said.contains("\"DatabaseURI\": \"sqlite://"),
+            "{name}: {said}"
+        );
+        let mended =
+            document(name).replacen('{', "{\"DatabaseURI\": \"sqlite:///var/lib/shifter/shifter.db\",", 1);
+        fs::write(&path, mended).unwrap();
+        let checked = run(&["check-config", "--config", &path]);
+        assert!(checked.status.success(), "{name}: {}", checked.describe());
+    }
+    machine.finish();
+}

@@ -191,17 +191,17 @@ impl Api {
         Ok(grants.iter().any(|grant| acl::allows(grant, &member)).then_some((image, grants)))
     }
 
-    /// Whether the registry need not be asked again: it was within `PullUpdateTimeout`, for everybody
-    /// or for this caller with the same access list.
+    /// Whether the registry need not be asked: somebody else was accepted for the tag within
+    /// `PullUpdateTimeout` and it is open to this caller. Who pulls a second time wants to know whether
+    /// the tag has moved, and who gives an access list wants it taken up: both are asked for anew.
     fn is_fresh(&self, new: &NewJob, grants: &[Grant]) -> bool {
         let oldest = now() - self.config.pull_update.as_secs_f64();
-        let wanted = acl::of_grant(&new.acl, new.uid);
         let asks_nothing = new.acl.is_public();
-        grants.iter().filter(|grant| grant.checked > oldest).any(|grant| {
-            grant.public
-                || (grant.puller == new.uid && grant.acl == wanted)
-                || (grant.puller != new.uid && asks_nothing && grant.acl.uids.contains(&new.uid))
-        })
+        !grants.iter().any(|grant| grant.puller == new.uid)
+            && grants
+                .iter()
+                .filter(|grant| grant.checked > oldest)
+                .any(|grant| grant.public || (asks_nothing && grant.acl.uids.contains(&new.uid)))
     }
 
     /// The caller; with all groups only where they can matter, since asking for them costs a process.

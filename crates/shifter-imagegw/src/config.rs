@@ -32,7 +32,7 @@ pub(crate) struct Config {
     pub(crate) expand_directory: PathBuf,
     /// How long an image lives after its last pull or lookup.
     pub(crate) image_expiration: Duration,
-    /// How long a pulled tag is answered without asking the registry again.
+    /// How long one caller's pull of a tag also answers others without asking the registry again.
     pub(crate) pull_update: Duration,
     /// Pulls that download and convert at the same time.
     pub(crate) worker_threads: usize,
@@ -166,11 +166,13 @@ fn read(top: &mut Section<'_>) -> Config {
     let database = read_database(top);
     let default_location = top.required_text("DefaultImageLocation").unwrap_or_default();
     let locations = top.objects("Locations", keys::LOCATION, read_location);
-    if !default_location.is_empty() && !locations.contains_key(&default_location) {
-        top.problem(
-            "DefaultImageLocation",
-            &format!("\"{default_location}\" is not one of the Locations; add it there"),
-        );
+    if !locations.contains_key(&default_location) && !default_location.is_empty() {
+        let what = format!("\"{default_location}\" is not one of the Locations; add it there");
+        // Without any registry nothing can be pulled, but what is published can be served.
+        match locations.is_empty() {
+            true => top.warning("DefaultImageLocation", &what),
+            false => top.problem("DefaultImageLocation", &what),
+        }
     }
     let mut unsupported = Vec::new();
     if top.text("examiner").is_some() {

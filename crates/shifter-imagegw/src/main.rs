@@ -134,6 +134,9 @@ fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {
     config
         .check_servable()
         .with_context(|| format!("{} is in order but cannot be served", path.display()))?;
+    convert::options(&config.converter_options)
+        .map_err(anyhow::Error::msg)
+        .with_context(|| format!("ConverterOptions of {} cannot be used", path.display()))?;
     println!("{} is in order", path.display());
     Ok(())
 }

@@ -5,23 +5,24 @@
 //! published under that digest is only granted; else one caller at a time downloads, converts and
 //! publishes it while the others with the same digest wait for the outcome.
 
+mod make;
+
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use futures_util::{StreamExt, TryStreamExt};
 use shifter_core::digest::{Algorithm, Digest};
-use shifter_registry::{BlobCache, Client, Compression, Credentials, RegistryError, Resolved, Settings};
-use tokio::sync::{OwnedMutexGuard, Semaphore};
+use shifter_registry::{BlobCache, Client, Credentials, RegistryError, Settings};
+use tokio::sync::Semaphore;
+
+use self::make::Making;
 
 use crate::acl;
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::{Access, Config, Platform};
-use crate::convert::{ConvertError, ConvertJob, ConvertLayer, Converter, output_in};
+use crate::convert::{ConvertError, Converter};
 use crate::locks::Locks;
-use crate::model::{Grant, Image, Job, JobStatus, RunConfig, now};
-use crate::publish::{self, PublishError, Scratch};
+use crate::model::{Grant, Image, Job, JobStatus, now};
+use crate::publish::{self, PublishError};
 use crate::target::{Target, TargetError};
 
 /// The one format that is made.
@@ -257,134 +258,6 @@ impl Puller {
                 return Ok(());
             }
         }
-    }
-}
-
-/// The making of an image that is not there yet.
-struct Making<'a> {
-    puller: &'a Puller,
-    job: &'a Job,
-    platform: &'a Platform,
-    target: &'a Target,
-    client: &'a Client,
-    progress: &'a Progress,
-}
-
-impl Making<'_> {
-    /// Downloads, converts and publishes; returns the image with its lock, not yet in the catalog.
-    async fn make(&self, digest: &Digest) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
-        let puller = self.puller;
-        self.progress.set("Waiting for a free worker".to_owned());
-        let _turn = puller.workers.acquire().await.map_err(|_| PullError::Stopping)?;
-        let wanted = shifter_registry::Platform::linux(&self.platform.architecture);
-        let resolved = self.client.resolve(&self.target.repository, &digest.to_string(), &wanted).await?;
-        if resolved.top_digest != *digest {
-            return Err(PullError::Moved);
-        }
-        // Old gateways name images by the top-level digest. An index means another image on each
-        // architecture, so on others than the common one the platform's manifest names it.
-        let id = match self.platform.architecture.as_str() {
-            "amd64" => &resolved.top_digest,
-            _ => &resolved.manifest_digest,
-        };
-        let id = id.hex().to_owned();
-        let system = self.job.key.system.clone();
-        let guard = puller.images.lock(format!("{system} {id}")).await;
-        if let Some(image) = puller.catalog.image(&system, &id).await?
-            && puller.is_published(self.platform, &image).await
-        {
-            return Ok((image, guard));
-        }
-        let layers = self.download(&resolved).await?;
-        puller.move_on(self.job, JobStatus::Conversion, "Converting image", self.progress).await?;
-        let expand = puller.config.expand_directory.clone();
-        let scratch_id = id.clone();
-        let scratch = blocking(move || Scratch::create(&expand, &scratch_id)).await?;
-        let job = ConvertJob {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            layers: convert_layers(&resolved, layers),
-            output: output_in(scratch.path()),
-            converter_options: puller.config.converter_options.clone(),
-        };
-        puller.converter.run(&job).await?;
-        puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
-        let (directory, file_id) = (self.platform.image_dir.clone(), id.clone());
-        let published = blocking(move || {
-            let published = publish::publish_image(&directory, &file_id, FORMAT, &job.output);
-            drop(scratch);
-            published
-        })
-        .await?;
-        let image = Image {
-            system,
-            id,
-            format: FORMAT.to_owned(),
-            config: run_config(&resolved, &self.platform.architecture),
-            size: published.size,
-            sha256: published.sha256,
-            last_pull: 0.0,
-            expiration: 0.0,
-        };
-        Ok((image, guard))
-    }
-
-    /// Fetches all layers, some at a time, oldest first in the result.
-    async fn download(&self, resolved: &Resolved) -> Result<Vec<PathBuf>, PullError> {
-        let total: u64 = resolved.layers.iter().map(|layer| layer.size).sum();
-        let received: Vec<AtomicU64> = resolved.layers.iter().map(|_| AtomicU64::new(0)).collect();
-        let count = resolved.layers.len();
-        let show = || {
-            let got: u64 = received.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
-            let megabytes = |bytes: u64| format!("{}.{}", bytes / 1_000_000, bytes / 100_000 % 10);
-            let line = format!("Pulling {count} layers, {} of {} MB", megabytes(got), megabytes(total));
-            self.progress.set(line);
-        };
-        show();
-        let fetches = resolved.layers.iter().zip(&received).map(|(layer, bytes)| {
-            let report = |progress: shifter_registry::Progress| {
-                bytes.store(progress.received, Ordering::Relaxed);
-                show();
-            };
-            async move { self.puller.cache.fetch(self.client, &self.target.repository, layer, &report).await }
-        });
-        // Collected first: over a lazy iterator the compiler cannot prove the whole to be Send.
-        let fetches: Vec<_> = fetches.collect();
-        Ok(futures_util::stream::iter(fetches).buffered(DOWNLOADS).try_collect().await?)
-    }
-}
-
-fn convert_layers(resolved: &Resolved, paths: Vec<PathBuf>) -> Vec<ConvertLayer> {
-    let mut diff_ids = resolved.config.diff_ids.iter();
-    let layers = resolved.layers.iter().zip(paths);
-    layers
-        .map(|(layer, path)| ConvertLayer {
-            path,
-            digest: layer.digest.to_string(),
-            diff_id: diff_ids.next().map(Digest::to_string),
-            compression: match layer.compression {
-                Compression::Gzip => "gzip",
-                Compression::Zstd => "zstd",
-                Compression::None => "none",
-            }
-            .to_owned(),
-        })
-        .collect()
-}
-
-fn run_config(resolved: &Resolved, architecture: &str) -> RunConfig {
-    let config = &resolved.config;
-    RunConfig {
-        entry: config.entrypoint.clone(),
-        cmd: config.cmd.clone(),
-        workdir: config.workdir.clone(),
-        env: config.env.clone(),
-        labels: config.labels.clone(),
-        user: config.user.clone().unwrap_or_default(),
-        stop_signal: config.stop_signal.clone().unwrap_or_default(),
-        architecture: match config.architecture.as_str() {
-            "" => architecture.to_owned(),
-            named => named.to_owned(),
-        },
     }
 }
 

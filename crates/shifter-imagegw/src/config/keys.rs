@@ -46,7 +46,7 @@ pub(crate) const TOP: &[Key] = &[
     key("MongoDBURI", "-", "the original's catalog; DatabaseURI wins over it"),
     key("Platforms", "required", "the systems that images are published on"),
     key("PullUpdateTime", "-", "other name of PullUpdateTimeout"),
-    key("PullUpdateTimeout", "300", "seconds for which a pulled tag is not asked for again"),
+    key("PullUpdateTimeout", "300", "seconds for which one caller's pull of a tag also answers others"),
     key("WorkerThreads", "1", "pulls that download and convert at the same time, 1 to 256"),
     key("examiner", "-", "program that examines an unpacked image; not supported"),
 ];

@@ -53,6 +53,11 @@ impl<'a> Section<'a> {
         self.notes.problems.push(problem);
     }
 
+    pub(crate) fn warning(&mut self, key: &str, what: &str) {
+        let warning = format!("{}: {what}", self.path_of(key));
+        self.notes.warnings.push(warning);
+    }
+
     fn get<T>(&mut self, key: &str, expected: &str, read: impl FnOnce(&'a Value) -> Option<T>) -> Option<T> {
         let value = self.map.get(key).filter(|value| !value.is_null())?;
         let read = read(value);

@@ -117,6 +117,16 @@ fn what_this_version_cannot_honour_stops_serve_not_the_reader() {
 }
 
 #[test]
+fn a_gateway_without_registries_is_odd_but_possible() {
+    let without = r#""registry-1.docker.io": { "remotetype": "dockerv2", "authentication": "http" }"#;
+    let (_, warnings) = Config::parse(&changed(without, "")).unwrap();
+    assert_eq!(
+        warnings,
+        ["DefaultImageLocation: \"registry-1.docker.io\" is not one of the Locations; add it there"]
+    );
+}
+
+#[test]
 fn unknown_keys_are_reported_with_the_nearest_name() {
     for (from, to, warning) in [
         (

@@ -181,7 +181,8 @@ fn the_fixture_registry_lies_as_told() {
     let cut = get(&lying(Fault::TruncatedBlob(layer.clone(), 100)), &path, &[]).unwrap_err();
     assert!(format!("{cut:#}").contains("the body has 100 bytes"), "{cut:#}");
 
-    let (_, digest, body) = get(&lying(Fault::WrongManifestDigest), "/v2/x/manifests/1", &[]).unwrap();
+    let (_, digest, body) = get(&lying(Fault::WrongManifest), "/v2/x/manifests/1", &[]).unwrap();
+    assert_eq!(digest, built.top);
     assert_ne!(digest, digest_of(&body));
 
     let (status, ..) = get(&lying(Fault::Status(503)), "/v2/x/manifests/1", &[]).unwrap();

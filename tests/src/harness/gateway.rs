@@ -99,14 +99,17 @@ impl Sandbox {
 
     fn document(&self, state: &std::path::Path, munged: &Munged, options: &GatewayOptions) -> Value {
         let mut locations = Map::new();
-        for location in &options.locations {
+        // A gateway without any registry is refused; port 9 is where nobody answers.
+        let nowhere =
+            [Location { name: "nowhere".to_owned(), url: "http://127.0.0.1:9".to_owned(), ca: None }];
+        let known = if options.locations.is_empty() { &nowhere[..] } else { &options.locations };
+        for location in known {
             let mut entry = json!({"remotetype": "dockerv2", "url": location.url, "authentication": "http"});
             if let (Some(object), Some(ca)) = (entry.as_object_mut(), &location.ca) {
                 object.insert("sslcacert".to_owned(), json!(ca));
             }
             locations.insert(location.name.clone(), entry);
         }
-        let default = options.locations.first().map_or("none", |location| location.name.as_str());
         let system = json!({
             "mungeSocketPath": munged.socket,
             "accesstype": "local",
@@ -116,7 +119,7 @@ impl Sandbox {
         let mut document = json!({
             "WorkerThreads": 4,
             "LogLevel": "debug",
-            "DefaultImageLocation": default,
+            "DefaultImageLocation": known[0].name,
             "DefaultImageFormat": "squashfs",
             "PullUpdateTimeout": 300,
             "ImageExpirationTimeout": "90:00:00:00",

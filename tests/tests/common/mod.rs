@@ -1,6 +1,8 @@
 //! A test machine with one image in place, and short ways to run things in its containers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, unreachable_pub, missing_docs)]
 
+pub mod site;
+
 use shifter_tests::fixture::{Entry, dir, shell_entries};
 use shifter_tests::harness::{Outcome, Sandbox, UserCommand};
 

@@ -47,12 +47,16 @@ refuse_without_mounts() {
         fail "even root may not mount here (a container without CAP_SYS_ADMIN?), and Shifter cannot work without mounts"
     fi
     rmdir "$scratch"
-    [ -e /dev/loop-control ] || quietly modprobe loop || true
+    [ -e /dev/loop-control ] || load_module loop || true
     [ -c /dev/loop-control ] ||
         fail "there is no /dev/loop-control, so images cannot be mounted: load the loop module, or give this container the loop devices"
-    grep -qw squashfs /proc/filesystems || quietly modprobe squashfs || true
+    grep -qw squashfs /proc/filesystems || load_module squashfs || true
     grep -qw squashfs /proc/filesystems ||
         fail "this kernel knows no squashfs, in which images are kept: load or build the squashfs module"
+}
+
+load_module() {
+    command -v modprobe >/dev/null && quietly modprobe "$1"
 }
 
 build() {
@@ -185,6 +189,7 @@ start_munged() {
         return 0
     fi
     owner=$(getent passwd munge >/dev/null && echo munge || echo root)
+    [ -d /run/munge ] || touch "$prefix/made-run-munge"
     install -d -o "$owner" -m 0755 /run/munge
     install -d -o "$owner" -m 0700 "$prefix/munge"
     if [ ! -e "$prefix/munge/key" ]; then
@@ -332,6 +337,7 @@ clean_up() {
             esac
         done <"$prefix/accounts"
     fi
+    [ ! -e "$prefix/made-run-munge" ] || rmdir /run/munge 2>/dev/null || true
     rm -rf --one-file-system "$prefix"
     note "removed $prefix; packages that were installed stay"
 }

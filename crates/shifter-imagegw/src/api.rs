@@ -35,7 +35,7 @@ pub(crate) enum Refusal {
     NoImage,
     #[error("{0}")]
     Unprocessable(String),
-    #[error("the gateway has too many unfinished pulls; try again in a minute")]
+    #[error("there are too many unfinished pulls, of all callers or of yours; try again in a minute")]
     Busy,
     #[error(transparent)]
     Catalog(#[from] CatalogError),

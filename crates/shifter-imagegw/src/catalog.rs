@@ -67,7 +67,7 @@ pub(crate) enum Submitted {
     Over(Job),
     /// Nothing to do: the tag was checked recently enough.
     Fresh,
-    /// The gateway has as many unfinished pulls as it accepts.
+    /// The gateway has as many unfinished pulls as it accepts, in all or of this caller.
     TooMany,
 }
 

@@ -218,7 +218,7 @@ fn read(top: &mut Section<'_>) -> Config {
         worker_threads: top
             .integer("WorkerThreads", 1, 256)
             .and_then(|threads| usize::try_from(threads).ok())
-            .unwrap_or(1),
+            .unwrap_or(4),
         log_level: top.choice("LogLevel", &["debug", "info", "warn", "warning", "error", "critical"]).map(
             |level| match level {
                 "critical" => "error",

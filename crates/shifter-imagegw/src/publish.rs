@@ -5,9 +5,9 @@
 //! goes first and `.meta` second, so a `.meta` never promises what is not there. A part holds a lock
 //! while its writer lives; parts without one are leftovers and are removed at the next start.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -104,15 +104,14 @@ pub(crate) struct Scratch {
 impl Scratch {
     pub(crate) fn create(parent: &Path, id: &str) -> Result<Scratch, PublishError> {
         let path = parent.join(part_name(id));
-        std::fs::create_dir(&path)
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
             .map_err(|source| failed("creating", &path, parent, "a scratch directory", source))?;
         let lock = path.join("lock");
-        let locked =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock).and_then(|file| {
-                file.lock()?;
-                std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700))?;
-                Ok(file)
-            });
+        let locked = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock);
+        // Best effort, as for parts: without locks, leftovers are told by age.
+        let locked = locked.inspect(|file| drop(file.try_lock()));
         match locked {
             Ok(file) => Ok(Scratch { path, _lock: file }),
             Err(source) => {

@@ -31,8 +31,8 @@ const FORMAT: &str = "squashfs";
 /// Layers of one image that are downloaded at the same time.
 const DOWNLOADS: usize = 4;
 
-/// Questions to registries (not downloads) at the same time.
-const QUESTIONS: usize = 16;
+/// Questions (not downloads) to one registry at the same time.
+const QUESTIONS: usize = 32;
 
 /// Why a pull failed; each is what the caller is told.
 #[derive(Debug, thiserror::Error)]
@@ -78,15 +78,21 @@ pub(crate) struct Puller {
     config: Arc<Config>,
     catalog: Arc<Catalog>,
     cache: BlobCache,
-    /// One client without credentials per location, from which the callers' are made: they share its
-    /// connections and certificates and nothing else. A changed CA file counts after a restart.
-    registries: Mutex<HashMap<String, Client>>,
+    registries: Mutex<HashMap<String, Registry>>,
     converter: Converter,
     workers: Semaphore,
-    questions: Semaphore,
     flights: Locks<Option<Failure>>,
     images: Locks<()>,
     gateway_uid: u32,
+}
+
+/// One location. The client has no credentials; the callers' are made from it and share its connections
+/// and certificates, nothing else. A changed CA file counts after a restart. Turns are counted per
+/// location, so that a registry that does not answer holds up nobody else's users.
+#[derive(Clone)]
+struct Registry {
+    client: Arc<Client>,
+    questions: Arc<Semaphore>,
 }
 
 /// The last failure of a flight, with its time, so that those who waited for it need not repeat it.
@@ -123,7 +129,6 @@ impl Puller {
             cache: BlobCache::open(&config.cache_directory)?,
             registries: Mutex::default(),
             workers: Semaphore::new(config.worker_threads),
-            questions: Semaphore::new(QUESTIONS),
             flights: Locks::default(),
             images: Locks::default(),
             config,
@@ -142,15 +147,16 @@ impl Puller {
     ) -> Result<(), PullError> {
         let platform = self.platform(&job.key.system)?;
         let target = Target::parse(&self.config, &job.key.tag)?;
-        let turn = match self.questions.try_acquire() {
+        let registry = self.registry(&target)?;
+        let turn = match registry.questions.try_acquire() {
             Ok(turn) => turn,
             Err(_) => {
                 self.move_on(job, JobStatus::Pending, "Waiting for its turn", progress).await?;
-                self.questions.acquire().await.map_err(|_| PullError::Stopping)?
+                registry.questions.acquire().await.map_err(|_| PullError::Stopping)?
             }
         };
         self.move_on(job, JobStatus::Pulling, "Getting manifest", progress).await?;
-        let client = self.client(&target, credentials)?;
+        let client = registry.client.for_caller(credentials);
         let head = client.head(&target.repository, &target.reference).await?;
         drop(turn);
         if head.digest.algorithm() != Algorithm::Sha256 {
@@ -193,15 +199,15 @@ impl Puller {
         }
     }
 
-    fn client(&self, target: &Target, credentials: Option<Credentials>) -> Result<Client, RegistryError> {
+    fn registry(&self, target: &Target) -> Result<Registry, RegistryError> {
         let mut registries = self.registries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(client) = registries.get(&target.location) {
-            return Ok(client.for_caller(credentials));
+        if let Some(registry) = registries.get(&target.location) {
+            return Ok(registry.clone());
         }
         let client = Client::new(target.registry_location(&self.config), None, Settings::default())?;
-        let own = client.for_caller(credentials);
-        registries.insert(target.location.clone(), client);
-        Ok(own)
+        let registry = Registry { client: Arc::new(client), questions: Arc::new(Semaphore::new(QUESTIONS)) };
+        registries.insert(target.location.clone(), registry.clone());
+        Ok(registry)
     }
 
     fn platform(&self, system: &str) -> Result<&Platform, PullError> {

@@ -9,6 +9,9 @@ use crate::model::{Grant, Image, Job, JobStatus, now};
 /// Most unfinished pulls in all; beyond that a caller is asked to come back.
 const MOST_UNFINISHED: i64 = 1000;
 
+/// Most unfinished pulls of one caller, so that nobody can fill the gateway alone.
+const MOST_OF_ONE_CALLER: i64 = 100;
+
 /// How long the end of a pull waits to be told at least, however small `PullUpdateTimeout` is.
 const LEAST_TELLING_SECONDS: f64 = 60.0;
 
@@ -62,12 +65,15 @@ impl Catalog {
             tx.commit().await.during(DOING)?;
             return Ok(Submitted::Fresh);
         }
-        let unfinished: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE status NOT IN ('READY', 'FAILURE')")
-                .fetch_one(&mut *tx)
-                .await
-                .during(DOING)?;
-        if unfinished >= MOST_UNFINISHED {
+        let (unfinished, own): (i64, i64) = sqlx::query_as(
+            "SELECT count(*), count(CASE WHEN uid = ? THEN 1 END) FROM jobs \
+             WHERE status NOT IN ('READY', 'FAILURE')",
+        )
+        .bind(new.uid)
+        .fetch_one(&mut *tx)
+        .await
+        .during(DOING)?;
+        if unfinished >= MOST_UNFINISHED || own >= MOST_OF_ONE_CALLER {
             return Ok(Submitted::TooMany);
         }
         let row = sqlx::query(

@@ -160,3 +160,13 @@ async fn ends_nobody_comes_back_for_are_forgotten() {
     catalog.forget_ends_before(now() + 10.0).await.unwrap();
     assert!(catalog.job(job.number).await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn nobody_can_fill_the_queue_alone() {
+    let Fixture { catalog, dir: _dir } = fixture().await;
+    for number in 0..100 {
+        started(catalog.submit(&new_job(&format!("a:{number}"), 7), false, 300.0).await.unwrap());
+    }
+    assert!(matches!(catalog.submit(&new_job("b:1", 7), false, 300.0).await.unwrap(), Submitted::TooMany));
+    started(catalog.submit(&new_job("b:1", 8), false, 300.0).await.unwrap());
+}

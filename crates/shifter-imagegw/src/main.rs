@@ -11,6 +11,7 @@ mod config;
 mod convert;
 mod http;
 mod jobs;
+mod listen;
 mod locks;
 mod model;
 mod publish;

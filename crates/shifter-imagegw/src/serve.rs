@@ -23,6 +23,7 @@ use crate::config::{Access, Authentication, Config, Database};
 use crate::convert::{self, Converter};
 use crate::http::{self, Service};
 use crate::jobs::Jobs;
+use crate::listen::{self, Limits};
 use crate::publish;
 use crate::pull::Puller;
 
@@ -30,10 +31,10 @@ use crate::pull::Puller;
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Runs the gateway until it is told to stop.
-pub(crate) async fn serve(config: Config, listen: &[SocketAddr]) -> anyhow::Result<()> {
+pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
     config.check_servable().context("this configuration cannot be served")?;
     if config.authentication == Authentication::Mock
-        && !listen.iter().all(|address| address.ip().is_loopback())
+        && !addresses.iter().all(|address| address.ip().is_loopback())
     {
         bail!(
             "Authentication is \"mock\", which believes whatever a request says; it is only allowed where every \
@@ -49,7 +50,7 @@ pub(crate) async fn serve(config: Config, listen: &[SocketAddr]) -> anyhow::Resu
     let mut stop_signal = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut listeners = Vec::new();
-    for address in listen {
+    for address in addresses {
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("listening on {address} failed"))?;
         listeners.push(listener);
@@ -71,18 +72,14 @@ pub(crate) async fn serve(config: Config, listen: &[SocketAddr]) -> anyhow::Resu
     let mut servers = tokio::task::JoinSet::new();
     for listener in listeners {
         let address = listener.local_addr()?;
-        let mut stopped = stop.subscribe();
-        let server = axum::serve(listener, router.clone()).with_graceful_shutdown(async move {
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-        });
-        servers.spawn(server.into_future());
+        servers.spawn(listen::serve(listener, router.clone(), stop.subscribe(), Limits::default()));
         tracing::info!(%address, database = %database.display(), "listening");
     }
     tokio::select! {
         _ = stop_signal.recv() => tracing::info!("stopping on SIGTERM"),
         _ = interrupt.recv() => tracing::info!("stopping on SIGINT"),
         Some(ended) = servers.join_next() => {
-            ended?.context("serving HTTP failed")?;
+            ended.context("serving HTTP failed")?;
             bail!("a listener ended although nobody asked it to");
         }
     }

@@ -144,7 +144,12 @@ pub(crate) fn caller(uid: u32, credentials: &[(&str, &str)]) -> Caller {
 async fn listen(router: Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    // The sender is kept alive by the task: nobody stops the server before the test ends.
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        crate::listen::serve(listener, router, stopped, Default::default()).await;
+        drop(stop);
+    });
     address
 }
 

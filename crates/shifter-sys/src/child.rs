@@ -6,9 +6,9 @@ use crate::credentials::irrevocably_drop_privileges;
 use crate::error::{During, Error, Result};
 use crate::exec::exec;
 use crate::lockdown::LockedDown;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 use std::io::Read;
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,10 @@ pub fn output_of(locked: &LockedDown, argv: &[&str], limit: usize, patience: Dur
     let (reader, writer) = pipe(name)?;
     let pid = start(name, || become_helper(locked, argv, &writer))?;
     drop(writer);
-    let text = collect(reader, limit, Instant::now() + patience);
+    let deadline = Instant::now() + patience;
+    // Its output may end long before it does: the user may trace and stop what runs as the user.
+    let text = collect(reader, limit, deadline)
+        .and_then(|text| if ends_before(pid, deadline) { Ok(text) } else { Err("it took too long") });
     if text.is_err() {
         let _already_gone = kill_process(pid, Signal::KILL);
     }
@@ -100,8 +103,7 @@ fn collect(reader: OwnedFd, limit: usize, deadline: Instant) -> std::result::Res
     let mut text = Vec::new();
     let mut chunk = [0u8; 4096];
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || !readable_within(&reader, left) {
+        if !readable_before(&reader, deadline) {
             return Err("it took too long");
         }
         match reader.read(&mut chunk) {
@@ -115,8 +117,13 @@ fn collect(reader: OwnedFd, limit: usize, deadline: Instant) -> std::result::Res
     }
 }
 
-fn readable_within(reader: &std::fs::File, left: Duration) -> bool {
-    let mut wanted = [rustix::event::PollFd::new(reader, rustix::event::PollFlags::IN)];
+fn ends_before(pid: Pid, deadline: Instant) -> bool {
+    pidfd_open(pid, PidfdFlags::empty()).is_ok_and(|process| readable_before(&process, deadline))
+}
+
+fn readable_before(fd: &impl AsFd, deadline: Instant) -> bool {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let mut wanted = [rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)];
     let timeout =
         rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
     matches!(rustix::event::poll(&mut wanted, Some(&timeout)), Ok(ready) if ready > 0)

@@ -1,6 +1,7 @@
 //! What the program says: errors and explanations on standard error, help on standard output. Writers that do
 //! not panic, since standard streams may be closed or broken.
 
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -29,20 +30,29 @@ fn say(text: &str) {
     let _closed_is_the_callers_choice = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// The explanations of `--verbose`, with the time since the start and each step's own.
+/// The explanations of `--verbose`, with the time since the start and each step's own. They are kept until
+/// [`Verbose::flush`]: whoever holds the other end of a stream can make its writer wait for ever, and a writer
+/// that is still root is one that its caller cannot kill and that no limit on the caller's processes counts.
 pub(crate) struct Verbose {
     on: bool,
     start: Instant,
+    text: RefCell<String>,
 }
 
 impl Verbose {
     pub(crate) fn new(on: bool, start: Instant) -> Self {
-        Self { on, start }
+        Self { on, start, text: RefCell::default() }
+    }
+
+    /// Prints what was kept.
+    pub(crate) fn flush(&self) {
+        say(&self.text.take());
     }
 
     pub(crate) fn say(&self, what: &str, object: &str) {
         if self.on {
-            say(&format!("{:>8} µs  {what}{object}\n", self.start.elapsed().as_micros()));
+            let line = format!("{:>8} µs  {what}{object}\n", self.start.elapsed().as_micros());
+            self.text.borrow_mut().push_str(&line);
         }
     }
 

@@ -27,7 +27,9 @@ pub fn records(text: &str, delimiter: char) -> impl Iterator<Item = Record<'_>> 
             while value.ends_with('\\') {
                 value.pop();
                 let Some((_, next)) = lines.next() else { break };
-                value = format!("{} {}", value.trim_end(), next.trim());
+                value.truncate(value.trim_end().len()); // in place: records have up to a million lines
+                value.push(' ');
+                value.push_str(next.trim());
             }
             return Some(Record { line: index + 1, key: key.trim(), value: value.trim().to_owned() });
         }

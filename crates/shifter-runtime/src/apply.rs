@@ -17,6 +17,8 @@ use std::time::Instant;
 const MOST_ENTRIES: usize = 4096;
 /// Deepest tree copied.
 const MOST_DEPTH: usize = 64;
+/// Name in `/var` of the record by which old versions find a container again.
+const STATE_FILE: &str = "shifterConfig.json";
 const ENOENT: i32 = 2;
 
 /// A container: this process's root, with root's rights still.
@@ -65,7 +67,7 @@ impl Build<'_> {
             Step::NewRoot { kind, at } => {
                 let options = [("source", "shifter"), ("mode", "0755")];
                 let options = if kind == "tmpfs" { &options[..] } else { &options[..1] }; // ramfs has no such option
-                self.root = Some(attach_on_host(&mount::new_file_system(kind, options, mount::SAFE)?, at)?);
+                self.root = Some(attach_on_host(mount::new_file_system(kind, options, mount::SAFE)?, at)?);
             }
             Step::Directory { path, mode } => {
                 let (parent, name) = self.parent_of(path)?;
@@ -89,7 +91,7 @@ impl Build<'_> {
             Step::MergeImage { tree } => self.merge(tree)?,
             Step::OverlayEtc => self.overlay_etc()?,
             Step::StateFile { content } => {
-                dir::write_new(&self.find("/var")?, "shifterConfig.json", content.as_bytes())?;
+                dir::write_new(&self.find("/var")?, STATE_FILE, content.as_bytes())?;
             }
             Step::SealRoot => {
                 let (flags, private) = (mount::SAFE_READ_ONLY, mount::Propagation::Private);
@@ -122,7 +124,7 @@ impl Build<'_> {
         let kind = &self.image.meta.format;
         let image = mount::new_file_system(kind, &[("source", &source)], mount::SAFE_READ_ONLY)
             .map_err(|error| kernel::explained(error, kind))?;
-        self.image_root = Some(attach_on_host(&image, at)?);
+        self.image_root = Some(attach_on_host(image, at)?);
         Ok(())
     }
 
@@ -183,12 +185,12 @@ impl Build<'_> {
     fn merge(&self, tree: &str) -> Result<()> {
         let Some(from) = self.image_directory(tree)? else { return Ok(()) };
         let to = self.find(tree)?;
-        let entries = dir::entries(&from, tree)?;
-        if entries.len() > MOST_ENTRIES {
-            return Err(Error::Content { tree: tree.to_owned(), rule: "it has more than 4096 entries" });
-        }
+        let entries = dir::entries(&from, tree, MOST_ENTRIES)?;
         for entry in entries {
             let name = entry.name.as_c_str();
+            if tree == "/var" && name.to_bytes() == STATE_FILE.as_bytes() {
+                continue; // its place is ours, and no image may keep its containers from starting
+            }
             match entry.file_type {
                 FileType::Directory if dir::make_if_absent(&to, name, 0o755)? => {
                     mount::graft(&from, &to, name)?
@@ -213,16 +215,16 @@ impl Build<'_> {
     }
 }
 
-/// Attaches a new mount on a directory of the host, seen in this namespace alone; returns its root.
-fn attach_on_host(new: &OwnedFd, at: &str) -> Result<OwnedFd> {
-    let place = dir::open_or_make(at)?;
-    mount::attach(new, &place, at)?;
-    Ok(dir::open_host(at)?)
+/// Attaches a new mount on a directory of the host, seen in this namespace alone; returns its root. That is the
+/// mount's own descriptor: looked up by name, it could be another directory by now.
+fn attach_on_host(new: OwnedFd, at: &str) -> Result<OwnedFd> {
+    let place = trusted::open_or_make_directory(at, 0o755)?;
+    mount::attach(&new, &place, at)?;
+    Ok(new)
 }
 
 /// The node-wide lock for finding and attaching loop devices.
 fn node_lock() -> Result<OwnedFd> {
-    let directory = dir::open_or_make_private(RUN_DIRECTORY)?;
-    drop(trusted::open(RUN_DIRECTORY, trusted::Kind::Directory)?);
+    let directory = trusted::open_or_make_directory(RUN_DIRECTORY, 0o700)?;
     Ok(dir::open_lock(&directory, "loop.lock")?)
 }

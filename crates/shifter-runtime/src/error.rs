@@ -64,13 +64,6 @@ pub enum Error {
     },
     /// The caller owns the image directory.
     CallerOwnsImages,
-    /// The image cannot be merged into the root.
-    Content {
-        /// Directory of the image.
-        tree: String,
-        /// What is wrong with it.
-        rule: &'static str,
-    },
     /// A site mount has no place.
     Target {
         /// Path in the container.
@@ -150,7 +143,6 @@ impl fmt::Display for Error {
             Error::CallerOwnsImages => {
                 f.write_str("the owner of the images cannot run containers: use another account")
             }
-            Error::Content { tree, rule } => write!(f, "FAILED To setup \"{tree}\" of the image: {rule}"),
             Error::Target { path, rule } => {
                 write!(f, "FAILED to create volume \"{}\": {rule}", path.escape_debug())
             }

@@ -22,6 +22,8 @@ pub struct File {
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files dns\nservices: files\n\
     protocols: files\nrpc: files\nethers: files\nnetmasks: files\nnetgroup: files\npublickey: files\n\
     bootparams: files\nautomount: files\naliases: files\n";
+/// Most files of `etcPath`.
+const MOST_FILES: usize = 4096;
 const HOST_CONF: &str = "order bind,hosts\nmulti on\n";
 
 /// The layer for `account`: the host's `hosts` and `resolv.conf`, accounts, an empty `shadow`, and either
@@ -72,7 +74,7 @@ fn of_site(config: &TrustedConfig, locked: &LockedDown, account: &Account) -> Re
     let path = &config.udiroot.etc_path;
     let directory = trusted::open(path, Kind::Directory).map_err(Error::ConfigurationFile)?;
     let mut layer = Vec::new();
-    for entry in entries(&directory, path)? {
+    for entry in entries(&directory, path, MOST_FILES)? {
         let name = entry.name.to_string_lossy().into_owned();
         let target = format!("{path}/{name}");
         let content = if entry.file_type.is_symlink() {

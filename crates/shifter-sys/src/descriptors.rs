@@ -87,7 +87,12 @@ pub fn close_those_leading_out(proc: &Proc) -> Result<Vec<RawFd>> {
 fn leads_out(fd: BorrowedFd<'_>, namespaces: u64) -> bool {
     let path_handle = fs::fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::PATH));
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let Ok(found) = fs::statx(fd, "", flags, StatxFlags::TYPE) else { return true };
+    let Ok(found) = fs::statx(fd, "", flags, StatxFlags::TYPE) else {
+        // A file on the caller's own FUSE mount, which root may not even examine (fuse(4)): their output, maybe.
+        // Only from a directory could anything be looked up, and the kernel says so without asking the server.
+        let inside = fs::openat(fd, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        return path_handle || inside.err() != Some(rustix::io::Errno::NOTDIR);
+    };
     let directory = FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory;
     let namespace = fs::makedev(found.stx_dev_major, found.stx_dev_minor) == namespaces;
     path_handle || directory || namespace

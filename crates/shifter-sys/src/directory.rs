@@ -1,7 +1,7 @@
 //! Making and writing things in a directory tree held by descriptor. Paths are relative to the descriptor and
 //! resolved inside it: no `..`, no magic links, and links only as far as the caller says.
 
-use crate::error::{During, Result};
+use crate::error::{During, Error, Result};
 use rustix::fd::OwnedFd;
 pub use rustix::fs::FileType;
 use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
@@ -61,34 +61,15 @@ pub fn file_type(handle: &OwnedFd, name: &str) -> Result<FileType> {
     Ok(FileType::from_raw_mode(status(handle, name)?.st_mode))
 }
 
-/// A directory of the host by absolute path, made (mode 0755) if its parent lacks it.
-pub fn open_or_make(path: &str) -> Result<OwnedFd> {
-    open_or_make_with(path, 0o755)
-}
-
-/// The same with mode 0700: a directory for root alone.
-pub fn open_or_make_private(path: &str) -> Result<OwnedFd> {
-    open_or_make_with(path, 0o700)
-}
-
-fn open_or_make_with(path: &str, mode: u32) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match fs::open(path, flags, Mode::empty()) {
-        Err(Errno::NOENT) => {
-            match fs::mkdir(path, Mode::from_raw_mode(mode)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error).during("make the directory", path),
-            }
-            fs::open(path, flags, Mode::empty()).during("open", path)
-        }
-        other => other.during("open", path),
-    }
-}
-
-/// An `O_PATH` handle of a path of the host, links followed, magic links not.
+/// An `O_PATH` handle of a path of the host, links followed, magic links not. It is asked for as a directory
+/// first, because only that makes an automounter mount what belongs there (open(2), O_PATH).
 pub fn open_host(path: &str) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    fs::openat2(fs::CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).during("open", path)
+    let open = |flags| fs::openat2(fs::CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS);
+    match open(flags | OFlags::DIRECTORY) {
+        Err(Errno::NOTDIR) => open(flags).during("open", path),
+        other => other.during("open", path),
+    }
 }
 
 /// Reads a file of the host whose content is no secret and decides nothing (`/etc/hosts`).
@@ -149,7 +130,7 @@ pub fn copy_link(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr) -> Result<
 /// Copies what is in `from` into `to`, readable by all (a+rX), root's; devices, pipes and sockets are left out.
 /// A tree deeper than `depth` is refused.
 pub fn copy_tree(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<()> {
-    for entry in entries(from, "a site directory")? {
+    for entry in entries(from, "a site directory", usize::MAX)? {
         let name = entry.name.as_c_str();
         let open = |parent: &OwnedFd, flags| {
             let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -158,7 +139,7 @@ pub fn copy_tree(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<()> {
         match entry.file_type {
             FileType::Symlink => copy_link(from, to, name)?,
             FileType::Directory if depth == 0 => {
-                return Err(crate::Error::refused("copy", shown(name), "it lies too deep"));
+                return Err(Error::refused("copy", shown(name), "it lies too deep"));
             }
             FileType::Directory => {
                 make(to, name, 0o755)?;
@@ -189,8 +170,8 @@ pub fn has(directory: &OwnedFd, name: impl rustix::path::Arg + Copy) -> Result<b
     }
 }
 
-/// The entries of a directory held as an `O_PATH` handle, without `.` and `..`.
-pub fn entries(directory: &OwnedFd, name: &str) -> Result<Vec<Entry>> {
+/// The entries of a directory held as an `O_PATH` handle, without `.` and `..`; more than `most` are an error.
+pub fn entries(directory: &OwnedFd, name: &str, most: usize) -> Result<Vec<Entry>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let readable = fs::openat(directory, ".", flags, Mode::empty()).during("list", name)?;
     let mut found = Vec::new();
@@ -199,6 +180,9 @@ pub fn entries(directory: &OwnedFd, name: &str) -> Result<Vec<Entry>> {
         let entry_name = entry.file_name().to_owned();
         if matches!(entry_name.to_bytes(), b"." | b"..") {
             continue;
+        }
+        if found.len() == most {
+            return Err(Error::refused("list", name, "it has more entries than such a directory can have"));
         }
         let file_type = match entry.file_type() {
             FileType::Unknown => {

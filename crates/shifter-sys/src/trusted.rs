@@ -49,6 +49,18 @@ pub fn open(path: &str, kind: Kind) -> Result<OwnedFd> {
     Ok(handle)
 }
 
+/// [`open`] for a directory, which is made with `mode` where its parent lacks it: for places root mounts on or
+/// keeps state in. A name that somebody else could make into a link elsewhere is no such place.
+pub fn open_or_make_directory(path: &str, mode: u32) -> Result<OwnedFd> {
+    match open(path, Kind::Directory) {
+        Err(error) if error.errno() == Some(libc::ENOENT) => {}
+        other => return other,
+    }
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    crate::directory::make(&open(parent, Kind::Directory)?, name, mode)?;
+    open(path, Kind::Directory)
+}
+
 /// Walks to `path`, checking modes; returns the owners other than root that were met on the way.
 fn walk(path: &str, kind: Kind) -> Result<(OwnedFd, Vec<u32>)> {
     let mut owners = Vec::new();

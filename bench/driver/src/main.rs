@@ -42,7 +42,7 @@ fn run() -> Result<()> {
 
     let keeper = variants::Keeper::start()?;
     variants::compare_containers(&keeper)?;
-    println!("floor and shifter show the program the same mounts and the same files in /etc");
+    println!("floor and shifter give the program the same mounts, files in /etc and rights");
     if options.check_only {
         return keeper.stop();
     }

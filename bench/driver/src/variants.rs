@@ -134,7 +134,7 @@ fn wait_until_detached(id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless floor and shifter show the program the same mounts and the same site files.
+/// Fails unless floor and shifter show the program the same mounts, the same site files and the same rights.
 pub(crate) fn compare_containers(keeper: &Keeper) -> Result<()> {
     let shifter = [program("shifter"), of_image(SHARED), PAYLOAD.to_owned()];
     let floor = [program("floor"), keeper.device.clone(), PAYLOAD.to_owned()];
@@ -148,11 +148,25 @@ pub(crate) fn compare_containers(keeper: &Keeper) -> Result<()> {
             bail!("{path} differs: shifter has {ours:?}, the floor program {floors:?}");
         }
     }
+    let (ours, floors) = both("/proc/self/status")?;
+    if credentials(&ours) != credentials(&floors) {
+        bail!(
+            "credentials differ: shifter has {:?}, the floor {:?}",
+            credentials(&ours),
+            credentials(&floors)
+        );
+    }
     let (ours, floors) = both("/var/shifterConfig.json")?;
     if ours.len() != floors.len() {
         bail!("shifterConfig.json has {} bytes, the floor program's {}", ours.len(), floors.len());
     }
     Ok(())
+}
+
+/// The lines of /proc/PID/status that say what a process may do.
+fn credentials(status: &str) -> Vec<&str> {
+    let names = ["Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:"];
+    status.lines().filter(|line| names.iter().any(|name| line.starts_with(name))).collect()
 }
 
 /// The content of a file as a container shows it.

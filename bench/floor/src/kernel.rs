@@ -189,10 +189,19 @@ pub(crate) fn pivot_into(root: c_int) {
     }
 }
 
-/// Gives root up. Groups are the caller's own all along.
+/// Gives root up for good: bounding and ambient sets emptied, then the ids; the kernel empties the other sets with
+/// them (capabilities(7)). Groups are the caller's own all along.
 pub(crate) fn become_the_caller() {
+    const LAST_CAPABILITY: c_ulong = 63;
     // SAFETY: ids by value only; prctl's four arguments are numbers.
     unsafe {
+        for capability in 0..=LAST_CAPABILITY {
+            if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
+                break; // past the last one that this kernel has
+            }
+        }
+        let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong;
+        must(libc::prctl(libc::PR_CAP_AMBIENT, clear, 0, 0, 0).into(), c"ambient capabilities");
         let (uid, gid) = (libc::getuid(), libc::getgid());
         must(libc::setresgid(gid, gid, gid).into(), c"setresgid");
         must(libc::setresuid(uid, uid, uid).into(), c"setresuid");

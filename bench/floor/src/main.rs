@@ -1,5 +1,6 @@
 //! The floor under a private start: the mounts and files of `shifter --dry-run` for the benchmark's
-//! configuration, made with as few system calls as the kernel's interfaces allow, privileges dropped, exec.
+//! configuration, made with as few system calls as the kernel's interfaces allow, privileges dropped as
+//! `shifter` must drop them, exec.
 //!
 //! It reads no configuration and checks nothing, knows the image's entries beforehand, and is told the loop
 //! device (or, for a first container, the image file to attach). It has no start-up code but the C library's. **It

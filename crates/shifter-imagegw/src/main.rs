@@ -141,3 +141,24 @@ fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {
     println!("{} is in order", path.display());
     Ok(())
 }
+
+#[cfg(test)]
+mod command_line {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    fn listen(words: &[&str]) -> Vec<String> {
+        match Cli::try_parse_from([&["shifter-imagegw"], words].concat()).unwrap().command {
+            Command::Serve(serve) => serve.listen.iter().map(SocketAddr::to_string).collect(),
+            _ => panic!("{words:?}"),
+        }
+    }
+
+    #[test]
+    fn serve_listens_on_port_5000_of_all_addresses_unless_told_otherwise() {
+        assert_eq!(listen(&["serve"]), ["0.0.0.0:5000"]);
+        let two = ["serve", "--listen", "127.0.0.1:8000", "--listen", "[::1]:8000"];
+        assert_eq!(listen(&two), ["127.0.0.1:8000", "[::1]:8000"]);
+    }
+}

@@ -32,15 +32,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// Runs the gateway until it is told to stop.
 pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
-    config.check_servable().context("this configuration cannot be served")?;
-    if config.authentication == Authentication::Mock
-        && !addresses.iter().all(|address| address.ip().is_loopback())
-    {
-        bail!(
-            "Authentication is \"mock\", which believes whatever a request says; it is only allowed where every \
-             --listen address is a loopback address, as 127.0.0.1:5000"
-        );
-    }
+    check(&config, addresses)?;
     let Database::Sqlite(database) = config.database.clone() else {
         bail!("the configuration names no SQLite catalog");
     };
@@ -92,6 +84,20 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     Ok(())
 }
 
+/// What can be told from the configuration and the command line alone.
+fn check(config: &Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
+    config.check_servable().context("this configuration cannot be served")?;
+    if config.authentication == Authentication::Mock
+        && !addresses.iter().all(|address| address.ip().is_loopback())
+    {
+        bail!(
+            "Authentication is \"mock\", which believes whatever a request says; it is only allowed where every \
+             --listen address is a loopback address, as 127.0.0.1:5000"
+        );
+    }
+    Ok(())
+}
+
 /// Creates what is ours, insists on what is the site's, and clears what dead processes left.
 fn prepare_directories(config: &Config) -> anyhow::Result<()> {
     for directory in [&config.cache_directory, &config.expand_directory] {
@@ -126,4 +132,52 @@ fn clear(directory: &Path) -> anyhow::Result<()> {
         tracing::info!(directory = %directory.display(), removed, "removed what dead processes left");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn config(dir: &Path) -> Config {
+        let dir = dir.display();
+        let text = format!(
+            r#"{{"DefaultImageLocation": "reg", "Authentication": "mock", "CacheDirectory": "{dir}/cache",
+            "ExpandDirectory": "{dir}/expand", "Locations": {{"reg": {{"remotetype": "dockerv2"}}}},
+            "Platforms": {{"sysa": {{"accesstype": "local", "local": {{"imageDir": "{dir}/images"}}}}}}}}"#
+        );
+        Config::parse(&text).unwrap().0
+    }
+
+    #[test]
+    fn mock_authentication_listens_on_loopback_only() {
+        let config = config(Path::new("/x"));
+        for (addresses, allowed) in [
+            (&["127.0.0.1:5000"][..], true),
+            (&["127.0.0.1:5000", "[::1]:5000"], true),
+            (&["0.0.0.0:5000"], false),
+            (&["127.0.0.1:5000", "192.0.2.1:5000"], false),
+        ] {
+            let addresses: Vec<SocketAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(check(&config, &addresses).is_ok(), allowed, "{addresses:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_image_directory_is_said_and_our_own_directories_are_made_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let error = prepare_directories(&config).unwrap_err().to_string();
+        assert!(error.contains("imageDir") && error.contains("system sysa is not a directory"), "{error}");
+        assert!(!dir.path().join("images").exists());
+        for name in ["cache", "expand"] {
+            let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o700, "{name}");
+        }
+        std::fs::create_dir(dir.path().join("images")).unwrap();
+        prepare_directories(&config).unwrap();
+    }
 }

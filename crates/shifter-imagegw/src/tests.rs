@@ -51,12 +51,14 @@ impl Gateway {
             "Locations": {{"reg": {{"remotetype": "dockerv2", "url": "http://{registry}"}}}},
             "Platforms": {{
                 "sysa": {{"accesstype": "local", "architecture": "amd64", "local": {{"imageDir": "{}"}}}},
+                "arm": {{"accesstype": "local", "architecture": "arm64", "local": {{"imageDir": "{}"}}}},
                 "far": {{"accesstype": "remote", "host": "h", "ssh": {{"username": "u", "imageDir": "/i"}}}}}}}}"#,
             at("cache"),
             at("expand"),
-            at("images")
+            at("images"),
+            at("arm")
         );
-        for name in ["cache", "expand", "images"] {
+        for name in ["cache", "expand", "images", "arm"] {
             std::fs::create_dir_all(dir.join(name)).unwrap();
         }
         let config = Arc::new(Config::parse(&text).unwrap_or_else(|error| panic!("{error}")).0);
@@ -80,15 +82,30 @@ impl Gateway {
         tag: &str,
         body: &str,
     ) -> Result<wire::Image, Refusal> {
-        let platform = &self.api().config.platforms["sysa"];
-        self.api().pull("sysa", platform, "docker", tag, body.as_bytes(), caller).await
+        self.request_on("sysa", caller, tag, body).await
+    }
+
+    async fn request_on(
+        &self,
+        system: &str,
+        caller: &Caller,
+        tag: &str,
+        body: &str,
+    ) -> Result<wire::Image, Refusal> {
+        let platform = &self.api().config.platforms[system];
+        self.api().pull(system, platform, "docker", tag, body.as_bytes(), caller).await
     }
 
     /// Pulls as a client does: asks until the end. Panics after 20 s.
     pub(crate) async fn pull(&self, caller: &Caller, tag: &str, body: &str) -> wire::Image {
+        self.pull_on("sysa", caller, tag, body).await
+    }
+
+    pub(crate) async fn pull_on(&self, system: &str, caller: &Caller, tag: &str, body: &str) -> wire::Image {
         let begun = Instant::now();
         loop {
-            let image = self.request(caller, tag, body).await.unwrap_or_else(|error| panic!("{error}"));
+            let image =
+                self.request_on(system, caller, tag, body).await.unwrap_or_else(|error| panic!("{error}"));
             if !wire::status::is_in_progress(image.status.as_deref().unwrap()) {
                 return image;
             }
@@ -174,12 +191,34 @@ impl Registry {
         (registry, address)
     }
 
-    /// Stores an image whose environment is `SEED=seed`; returns its id.
+    /// Stores an image for amd64 whose environment is `SEED=seed`; returns its id.
     pub(crate) fn push(&self, repository: &str, tag: &str, seed: &str) -> String {
+        self.push_for("amd64", repository, tag, seed)
+    }
+
+    /// Stores an index that names one manifest for arm64; returns the index's digest in hex.
+    pub(crate) fn push_index(&self, repository: &str, tag: &str, manifest: &str, comment: &str) -> String {
+        let mut documents = self.documents.lock().unwrap();
+        let size = documents[&format!("{repository}/manifests/sha256:{manifest}")].len();
+        let index = format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","annotations":{{"c":"{comment}"}},
+            "manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":{size},
+            "digest":"sha256:{manifest}","platform":{{"os":"linux","architecture":"arm64"}}}}]}}"#
+        )
+        .into_bytes();
+        let id = sha256(&index);
+        for reference in [tag.to_owned(), format!("sha256:{id}")] {
+            documents.insert(format!("{repository}/manifests/{reference}"), index.clone());
+        }
+        id
+    }
+
+    pub(crate) fn push_for(&self, architecture: &str, repository: &str, tag: &str, seed: &str) -> String {
+        let labels = if seed == "labelled" { r#","Labels":{"who":"me"}"# } else { "" };
         let layer = format!("layer of {seed}").into_bytes();
         let diff_id = sha256(&layer);
         let config = format!(
-            r#"{{"architecture":"amd64","os":"linux","config":{{"Env":["SEED={seed}"],"Cmd":["sh"]}},
+            r#"{{"architecture":"{architecture}","os":"linux","config":{{"Env":["SEED={seed}"],"Cmd":["sh"]{labels}}},
             "rootfs":{{"type":"layers","diff_ids":["sha256:{diff_id}"]}}}}"#
         )
         .into_bytes();
@@ -224,7 +263,9 @@ impl Registry {
             return response.status(StatusCode::NOT_FOUND).body(Body::empty()).unwrap();
         };
         self.served.lock().unwrap().push(format!("{} {path}", request.method()));
-        let kind = if path.contains("/manifests/") {
+        let kind = if document.windows(14).any(|text| text == b"image.index.v1") {
+            "application/vnd.oci.image.index.v1+json"
+        } else if path.contains("/manifests/") {
             "application/vnd.oci.image.manifest.v1+json"
         } else {
             "application/octet-stream"

@@ -206,3 +206,62 @@ async fn a_killed_gateway_goes_on_where_it_can() {
     assert!(gateway.names("images").contains(&format!("{secret}.squashfs")));
     assert!(has(&gateway.pull(&bob, "open:1", "").await, "READY"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_for_other_architectures_are_named_by_the_platforms_manifest() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), address, 300).await;
+    let manifest = registry.push_for("arm64", "app", "plain", "one");
+    let first = registry.push_index("app", "1", &manifest, "first");
+    let second = registry.push_index("app", "2", &manifest, "second");
+    assert_ne!(first, second);
+    let alice = caller(1, &[]);
+    for tag in ["app:1", "app:2", "app:1"] {
+        let image = gateway.pull_on("arm", &alice, tag, "").await;
+        assert_eq!(image.id.as_deref(), Some(manifest.as_str()), "{image:?}");
+    }
+    assert_eq!(gateway.names("arm"), [format!("{manifest}.meta"), format!("{manifest}.squashfs")]);
+    assert_eq!(gateway.conversions(), 1, "two indexes of one manifest are one image");
+    // The other system is told that there is nothing for it.
+    let image = gateway.pull(&alice, "app:1", "").await;
+    assert!(has(&image, "FAILURE"), "{image:?}");
+    assert!(image.status_message.as_deref().is_some_and(|why| why.contains("arm64")), "{image:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_are_shown_and_expiration_begins_at_the_pull() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), address, 300).await;
+    registry.push("app", "latest", "labelled");
+    let image = gateway.pull(&caller(1, &[]), "app", "").await;
+    assert_eq!(image.labels, Some([("who".to_owned(), "me".to_owned())].into()));
+    let key =
+        crate::model::TagKey { system: "sysa".into(), itype: "docker".into(), tag: "app:latest".into() };
+    let stored = gateway.api().catalog.image_of_tag(&key).await.unwrap().unwrap();
+    assert_eq!(stored.expiration, stored.last_pull + 90.0 * 86_400.0);
+    // A lookup moves it, when there is something to move.
+    gateway.api().catalog.set_expiration("sysa", &stored.id, 5.0).await.unwrap();
+    gateway.api().lookup("sysa", "docker", "app", &caller(2, &[])).await.unwrap();
+    let stored = gateway.api().catalog.image_of_tag(&key).await.unwrap().unwrap();
+    assert!(stored.expiration > stored.last_pull + 89.0 * 86_400.0, "{stored:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_comes_after_the_image_and_the_catalog_last() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), address, 300).await;
+    let id = registry.push("app", "latest", "one");
+    // Something that no rename replaces stands where the record should go.
+    let record = dir.path().join(format!("images/{id}.meta"));
+    std::fs::create_dir(&record).unwrap();
+    let alice = caller(1, &[]);
+    let image = gateway.pull(&alice, "app", "").await;
+    assert!(has(&image, "FAILURE"), "{image:?}");
+    assert_eq!(gateway.names("images"), [format!("{id}.meta"), format!("{id}.squashfs")]);
+    assert!(matches!(gateway.api().lookup("sysa", "docker", "app", &alice).await, Err(Refusal::NoImage)));
+    std::fs::remove_dir(&record).unwrap();
+    assert!(has(&gateway.pull(&alice, "app", "").await, "READY"));
+}

@@ -127,14 +127,15 @@ impl Api {
             None => false,
         };
         let telling = self.config.pull_update.as_secs_f64();
-        match self.catalog.submit(&new, fresh, telling).await? {
+        let is_shared = |number| self.jobs.is_end_shared(number);
+        match self.catalog.submit(&new, fresh, telling, &is_shared).await? {
             Submitted::Started(job) => {
                 let reply = job.to_wire(true);
                 self.jobs.start(job, credentials);
                 Ok(reply)
             }
             Submitted::Going(mut job) => {
-                if let Some(line) = self.jobs.progress(job.number) {
+                if let Some(line) = self.jobs.poll(job.number) {
                     job.message = line;
                 }
                 let reply = job.to_wire(false);

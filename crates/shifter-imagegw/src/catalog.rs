@@ -63,7 +63,8 @@ pub(crate) enum Submitted {
     Started(Job),
     /// The caller's earlier one is still going; its access list is now the one just given.
     Going(Job),
-    /// The caller's earlier one is over; this is told once, the next submission starts anew.
+    /// The caller's earlier one is over; this is told once (or for a moment, where several clients of the
+    /// caller wait for it), the next submission starts anew.
     Over(Job),
     /// Nothing to do: the tag was checked recently enough.
     Fresh,

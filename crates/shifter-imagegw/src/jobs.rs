@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shifter_registry::Credentials;
 use tokio::task::AbortHandle;
@@ -19,6 +19,12 @@ use crate::pull::{Progress, Puller};
 /// How long a job that lost its credentials waits for its caller after a restart.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(600);
 
+/// Clients ask every half second; polls of one job that are clearly closer come from several clients.
+const SHORTEST_PERIOD: Duration = Duration::from_millis(350);
+
+/// How long an end is told to all who ask, where several clients wait: some of their periods.
+const SHARED_TELLING: Duration = Duration::from_secs(3);
+
 /// Ends of pulls nobody asked about are forgotten after this many seconds.
 const FORGET_AFTER: f64 = 86_400.0;
 
@@ -27,16 +33,28 @@ pub(crate) struct Jobs {
     catalog: Arc<Catalog>,
     puller: Arc<Puller>,
     running: Mutex<HashMap<i64, Running>>,
+    /// Ends that several clients of one caller wait for, with the time of the end.
+    shared_ends: Mutex<HashMap<i64, Instant>>,
 }
 
 struct Running {
     progress: Arc<Progress>,
     task: AbortHandle,
+    last_poll: Option<Instant>,
+    /// Whether the last two gaps between polls were too short for one client, newest first.
+    short_gaps: [bool; 2],
+}
+
+impl Running {
+    /// Whether several clients ask: of two gaps at least one is short then, whatever their phases.
+    fn is_shared(&self) -> bool {
+        self.short_gaps.contains(&true)
+    }
 }
 
 impl Jobs {
     pub(crate) fn new(catalog: Arc<Catalog>, puller: Arc<Puller>) -> Arc<Jobs> {
-        Arc::new(Jobs { catalog, puller, running: Mutex::default() })
+        Arc::new(Jobs { catalog, puller, running: Mutex::default(), shared_ends: Mutex::default() })
     }
 
     pub(crate) fn puller(&self) -> &Puller {
@@ -52,9 +70,34 @@ impl Jobs {
         self.running().contains_key(&number)
     }
 
-    /// The progress line of a running job.
-    pub(crate) fn progress(&self, number: i64) -> Option<String> {
-        self.running().get(&number).map(|running| running.progress.get()).filter(|line| !line.is_empty())
+    /// Notes that a client asked for a running job; returns its progress line.
+    pub(crate) fn poll(&self, number: i64) -> Option<String> {
+        let mut running = self.running();
+        let running = running.get_mut(&number)?;
+        let now = Instant::now();
+        let is_short = running.last_poll.is_some_and(|last| now - last < SHORTEST_PERIOD);
+        running.short_gaps = [is_short, running.short_gaps[0]];
+        running.last_poll = Some(now);
+        Some(running.progress.get()).filter(|line| !line.is_empty())
+    }
+
+    /// Whether the end of a job is to be told to several clients, and still fresh enough for that.
+    pub(crate) fn is_end_shared(&self, number: i64) -> bool {
+        // The end is in the catalog a moment before the job leaves the list.
+        if self.running().get(&number).is_some_and(Running::is_shared) {
+            return true;
+        }
+        let mut ends = self.shared_ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.retain(|_, end| end.elapsed() < SHARED_TELLING);
+        ends.contains_key(&number)
+    }
+
+    /// Takes an ended job off the list.
+    fn finish(&self, number: i64) {
+        let ended = self.running().remove(&number);
+        if ended.is_some_and(|running| running.is_shared()) {
+            self.shared_ends.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Instant::now());
+        }
     }
 
     /// Starts a job unless it runs already.
@@ -69,9 +112,12 @@ impl Jobs {
         // The task waits for this lock before it can take itself off the list.
         let task = tokio::spawn(async move {
             jobs.run(job, credentials, watched).await;
-            jobs.running().remove(&number);
+            jobs.finish(number);
         });
-        running.insert(number, Running { progress, task: task.abort_handle() });
+        running.insert(
+            number,
+            Running { progress, task: task.abort_handle(), last_poll: None, short_gaps: [false; 2] },
+        );
     }
 
     async fn run(&self, job: Job, credentials: Option<Credentials>, progress: Arc<Progress>) {

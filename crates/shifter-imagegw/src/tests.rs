@@ -33,6 +33,7 @@ use crate::pull::Puller;
 const CHILD: &str = r#"read -r job
 out=$(printf '%s' "$job" | sed 's/.*"output":"\([^"]*\)".*/\1/')
 echo "$out" >> "$0/conversions"
+[ -e "$0/slow" ] && sleep 1.2
 [ -e "$0/fail" ] && { echo '{"Failed":"layer sha256:x: entry ../x climbs out"}'; exit 1; }
 sleep 0.2; printf 'image bytes' > "$out"; echo '{"Done":{"entries":1,"bytes":1}}'"#;
 
@@ -110,7 +111,7 @@ impl Gateway {
                 return image;
             }
             assert!(begun.elapsed() < Duration::from_secs(20), "{image:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 

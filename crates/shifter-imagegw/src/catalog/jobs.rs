@@ -17,12 +17,14 @@ const LEAST_TELLING_SECONDS: f64 = 60.0;
 
 impl Catalog {
     /// Enters a pull, or finds the caller's earlier one. `fresh` says that the tag needs no asking;
-    /// `telling` is how long, in seconds, the end of an earlier pull is worth telling.
+    /// `telling` is how long, in seconds, the end of an earlier pull is worth telling; `is_shared`
+    /// says whether several clients of the caller wait for that end, so that it is kept for the others.
     pub(crate) async fn submit(
         &self,
         new: &NewJob,
         fresh: bool,
         telling: f64,
+        is_shared: &(dyn Fn(i64) -> bool + Sync),
     ) -> Result<Submitted, CatalogError> {
         const DOING: &str = "entering a pull";
         let now = now();
@@ -51,12 +53,17 @@ impl Catalog {
                 }
                 return Ok(Submitted::Going(earlier));
             }
+            let is_worth_telling =
+                earlier.acl == new.acl && now - earlier.updated < telling.max(LEAST_TELLING_SECONDS);
+            if is_worth_telling && is_shared(earlier.number) {
+                return Ok(Submitted::Over(earlier));
+            }
             sqlx::query("DELETE FROM jobs WHERE job = ?")
                 .bind(earlier.number)
                 .execute(&mut *tx)
                 .await
                 .during(DOING)?;
-            if earlier.acl == new.acl && now - earlier.updated < telling.max(LEAST_TELLING_SECONDS) {
+            if is_worth_telling {
                 tx.commit().await.during(DOING)?;
                 return Ok(Submitted::Over(earlier));
             }

@@ -52,24 +52,24 @@ fn started(submitted: Submitted) -> Job {
 async fn a_caller_has_one_pull_per_tag_and_hears_its_end_once() {
     let Fixture { catalog, dir: _dir } = fixture().await;
     let new = new_job("a:1", 7);
-    let job = started(catalog.submit(&new, false, 300.0).await.unwrap());
+    let job = started(catalog.submit(&new, false, 300.0, &|_| false).await.unwrap());
     assert_eq!((job.status, job.message.as_str()), (JobStatus::Init, ""));
     // Polls find it; another caller's pull of the same tag is its own.
     assert!(
-        matches!(catalog.submit(&new, true, 300.0).await.unwrap(), Submitted::Going(j) if j.number == job.number)
+        matches!(catalog.submit(&new, true, 300.0, &|_| false).await.unwrap(), Submitted::Going(j) if j.number == job.number)
     );
-    let other = started(catalog.submit(&new_job("a:1", 8), false, 300.0).await.unwrap());
+    let other = started(catalog.submit(&new_job("a:1", 8), false, 300.0, &|_| false).await.unwrap());
     assert_ne!(other.number, job.number);
 
     catalog.set_status(job.number, JobStatus::Failure, "the registry said no").await.unwrap();
     catalog.set_status(job.number, JobStatus::Pulling, "too late").await.unwrap();
-    let over = catalog.submit(&new, false, 300.0).await.unwrap();
+    let over = catalog.submit(&new, false, 300.0, &|_| false).await.unwrap();
     assert!(
         matches!(&over, Submitted::Over(j) if j.status == JobStatus::Failure && j.message == "the registry said no"),
         "{over:?}"
     );
     // Told once; retried at once.
-    started(catalog.submit(&new, false, 300.0).await.unwrap());
+    started(catalog.submit(&new, false, 300.0, &|_| false).await.unwrap());
 }
 
 #[tokio::test]
@@ -79,7 +79,9 @@ async fn a_hundred_requests_at_once_make_one_job() {
     let tasks: Vec<_> = (0..100)
         .map(|_| {
             let catalog = catalog.clone();
-            tokio::spawn(async move { catalog.submit(&new_job("a:1", 7), false, 300.0).await.unwrap() })
+            tokio::spawn(async move {
+                catalog.submit(&new_job("a:1", 7), false, 300.0, &|_| false).await.unwrap()
+            })
         })
         .collect();
     let mut begun = 0;
@@ -94,11 +96,11 @@ async fn a_hundred_requests_at_once_make_one_job() {
 #[tokio::test]
 async fn an_access_list_given_while_pulling_is_the_one_that_counts() {
     let Fixture { catalog, dir: _dir } = fixture().await;
-    let job = started(catalog.submit(&new_job("a:1", 7), false, 300.0).await.unwrap());
+    let job = started(catalog.submit(&new_job("a:1", 7), false, 300.0, &|_| false).await.unwrap());
     let acl = Acl { uids: vec![7, 8], gids: vec![] };
     let again = NewJob { acl: acl.clone(), ..new_job("a:1", 7) };
     assert!(
-        matches!(catalog.submit(&again, false, 300.0).await.unwrap(), Submitted::Going(j) if j.acl == acl)
+        matches!(catalog.submit(&again, false, 300.0, &|_| false).await.unwrap(), Submitted::Going(j) if j.acl == acl)
     );
     // Completing with the list as it was read before must not succeed.
     assert!(
@@ -125,12 +127,12 @@ async fn an_access_list_given_while_pulling_is_the_one_that_counts() {
 async fn tags_move_and_everything_survives_reopening() {
     let Fixture { catalog, dir } = fixture().await;
     for (tag, id, uid) in [("a:1", "aa", 7), ("b:1", "aa", 8), ("a:1", "bb", 9)] {
-        let job = started(catalog.submit(&new_job(tag, uid), false, 300.0).await.unwrap());
+        let job = started(catalog.submit(&new_job(tag, uid), false, 300.0, &|_| false).await.unwrap());
         let mut grants = catalog.grants("sysa", id).await.unwrap();
         grants.push(grant(tag, id, uid, true));
         assert!(catalog.complete(&job, &format!("sha256:{}", id), &image(id), &grants).await.unwrap());
     }
-    let pending = started(catalog.submit(&new_job("c:1", 7), false, 300.0).await.unwrap());
+    let pending = started(catalog.submit(&new_job("c:1", 7), false, 300.0, &|_| false).await.unwrap());
     catalog.close().await;
     drop(catalog);
 
@@ -153,7 +155,7 @@ async fn tags_move_and_everything_survives_reopening() {
 #[tokio::test]
 async fn ends_nobody_comes_back_for_are_forgotten() {
     let Fixture { catalog, dir: _dir } = fixture().await;
-    let job = started(catalog.submit(&new_job("a:1", 7), false, 300.0).await.unwrap());
+    let job = started(catalog.submit(&new_job("a:1", 7), false, 300.0, &|_| false).await.unwrap());
     catalog.forget_ends_before(now() + 10.0).await.unwrap();
     assert!(catalog.job(job.number).await.unwrap().is_some(), "unfinished pulls stay");
     catalog.set_status(job.number, JobStatus::Failure, "x").await.unwrap();
@@ -165,8 +167,25 @@ async fn ends_nobody_comes_back_for_are_forgotten() {
 async fn nobody_can_fill_the_queue_alone() {
     let Fixture { catalog, dir: _dir } = fixture().await;
     for number in 0..100 {
-        started(catalog.submit(&new_job(&format!("a:{number}"), 7), false, 300.0).await.unwrap());
+        started(catalog.submit(&new_job(&format!("a:{number}"), 7), false, 300.0, &|_| false).await.unwrap());
     }
-    assert!(matches!(catalog.submit(&new_job("b:1", 7), false, 300.0).await.unwrap(), Submitted::TooMany));
-    started(catalog.submit(&new_job("b:1", 8), false, 300.0).await.unwrap());
+    assert!(matches!(
+        catalog.submit(&new_job("b:1", 7), false, 300.0, &|_| false).await.unwrap(),
+        Submitted::TooMany
+    ));
+    started(catalog.submit(&new_job("b:1", 8), false, 300.0, &|_| false).await.unwrap());
+}
+
+#[tokio::test]
+async fn an_end_that_several_clients_wait_for_is_kept_for_them() {
+    let Fixture { catalog, dir: _dir } = fixture().await;
+    let new = new_job("a:1", 7);
+    let job = started(catalog.submit(&new, false, 300.0, &|_| false).await.unwrap());
+    catalog.set_status(job.number, JobStatus::Failure, "no").await.unwrap();
+    for _ in 0..3 {
+        let over = catalog.submit(&new, false, 300.0, &|number| number == job.number).await.unwrap();
+        assert!(matches!(over, Submitted::Over(_)), "{over:?}");
+    }
+    assert!(matches!(catalog.submit(&new, false, 300.0, &|_| false).await.unwrap(), Submitted::Over(_)));
+    started(catalog.submit(&new, false, 300.0, &|_| false).await.unwrap());
 }

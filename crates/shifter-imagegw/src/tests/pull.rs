@@ -265,3 +265,25 @@ async fn the_record_comes_after_the_image_and_the_catalog_last() {
     std::fs::remove_dir(&record).unwrap();
     assert!(has(&gateway.pull(&alice, "app", "").await, "READY"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_clients_of_one_caller_hear_the_end_of_their_pull() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Arc::new(Gateway::start(dir.path(), address, 300).await);
+    registry.push("app", "latest", "one");
+    // Slow enough for all clients to poll before the end.
+    std::fs::write(dir.path().join("slow"), "").unwrap();
+    std::fs::write(dir.path().join("fail"), "").unwrap();
+    let pulls: Vec<_> = (0..10)
+        .map(|_| {
+            let gateway = gateway.clone();
+            tokio::spawn(async move { gateway.pull(&caller(1, &[]), "app", "").await })
+        })
+        .collect();
+    for pull in pulls {
+        let image = pull.await.unwrap();
+        assert!(has(&image, "FAILURE"), "{image:?}");
+    }
+    assert_eq!(gateway.conversions(), 1, "nobody's poll began the failing pull again");
+}

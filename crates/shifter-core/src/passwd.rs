@@ -45,7 +45,9 @@ impl Account {
 
     /// The account of `uid` in a passwd file's text.
     pub fn find(text: &str, uid: u32) -> Option<Self> {
-        text.lines().filter_map(Self::parse).find(|account| account.uid == uid)
+        // The id first: checking and copying the other lines would be most of the work.
+        let has_uid = |line: &&str| line.split(':').nth(2).and_then(|field| field.parse().ok()) == Some(uid);
+        text.lines().filter(has_uid).find_map(Self::parse)
     }
 
     /// The line for a container's file; the password field is always `x`.
@@ -63,12 +65,12 @@ pub fn is_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-$@+\\".contains(c))
 }
 
-/// Name and id of each line of a group(5) text that has both.
+/// Name, not checked yet, and id of each line of a group(5) text that has both.
 fn groups(text: &str) -> impl Iterator<Item = (&str, u32)> {
     text.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let (name, _password, gid) = (fields.next()?, fields.next()?, fields.next()?);
-        Some((name, gid.trim().parse().ok()?)).filter(|(name, _)| is_name(name))
+        Some((name, gid.trim().parse().ok()?))
     })
 }
 
@@ -87,7 +89,7 @@ pub fn container_groups(
     let mut memberships = 0;
     for (name, gid) in groups(text) {
         let member = member_of.contains(&gid);
-        if gid == 0 || seen.contains(&gid) || (only_member_of && !member) {
+        if gid == 0 || seen.contains(&gid) || (only_member_of && !member) || !is_name(name) {
             continue;
         }
         seen.push(gid);

@@ -9,7 +9,8 @@ use rustix::fs::Mode;
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask,
 };
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 
 /// Limits that could stop root half-way, raised while it works.
 const RAISED: [Resource; 6] =
@@ -116,9 +117,8 @@ fn raise(resource: Resource, wanted: Rlimit, before: Rlimit) -> Result<()> {
 
 /// Takes the environment and leaves an empty one, so that no library call can be steered by it.
 fn take_environment() -> Vec<Vec<u8>> {
-    let taken = std::env::vars_os()
-        .map(|(name, value)| [name.into_vec(), b"=".to_vec(), value.into_vec()].concat())
-        .collect();
+    let joined = |(name, value): (OsString, OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
+    let taken = std::env::vars_os().map(joined).collect();
     // SAFETY: there is one thread, and no pointer into the environment is held.
     unsafe { libc::clearenv() };
     taken

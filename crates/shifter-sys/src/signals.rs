@@ -70,24 +70,26 @@ pub fn restore(saved: &Saved) -> Result<()> {
 }
 
 fn disposition(signal: libc::c_int) -> Result<libc::sighandler_t> {
-    let mut old = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: a null new action only reads, and `old` is a writable sigaction.
-    let code = unsafe { libc::sigaction(signal, std::ptr::null(), old.as_mut_ptr()) };
-    checked(code, "read the disposition of", signal)?;
-    // SAFETY: zeroed memory is a valid sigaction, and the kernel has filled it in.
-    Ok(unsafe { old.assume_init() }.sa_sigaction)
+    exchange(signal, None)
 }
 
 /// Sets `SIG_IGN` or `SIG_DFL` and returns what was set, which after an exec is one of the two.
 fn set_disposition(signal: libc::c_int, handler: libc::sighandler_t) -> Result<libc::sighandler_t> {
-    let old = disposition(signal)?;
     // SAFETY: sigaction is plain old data; all zeros is an empty mask and no flags.
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
     action.sa_sigaction = handler;
-    // SAFETY: `action` is a whole sigaction whose handler is no address of code but SIG_IGN or SIG_DFL.
-    let code = unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
-    checked(code, "set the disposition of", signal)?;
-    Ok(old)
+    exchange(signal, Some(&action))
+}
+
+fn exchange(signal: libc::c_int, new: Option<&libc::sigaction>) -> Result<libc::sighandler_t> {
+    let mut old = MaybeUninit::<libc::sigaction>::zeroed();
+    let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: `new` is null, which only reads, or a whole sigaction whose handler is no address of code but
+    // SIG_IGN or SIG_DFL; `old` is a writable sigaction.
+    let code = unsafe { libc::sigaction(signal, new, old.as_mut_ptr()) };
+    checked(code, "exchange the disposition of", signal)?;
+    // SAFETY: zeroed memory is a valid sigaction, and the kernel has filled it in.
+    Ok(unsafe { old.assume_init() }.sa_sigaction)
 }
 
 fn empty_set() -> libc::sigset_t {

@@ -121,7 +121,7 @@ pub fn read(path: &str, limit: u64) -> Result<String> {
 
 /// Reads an open file of at most `limit` bytes as UTF-8; other bytes become U+FFFD.
 pub fn read_all(file: OwnedFd, name: &str, limit: u64) -> Result<String> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(4096); // most are smaller, and then one read does it
     std::fs::File::from(file).take(limit + 1).read_to_end(&mut bytes).during("read", name)?;
     if bytes.len() as u64 > limit {
         return Err(Error::refused("read", name, "it is larger than such a file can be"));

@@ -20,6 +20,7 @@ const MOST_DEPTH: usize = 64;
 /// Name in `/var` of the record by which old versions find a container again.
 const STATE_FILE: &str = "shifterConfig.json";
 const ENOENT: i32 = 2;
+const EEXIST: i32 = 17;
 
 /// A container: this process's root, with root's rights still.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ struct Build<'a> {
     image: &'a Image,
     image_root: Option<OwnedFd>,
     root: Option<OwnedFd>,
+    /// The directory in which the last step made something, for the next one.
+    last: Option<(String, OwnedFd)>,
 }
 
 /// Does every step and makes the result this process's root. `told` hears of each step and how long it took.
@@ -48,7 +51,7 @@ pub fn apply(
     told: &mut dyn FnMut(&dyn std::fmt::Display, std::time::Duration),
 ) -> Result<Container> {
     mount::enter_new_namespace()?;
-    let mut build = Build { locked, image, image_root: None, root: None };
+    let mut build = Build { locked, image, image_root: None, root: None, last: None };
     for step in &plan.steps {
         let start = Instant::now();
         build.perform(step)?;
@@ -62,6 +65,9 @@ pub fn apply(
 
 impl Build<'_> {
     fn perform(&mut self, step: &Step) -> Result<()> {
+        if !matches!(step, Step::Directory { .. } | Step::EtcFile(_) | Step::Link { .. }) {
+            self.last = None; // a mount may cover it
+        }
         match step {
             Step::MountImage { at } => self.mount_image(at)?,
             Step::NewRoot { kind, at } => {
@@ -71,7 +77,7 @@ impl Build<'_> {
             }
             Step::Directory { path, mode } => {
                 let (parent, name) = self.parent_of(path)?;
-                dir::make(&parent, name, *mode)?;
+                dir::make(parent, name, *mode)?;
             }
             Step::Hook { script, failure } => {
                 drop(trusted::open(script, trusted::Kind::File)?);
@@ -83,10 +89,10 @@ impl Build<'_> {
             Step::Copy { from, to } => {
                 dir::copy_tree(&trusted::open(from, trusted::Kind::Directory)?, &self.find(to)?, MOST_DEPTH)?;
             }
-            Step::EtcFile(file) => dir::write_new(&self.find("/etc")?, &file.name, file.content.as_bytes())?,
+            Step::EtcFile(file) => dir::write_new(self.place("/etc")?, &file.name, file.content.as_bytes())?,
             Step::Link { path, target } => {
                 let (parent, name) = self.parent_of(path)?;
-                dir::make_link(&parent, name, target.as_str())?;
+                dir::make_link(parent, name, target.as_str())?;
             }
             Step::MergeImage { tree } => self.merge(tree)?,
             Step::OverlayEtc => self.overlay_etc()?,
@@ -111,15 +117,24 @@ impl Build<'_> {
         Ok(dir::find(self.root()?, path, Links::Refuse)?)
     }
 
-    fn parent_of<'p>(&self, path: &'p str) -> Result<(OwnedFd, &'p str)> {
+    /// A directory of the root, looked up once for steps that follow one another in it.
+    fn place(&mut self, path: &str) -> Result<&OwnedFd> {
+        let place = match self.last.take().filter(|(known, _)| known == path) {
+            Some(known) => known,
+            None => (path.to_owned(), self.find(path)?),
+        };
+        Ok(&self.last.insert(place).1)
+    }
+
+    fn parent_of<'p>(&mut self, path: &'p str) -> Result<(&OwnedFd, &'p str)> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        Ok((self.find(parent)?, name))
+        Ok((self.place(parent)?, name))
     }
 
     fn mount_image(&mut self, at: &str) -> Result<()> {
         let status = dir::status(&self.image.file, &self.image.file_name)?;
-        let lock = node_lock().ok();
-        let device = loopdev::device_for(&self.image.file, &status, &self.image.file_name, lock.as_ref())?;
+        let lock = || node_lock().ok();
+        let device = loopdev::device_for(&self.image.file, &status, &self.image.file_name, lock)?;
         let source = shifter_sys::descriptors::path_of(self.locked.proc(), &device);
         let kind = &self.image.meta.format;
         let image = mount::new_file_system(kind, &[("source", &source)], mount::SAFE_READ_ONLY)
@@ -139,9 +154,22 @@ impl Build<'_> {
         Ok(mount::attach(&copy, &target, &bind.to)?)
     }
 
-    /// The place to mount on. What is missing is made, but only in the root itself: never in something of the
-    /// host's or the image's that is mounted there already.
+    /// The place to mount on, made if it is missing.
     fn target(&self, path: &str, directory: bool) -> Result<OwnedFd> {
+        let place = match dir::find_if_present(self.root()?, path, Links::Refuse)? {
+            Some(found) => found,
+            None => self.make_target(path, directory)?,
+        };
+        if dir::file_type(&place, path)?.is_dir() == directory {
+            return Ok(place);
+        }
+        let rule = "source and target must both be directories or both be files";
+        Err(Error::Target { path: path.to_owned(), rule })
+    }
+
+    /// Makes what is missing of a place, but only in the root itself: never in something of the host's or the
+    /// image's that is mounted there already.
+    fn make_target(&self, path: &str, directory: bool) -> Result<OwnedFd> {
         let ours = dir::status(self.root()?, "/")?.st_dev;
         let mut place = self.find("/")?;
         let mut so_far = String::new();
@@ -164,11 +192,7 @@ impl Build<'_> {
                 }
             };
         }
-        if dir::file_type(&place, path)?.is_dir() == directory {
-            return Ok(place);
-        }
-        let rule = "source and target must both be directories or both be files";
-        Err(Error::Target { path: path.to_owned(), rule })
+        Ok(place)
     }
 
     /// The image's directory `path`; `None` if it has none or something else has the name.
@@ -199,7 +223,10 @@ impl Build<'_> {
                     dir::make_file(&to, name)?;
                     mount::graft(&from, &to, name)?;
                 }
-                FileType::Symlink if !dir::has(&to, name)? => dir::copy_link(&from, &to, name)?,
+                FileType::Symlink => match dir::copy_link(&from, &to, name) {
+                    Err(error) if error.errno() == Some(EEXIST) => {}
+                    other => other?,
+                },
                 _ => {} // what the site has wins; devices, pipes and sockets have no use here
             }
         }

@@ -48,21 +48,15 @@ pub fn ensure_standard_streams() -> Result<()> {
 pub fn close_those_leading_out(proc: &Proc) -> Result<Vec<RawFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let list = fs::openat(&proc.0, "self/fd", flags, Mode::empty()).during("list", "/proc/self/fd")?;
-    let mut numbers = Vec::new();
-    for entry in fs::Dir::read_from(&list).during("list", "/proc/self/fd")? {
-        let entry = entry.during("list", "/proc/self/fd")?;
-        numbers.extend(entry.file_name().to_str().ok().and_then(|name| name.parse::<RawFd>().ok()));
-    }
-    let namespaces =
-        fs::statat(&proc.0, "self/ns/mnt", AtFlags::empty()).during("examine", "/proc/self/ns/mnt")?.st_dev;
+    let numbers = crate::directory::numbers(&list, "").during("list", "/proc/self/fd")?;
     let ours = [proc.0.as_raw_fd(), list.as_raw_fd()];
     drop(list);
     let mut closed = Vec::new();
-    for number in numbers.into_iter().filter(|number| !ours.contains(number)) {
+    for number in numbers.into_iter().map(|number| number as RawFd).filter(|number| !ours.contains(number)) {
         // SAFETY: the number stood in this process's own descriptor table and nothing has closed it since:
         // there is one thread, and the only descriptor dropped is the listing's own, which is left out.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
-        if !leads_out(fd, namespaces) {
+        if !leads_out(fd, proc) {
             continue;
         }
         closed.push(number);
@@ -83,8 +77,8 @@ pub fn close_those_leading_out(proc: &Proc) -> Result<Vec<RawFd>> {
 }
 
 /// Asks without I/O to a server where the file system allows that (`STATX_DONT_SYNC`): a job's output is
-/// often a file of a parallel file system. `namespaces` is the device of nsfs.
-fn leads_out(fd: BorrowedFd<'_>, namespaces: u64) -> bool {
+/// often a file of a parallel file system.
+fn leads_out(fd: BorrowedFd<'_>, proc: &Proc) -> bool {
     let path_handle = fs::fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::PATH));
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let Ok(found) = fs::statx(fd, "", flags, StatxFlags::TYPE) else {
@@ -93,7 +87,13 @@ fn leads_out(fd: BorrowedFd<'_>, namespaces: u64) -> bool {
         let inside = fs::openat(fd, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
         return path_handle || inside.err() != Some(rustix::io::Errno::NOTDIR);
     };
-    let directory = FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory;
-    let namespace = fs::makedev(found.stx_dev_major, found.stx_dev_minor) == namespaces;
-    path_handle || directory || namespace
+    let device = fs::makedev(found.stx_dev_major, found.stx_dev_minor);
+    path_handle
+        || match FileType::from_raw_mode(found.stx_mode.into()) {
+            FileType::Directory => true,
+            // Namespaces show as files of nsfs, whose device is that of our own.
+            FileType::RegularFile => fs::statat(&proc.0, "self/ns/mnt", AtFlags::empty())
+                .map_or(true, |namespace| namespace.st_dev == device),
+            _ => false,
+        }
 }

@@ -6,7 +6,9 @@ use rustix::fd::OwnedFd;
 pub use rustix::fs::FileType;
 use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
 use rustix::io::Errno;
+use std::ffi::CStr;
 use std::io::Write;
+use std::mem::MaybeUninit;
 
 /// The error number of [`find`] where it met a link it was to refuse.
 pub const IS_A_LINK: i32 = libc::ELOOP;
@@ -122,7 +124,7 @@ pub fn make_link(
 }
 
 /// Copies the symbolic link `name` of `from` into `to`.
-pub fn copy_link(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr) -> Result<()> {
+pub fn copy_link(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<()> {
     let target = fs::readlinkat(from, name, Vec::new()).during("read the link", shown(name))?;
     make_link(to, name, target.as_c_str())
 }
@@ -174,27 +176,48 @@ pub fn has(directory: &OwnedFd, name: impl rustix::path::Arg + Copy) -> Result<b
 pub fn entries(directory: &OwnedFd, name: &str, most: usize) -> Result<Vec<Entry>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let readable = fs::openat(directory, ".", flags, Mode::empty()).during("list", name)?;
-    let mut found = Vec::new();
-    for entry in fs::Dir::read_from(&readable).during("list", name)? {
-        let entry = entry.during("list", name)?;
-        let entry_name = entry.file_name().to_owned();
-        if matches!(entry_name.to_bytes(), b"." | b"..") {
-            continue;
+    let mut found = Vec::with_capacity(32);
+    let keep = |name: &CStr, file_type| {
+        if !matches!(name.to_bytes(), b"." | b"..") {
+            found.push(Entry { name: name.to_owned(), file_type });
         }
-        if found.len() == most {
-            return Err(Error::refused("list", name, "it has more entries than such a directory can have"));
-        }
-        let file_type = match entry.file_type() {
-            FileType::Unknown => {
-                let status =
-                    fs::statat(directory, &entry_name, AtFlags::SYMLINK_NOFOLLOW).during("examine", name)?;
-                FileType::from_raw_mode(status.st_mode)
-            }
-            known => known,
-        };
-        found.push(Entry { name: entry_name, file_type });
+        found.len() <= most
+    };
+    for_each_entry(&readable, keep).during("list", name)?;
+    if found.len() > most {
+        return Err(Error::refused("list", name, "it has more entries than such a directory can have"));
+    }
+    for entry in found.iter_mut().filter(|entry| entry.file_type == FileType::Unknown) {
+        let status = fs::statat(directory, &entry.name, AtFlags::SYMLINK_NOFOLLOW).during("examine", name)?;
+        entry.file_type = FileType::from_raw_mode(status.st_mode);
     }
     Ok(found)
+}
+
+/// Lists through the descriptor itself and a buffer on the stack: nothing is opened or allocated, and nothing of
+/// the listing is left in the descriptor table. It ends early where `visit` says that it has enough.
+fn for_each_entry(
+    readable: &OwnedFd,
+    mut visit: impl FnMut(&CStr, FileType) -> bool,
+) -> rustix::io::Result<()> {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut list = fs::RawDir::new(readable, &mut buffer);
+    while let Some(entry) = list.next().transpose()? {
+        if !visit(entry.file_name(), entry.file_type()) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The numbers in those names that are `prefix` and a number: `7` in /proc/self/fd, `loop7` among block devices.
+pub(crate) fn numbers(readable: &OwnedFd, prefix: &str) -> rustix::io::Result<Vec<u32>> {
+    let mut numbers = Vec::with_capacity(32);
+    for_each_entry(readable, |name, _| {
+        numbers.extend(name.to_str().ok().and_then(|name| name.strip_prefix(prefix)?.parse::<u32>().ok()));
+        true
+    })?;
+    Ok(numbers)
 }
 
 /// Marks a directory of an overlay's layer so that the layers below do not shine through (overlayfs.rst).

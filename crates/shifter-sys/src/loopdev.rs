@@ -18,28 +18,26 @@ const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 /// Major number of loop devices, devices.txt.
 const LOOP_MAJOR: u32 = 7;
+/// Where sysfs has them, without the links that /sys/block consists of.
+const BLOCK_DEVICES: &str = "/sys/devices/virtual/block";
 /// Times another process may be faster at taking a free device.
 const TRIES: usize = 64;
 /// Longest wait for the lock; then a device of one's own is the lesser evil.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// `struct loop_info64`.
+/// `struct loop_info64`; what nobody here asks for is not named.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct LoopInfo {
     device: u64,
     inode: u64,
-    rdevice: u64,
+    unused: u64,
     offset: u64,
     size_limit: u64,
-    number: u32,
-    encrypt_type: u32,
-    encrypt_key_size: u32,
+    unused_too: [u32; 3],
     flags: u32,
     file_name: [u8; 64],
-    crypt_name: [u8; 64],
-    encrypt_key: [u8; 32],
-    init: [u64; 2],
+    rest: [u8; 112],
 }
 
 /// `struct loop_config`.
@@ -51,21 +49,21 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
-/// The device that carries `image`, or a fresh one; the open descriptor keeps it from clearing. `name` is the image's file name; `lock` is held, for at
-/// most the look-up and the attaching, so that containers starting together find one another's device.
-pub fn device_for(image: &OwnedFd, status: &Stat, name: &str, lock: Option<&OwnedFd>) -> Result<OwnedFd> {
+/// The device that carries `image`, or a fresh one. `name` is the image's file name. Where none is found, the
+/// file that `lock` opens is locked for at most a second look and the attaching, so that containers starting
+/// together find one another's device.
+pub fn device_for(
+    image: &OwnedFd,
+    status: &Stat,
+    name: &str,
+    lock: impl FnOnce() -> Option<OwnedFd>,
+) -> Result<OwnedFd> {
     if let Some(device) = find_shared(status, name) {
         return Ok(device);
     }
-    let locked = lock.filter(|lock| wait_for(lock));
-    let device = match locked.and_then(|_| find_shared(status, name)) {
-        Some(device) => Ok(device),
-        None => attach(image, status, name),
-    };
-    if let Some(lock) = locked {
-        let _unlock_cannot_fail_meaningfully = fs::flock(lock, FlockOperation::Unlock);
-    }
-    device
+    let locked = lock().filter(wait_for); // unlocked by being closed
+    let found = locked.as_ref().and_then(|_| find_shared(status, name));
+    found.map_or_else(|| attach(image, status, name), Ok)
 }
 
 fn wait_for(lock: &OwnedFd) -> bool {
@@ -83,16 +81,14 @@ fn wait_for(lock: &OwnedFd) -> bool {
 
 /// Looks through sysfs, which asks no server, then opens and compares.
 fn find_shared(status: &Stat, name: &str) -> Option<OwnedFd> {
-    let block =
-        fs::open("/sys/block", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let numbers = fs::Dir::read_from(&block)
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.strip_prefix("loop")?.parse::<u32>().ok());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let block = fs::open(BLOCK_DEVICES, flags, Mode::empty()).ok()?;
+    let numbers = crate::directory::numbers(&block, "loop").ok()?;
     let carries_the_name = |number: &u32| {
         read_attribute(&block, *number, "loop/backing_file")
             .is_some_and(|file| file.trim_end().rsplit('/').next() == Some(name))
     };
-    let mut candidates: Vec<u32> = numbers.filter(carries_the_name).collect();
+    let mut candidates: Vec<u32> = numbers.into_iter().filter(carries_the_name).collect();
     candidates.sort_unstable();
     candidates.into_iter().find_map(|number| {
         let fd = open_device(number).ok()?;

@@ -163,7 +163,10 @@ impl Reader<'_> {
                 let code = if (0xD800..0xDC00).contains(&high) && self.rest().starts_with("\\u") {
                     self.at += 2;
                     let low = self.hex4()?;
-                    0x10000 + ((high - 0xD800) << 10) + low.wrapping_sub(0xDC00)
+                    if !(0xDC00..0xE000).contains(&low) {
+                        return Err(self.error("the second half of a surrogate pair"));
+                    }
+                    0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00)
                 } else {
                     high
                 };
@@ -175,7 +178,9 @@ impl Reader<'_> {
 
     fn hex4(&mut self) -> Result<u32, JsonError> {
         let digits = self.rest().get(..4).ok_or(self.error("four hexadecimal digits"))?;
-        let code = u32::from_str_radix(digits, 16).map_err(|_| self.error("four hexadecimal digits"))?;
+        let code = Some(digits).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let code = code.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let code = code.ok_or(self.error("four hexadecimal digits"))?;
         self.at += 4;
         Ok(code)
     }
@@ -275,6 +280,8 @@ mod tests {
             "{\"a\":\"x\"}x",
             "{\"a\":\"\\q\"}",
             "{\"a\":\"\\ud800\"}",
+            "{\"a\":\"\\ud800\\u0041\"}",
+            "{\"a\":\"\\u+041\"}",
             "{\"a\":\"\n\"}",
             "{a:1}",
             "{\"a\":99999999999999999999}",

@@ -190,8 +190,64 @@ fn odd_words_variables_and_limits_do_not_crash_the_program() {
     check("true", "$'--env=C=\\xff' sh -c 'echo $C | od -An -tx1'", "ff");
     check("true", "$'\\xff/nothing'", "shifter: \u{fffd}/nothing: No such file or directory");
     check("true", "$'--\\xff'", "there is no option --");
-    check("ulimit -u 1 -s 256 -i 0 -l 0 -x 0", "sh -c 'echo $((6 * 7))'", "42\n");
+    check("ulimit -S -s 256 -i 0 -l 0 -x 0", "sh -c 'echo $((6 * 7))'", "42\n");
     check("mkdir /tmp/gone; cd /tmp/gone; rmdir /tmp/gone", "pwd", "/\n");
     check("mkdir -m 0 /tmp/shut; cd /tmp/shut 2>/dev/null; rmdir /tmp/shut", "echo in", "in\n");
+    machine.finish();
+}
+
+#[test]
+fn users_cannot_place_programs_in_everybodys_containers() {
+    let mut machine = Machine::new(&shell_image(), "");
+    let tools = machine.sandbox.new_directory("udiImage").unwrap();
+    fs::create_dir(tools.join("bin")).unwrap();
+    fs::write(tools.join("bin/tool"), "#!/bin/sh\necho tool\n").unwrap();
+    let mode = |path: &str, mode: u32| {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(tools.join(path), permissions).unwrap();
+    };
+    machine.sandbox.write_udiroot(&[("optUdiImage", &tools.display().to_string())]).unwrap();
+    mode("bin/tool", 0o755);
+    assert_eq!(machine.run("alice", &["/opt/udiImage/bin/tool"]).success().unwrap(), "tool\n");
+    for path in ["bin", "bin/tool"] {
+        mode(path, 0o775);
+        let said = machine.run("alice", &["true"]).failure(1).unwrap();
+        assert!(said.contains("can be written by group or others"), "{path}: {said}");
+        mode(path, 0o755);
+        chown(tools.join(path), Some(4201), None).unwrap();
+        let said = machine.run("alice", &["true"]).failure(1).unwrap();
+        assert!(said.contains("does not belong to root"), "{path}: {said}");
+        chown(tools.join(path), Some(0), None).unwrap();
+    }
+    machine.finish();
+}
+
+#[test]
+fn the_callers_limits_do_not_choose_where_a_site_hook_dies() {
+    let mut machine = Machine::new(&shell_image(), "");
+    let hook = machine.sandbox.new_directory("hook").unwrap().join("pre.sh");
+    let limits = hook.with_file_name("limits");
+    let body = format!("ulimit -a | grep -v pipe > {0}; cat /proc/self/status >> {0}\n", limits.display());
+    fs::write(&hook, body).unwrap();
+    machine.sandbox.write_udiroot(&[("sitePreMountHook", &hook.display().to_string())]).unwrap();
+    let inside = machine.command_line();
+    let out = shell(
+        &machine,
+        &format!(
+            "trap '' TERM USR1 CHLD; ulimit -S -s 128 -f 0 -t 50 -n 9; {inside} sh -c 'ulimit -s; ulimit -n; ulimit -f'"
+        ),
+    );
+    assert_eq!(out, "128\n9\n0\n");
+    let seen = fs::read_to_string(&limits).unwrap();
+    let value = |name: &str| {
+        let line = seen.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name}: {seen}"));
+        line.split_whitespace().last().unwrap().to_owned()
+    };
+    assert_eq!((value("stack").as_str(), value("nofiles").as_str()), ("8192", "1024"), "{seen}");
+    assert_eq!((value("time").as_str(), value("file(").as_str()), ("unlimited", "unlimited"), "{seen}");
+    // Signals 32 to 34 are the C libraries' own and cannot be reset through them.
+    let ignored = u64::from_str_radix(&value("SigIgn:"), 16).unwrap() & !(7 << 31);
+    assert_eq!(ignored, 0, "{seen}");
+    fs::remove_file(limits).unwrap();
     machine.finish();
 }

@@ -9,7 +9,7 @@ use crate::lockdown::LockedDown;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
-use std::io::Read;
+use std::io::{PipeReader, PipeWriter, Read};
 use std::time::{Duration, Instant};
 
 /// Everything a helper gets as environment.
@@ -28,7 +28,7 @@ pub struct Output {
 /// A helper that prints more than `limit` bytes or runs longer than `patience` is killed.
 pub fn output_of(locked: &LockedDown, argv: &[&str], limit: usize, patience: Duration) -> Result<Output> {
     let name = argv.first().copied().unwrap_or("");
-    let (reader, writer) = pipe(name)?;
+    let (reader, writer) = std::io::pipe().during("make a pipe for", name)?;
     let pid = start(name, || become_helper(locked, argv, &writer))?;
     drop(writer);
     let deadline = Instant::now() + patience;
@@ -81,13 +81,8 @@ fn wait(pid: Pid, name: &str) -> Result<Option<i32>> {
     }
 }
 
-fn pipe(name: &str) -> Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = std::io::pipe().during("make a pipe for", name)?;
-    Ok((reader.into(), writer.into()))
-}
-
 /// In the child: user, streams, caller's signals and limits, exec.
-fn become_helper(locked: &LockedDown, argv: &[&str], writer: &OwnedFd) -> Result<()> {
+fn become_helper(locked: &LockedDown, argv: &[&str], writer: &PipeWriter) -> Result<()> {
     let proof = irrevocably_drop_privileges(locked.caller())?;
     let null = fs::open("/dev/null", OFlags::RDONLY, Mode::empty()).during("open", "/dev/null")?;
     rustix::stdio::dup2_stdin(&null).during("redirect", "standard input")?;
@@ -98,8 +93,11 @@ fn become_helper(locked: &LockedDown, argv: &[&str], writer: &OwnedFd) -> Result
     Err(exec(&proof, &argv, &environment, b"")).during("run", "the helper")
 }
 
-fn collect(reader: OwnedFd, limit: usize, deadline: Instant) -> std::result::Result<String, &'static str> {
-    let mut reader = std::fs::File::from(reader);
+fn collect(
+    mut reader: PipeReader,
+    limit: usize,
+    deadline: Instant,
+) -> std::result::Result<String, &'static str> {
     let mut text = Vec::new();
     let mut chunk = [0u8; 4096];
     loop {

@@ -59,20 +59,11 @@ pub fn close_those_leading_out(proc: &Proc) -> Result<Vec<RawFd>> {
         if !leads_out(fd, proc) {
             continue;
         }
+        // SAFETY: inherited, so no value of this program owns it; it is closed exactly once.
+        unsafe { rustix::io::close(number) };
         closed.push(number);
-        if number <= 2 {
-            let null = fs::open("/dev/null", OFlags::RDWR, Mode::empty()).during("open", "/dev/null")?;
-            // SAFETY: a standard stream's number; making an owner of it for one dup2 and forgetting the
-            // owner leaves it open, as it was.
-            let mut target = unsafe {
-                std::mem::ManuallyDrop::new(<OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number))
-            };
-            rustix::io::dup2(&null, &mut target).during("close", format!("descriptor {number}"))?;
-        } else {
-            // SAFETY: inherited, so no value of this program owns it; it is closed exactly once.
-            unsafe { rustix::io::close(number) };
-        }
     }
+    ensure_standard_streams()?;
     Ok(closed)
 }
 

@@ -2,6 +2,7 @@
 //! resolved inside it: no `..`, no magic links, and links only as far as the caller says.
 
 use crate::error::{During, Error, Result};
+use crate::trusted::check_roots_alone;
 use rustix::fd::OwnedFd;
 pub use rustix::fs::FileType;
 use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
@@ -129,7 +130,7 @@ pub fn copy_link(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<()> {
     make_link(to, name, target.as_c_str())
 }
 
-/// Copies what is in `from` into `to`, readable by all (a+rX), root's; devices, pipes and sockets are left out.
+/// Copies what is in `from`, all of which must be root's alone, into `to`, readable by all (a+rX); devices, pipes and sockets are left out.
 /// A tree deeper than `depth` is refused.
 pub fn copy_tree(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<()> {
     for entry in entries(from, "a site directory", usize::MAX)? {
@@ -146,11 +147,15 @@ pub fn copy_tree(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<()> {
             FileType::Directory => {
                 make(to, name, 0o755)?;
                 let flags = OFlags::PATH | OFlags::DIRECTORY;
-                copy_tree(&open(from, flags)?, &open(to, flags)?, depth - 1)?;
+                let source = open(from, flags)?;
+                check_roots_alone(&shown(name), &status(&source, "a site directory")?)?;
+                copy_tree(&source, &open(to, flags)?, depth - 1)?;
             }
             FileType::RegularFile => {
-                let source = open(from, OFlags::RDONLY)?;
-                let mode = status(&source, "a site file")?.st_mode & 0o777;
+                let source = open(from, OFlags::RDONLY | OFlags::NONBLOCK)?;
+                let found = status(&source, "a site file")?;
+                check_roots_alone(&shown(name), &found)?;
+                let mode = found.st_mode & 0o777;
                 let target = open(to, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
                 let executable = if mode & 0o111 == 0 { 0o444 } else { 0o555 };
                 fs::fchmod(&target, Mode::from_raw_mode(mode | executable)).during("copy", shown(name))?;

@@ -15,8 +15,9 @@ use std::os::unix::ffi::OsStrExt;
 /// Limits that could stop root half-way, raised while it works.
 const RAISED: [Resource; 6] =
     [Resource::Cpu, Resource::Fsize, Resource::Data, Resource::As, Resource::Nproc, Resource::Memlock];
-/// Descriptors a set-up may need.
-const DESCRIPTORS: u64 = 1024;
+/// Limits kept unless they are below what a set-up, or a site hook, may need: descriptors, and bytes of stack (a
+/// limit of a few pages would let the caller choose at which command root's hook dies).
+const AT_LEAST: [(Resource, u64); 2] = [(Resource::Nofile, 1024), (Resource::Stack, 8 << 20)];
 
 /// A process that its caller can no longer disturb. There is no other way to get one than [`lock_down`].
 #[derive(Debug)]
@@ -90,17 +91,19 @@ impl LockedDown {
 }
 
 fn raise_limits() -> Result<Vec<(Resource, Rlimit)>> {
-    let mut saved = Vec::with_capacity(RAISED.len() + 2);
+    let mut saved = Vec::with_capacity(RAISED.len() + AT_LEAST.len() + 1);
     for resource in RAISED {
         let before = getrlimit(resource);
         saved.push((resource, before));
         raise(resource, Rlimit { current: None, maximum: None }, before)?;
     }
-    let files = getrlimit(Resource::Nofile);
-    saved.push((Resource::Nofile, files));
-    let at_least = |limit: Option<u64>| limit.map(|limit| limit.max(DESCRIPTORS));
-    let enough = Rlimit { current: at_least(files.current), maximum: at_least(files.maximum) };
-    raise(Resource::Nofile, enough, files)?;
+    for (resource, least) in AT_LEAST {
+        let before = getrlimit(resource);
+        saved.push((resource, before));
+        let at_least = |limit: Option<u64>| limit.map(|limit| limit.max(least));
+        let enough = Rlimit { current: at_least(before.current), maximum: at_least(before.maximum) };
+        raise(resource, enough, before)?;
+    }
     let core = getrlimit(Resource::Core);
     saved.push((Resource::Core, core));
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: core.maximum })

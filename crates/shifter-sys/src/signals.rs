@@ -53,8 +53,8 @@ pub fn quiet() -> Result<Saved> {
 
 /// Sets what a program expects at its start; for hooks, which get nothing of the caller's.
 pub(crate) fn reset() {
-    for signal in QUIETED.into_iter().chain([libc::SIGPIPE]) {
-        let _a_default_can_always_be_set = set_disposition(signal, libc::SIG_DFL);
+    for signal in 1..=64 {
+        let _some_belong_to_the_kernel_or_the_c_library = set_disposition(signal, libc::SIG_DFL);
     }
 }
 

@@ -146,6 +146,12 @@ pub fn open_file_in(directory: &OwnedFd, name: &str, owners: &[u32]) -> Result<(
     Ok((file, found))
 }
 
+/// An open thing must be root's, writable by it alone.
+pub(crate) fn check_roots_alone(name: &str, found: &Stat) -> Result<()> {
+    check_owners(name, &[found.st_uid], |_| false)?;
+    check_mode(name, found)
+}
+
 /// The file behind an `O_PATH` look, opened for reading and seen to be the same.
 fn reopen(parent: &OwnedFd, name: &str, path: &str, looked_at: &Stat) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -161,11 +167,8 @@ fn check_owners(path: &str, owners: &[u32], allowed: impl Fn(&u32) -> bool) -> R
     if owners.iter().all(|owner| *owner == 0 || allowed(owner)) {
         return Ok(());
     }
-    Err(Error::refused(
-        "trust",
-        path,
-        "it, or a directory on its way, does not belong to root; give it to root",
-    ))
+    let rule = "it, or a directory on its way, does not belong to root; give it to root";
+    Err(Error::refused("trust", path, rule))
 }
 
 fn check_mode(path: &str, found: &Stat) -> Result<()> {

@@ -148,7 +148,7 @@ fn a_tiny_limit_of_files_or_size_does_not_stop_the_set_up() {
 
 #[test]
 fn variables_a_setuid_program_must_not_trust_are_gone_and_the_order_of_sources_holds() {
-    let record = "ENV: FROM_IMAGE=1\nENV: BOTH=image\nENV: PATH=/usr/bin:/bin\n";
+    let record = "ENV: FROM_IMAGE=1\nENV: EMPTY=\nENV: BOTH=image\nENV: PATH=/usr/bin:/bin\n";
     let machine = Machine::new(&shell_image(), record);
     let user = machine
         .as_user("alice")
@@ -166,9 +166,15 @@ fn variables_a_setuid_program_must_not_trust_are_gone_and_the_order_of_sources_h
     for gone in ["LD_", "GCONV_PATH", "GLIBC_TUNABLES", "MALLOC_TRACE", "TMPDIR"] {
         assert!(!out.lines().any(|line| line.starts_with(gone)), "{gone}:\n{out}");
     }
-    for line in
-        ["FROM_IMAGE=1", "BOTH=image", "MINE=kept", "LINE=a b", "SHIFTER_RUNTIME=1", "PATH=/usr/bin:/bin"]
-    {
+    for line in [
+        "FROM_IMAGE=1",
+        "EMPTY=",
+        "BOTH=image",
+        "MINE=kept",
+        "LINE=a b",
+        "SHIFTER_RUNTIME=1",
+        "PATH=/usr/bin:/bin",
+    ] {
         assert!(has(line), "{line}:\n{out}");
     }
     assert!(has(&format!("SHIFTER_IMAGE={}", machine.id)), "{out}");
@@ -277,6 +283,9 @@ fn the_command_its_directory_and_its_exit_status_follow_the_documents() {
     let gone = at("/boot", &["pwd"]);
     assert!(gone.err().contains("Failed to switch to working dir, staying in /"), "{}", gone.describe());
     assert_eq!(gone.success().unwrap(), "/\n");
+    let script =
+        format!("mkdir /tmp/gone && cd /tmp/gone && rmdir /tmp/gone && {} pwd", machine.command_line());
+    assert_eq!(machine.as_user("alice").run(&["bash", "-c", &script]).unwrap().out(), "/\n");
     let leaky = at("/", &["-w/proc/self/cwd", "pwd"]).success().unwrap();
     assert_eq!(leaky, "/\n");
     assert_eq!(at("/", &["sh", "-c", "exit 7"]).status.code(), Some(7));

@@ -137,7 +137,7 @@ fn a_configuration_that_others_could_change_or_that_is_wrong_is_refused() {
         ("siteFs=/etc/hostname:/media", ""),
         ("usersToImport=nosuchuser", "FAILED to import user nosuchuser"),
         ("imagePath=/nosuchdirectory", "FAILED to find requested image"),
-        ("defaultModules=x\nmodule_x_enabled=1", "does not support yet"),
+        ("defaultModules=x\nmodule_x_enabled=1", "does not support defaultModules of udiRoot.conf yet"),
         ("sitePreMountHook=/nosuchhook", "cannot open /nosuchhook"),
         ("sitePreMountHook=/tmp/hook", "can be written by group or others"),
     ] {
@@ -182,6 +182,7 @@ fn a_wrong_command_line_gets_the_message_before_the_usage() {
         (&["--colour"][..], "shifter: there is no option --colour\nUsage:"),
         (&["--image"], "shifter: --image needs a value\nUsage:"),
         (&["id"], "shifter: No image specified, or specified incorrectly!"),
+        (&["--image=local:/", "id"], "this version does not support images of type local yet"),
         (&["--image=docker:nothere", "id"], "FAILED to lookup image docker:nothere"),
     ] {
         let said = machine.as_user("alice").run(&machine.program(words)).unwrap().failure(1).unwrap();

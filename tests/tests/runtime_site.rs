@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Machine, shell_image};
+use shifter_tests::fixture::{dir, file};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -131,5 +132,82 @@ fn a_sealed_root_is_read_only_and_a_slave_mount_sees_later_host_mounts() {
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     machine.sandbox.root().run(&["umount", "/home/late"]).unwrap().success().unwrap();
     assert!(text.starts_with("came later\n") && text.contains(" / / ro,"), "{text}");
+    machine.finish();
+}
+
+#[test]
+fn what_the_site_mounts_below_etc_is_seen_through_the_overlay() {
+    let mut entries = shell_image();
+    entries.extend([dir("etc/opt"), file("etc/opt/of-image", "x")]);
+    let machine = Machine::new(&entries, "");
+    fs::create_dir("/home/wlm_detect").unwrap();
+    fs::write("/home/wlm_detect/libwlm", "site").unwrap();
+    machine.sandbox.write_udiroot(&[("siteFs", "/home/wlm_detect:/etc/opt/cray/wlm_detect")]).unwrap();
+    let out = machine.run("alice", &["cat", "/etc/opt/cray/wlm_detect/libwlm", "/etc/opt/of-image"]);
+    assert_eq!(out.success().unwrap(), "sitex");
+    machine.finish();
+}
+
+#[test]
+fn a_shared_site_mount_sends_later_mounts_both_ways() {
+    let machine = Machine::new(&shell_image(), "");
+    fs::create_dir("/home/both").unwrap();
+    machine.sandbox.root().run(&["mount", "-t", "tmpfs", "both", "/home/both"]).unwrap().success().unwrap();
+    machine.sandbox.root().run(&["mount", "--make-shared", "/home/both"]).unwrap().success().unwrap();
+    machine.sandbox.write_udiroot(&[("siteFs", "/home/both:/home/both:shared")]).unwrap();
+    let out = machine.run("alice", &["grep", " /home/both ", "/proc/self/mountinfo"]).success().unwrap();
+    assert!(out.contains(" shared:"), "{out}");
+    machine.sandbox.root().run(&["umount", "/home/both"]).unwrap().success().unwrap();
+    machine.finish();
+}
+
+#[test]
+fn the_hosts_proc_is_kept_so_hidden_processes_stay_hidden() {
+    let machine = Machine::new(&shell_image(), "");
+    let root = machine.sandbox.root();
+    root.run(&["mount", "-t", "proc", "-o", "hidepid=2", "proc", "/proc"]).unwrap().success().unwrap();
+    let out = machine.run("alice", &["sh", "-c", "ls -d /proc/1 || echo hidden; ls -d /proc/self/"]);
+    root.run(&["umount", "/proc"]).unwrap().success().unwrap();
+    assert_eq!(out.success().unwrap(), "hidden\n/proc/self/\n");
+    machine.finish();
+}
+
+#[test]
+fn hosts_and_resolv_conf_of_the_site_win_and_absent_ones_are_empty() {
+    let machine = Machine::new(&shell_image(), "");
+    let etc = machine.sandbox.prefix().join("etc");
+    for name in ["passwd", "group", "nsswitch.conf"] {
+        fs::copy(format!("/etc/{name}"), etc.join(name)).unwrap();
+    }
+    fs::write(etc.join("hosts"), "192.0.2.1 of-the-site\n").unwrap();
+    fs::remove_file("/etc/resolv.conf").unwrap();
+    machine.sandbox.write_udiroot(&[("populateEtcDynamically", "0")]).unwrap();
+    let out = machine.run("alice", &["cat", "/etc/hosts", "/etc/resolv.conf"]);
+    assert_eq!(out.success().unwrap(), "192.0.2.1 of-the-site\n");
+    machine.finish();
+}
+
+#[test]
+fn a_lookup_believes_only_an_identifier_and_a_success() {
+    let machine = Machine::new(&shell_image(), "");
+    let program = machine.sandbox.prefix().join("bin/shifterimg");
+    let id = machine.id.clone();
+    let run = |script: &str| {
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        machine.as_user("alice").run(&machine.program(&["--image=docker:debian:12", "id", "-u"])).unwrap()
+    };
+    for (script, good) in [
+        (format!("echo err 28; echo {id}"), true),
+        (format!("[ \"$1 $2\" = \"lookup docker:debian:12\" ] && [ $(id -u) = 4201 ] && echo {id}"), true),
+        (format!("[ -z \"$HOME\" ] && ! grep -q 'CapEff.*[1-9a-f]' /proc/self/status && echo {id}"), true),
+        (format!("echo {id}; exit 1"), false),
+        ("echo ../../../etc/passwd".to_owned(), false),
+        ("exit 0".to_owned(), false),
+        ("yes".to_owned(), false),
+    ] {
+        let out = run(&script);
+        assert_eq!(out.status.success(), good, "{script}: {}", out.describe());
+    }
     machine.finish();
 }

@@ -47,7 +47,7 @@ fn refuse_what_is_not_built_yet(conf: &UdiRootConf) -> Result<()> {
         [("defaultModules", !conf.default_modules.is_empty()), ("a perNodeCache in siteFs", cache)]
     {
         if set {
-            return Err(Error::Unsupported { key: key.to_owned() });
+            return Err(Error::Unsupported { what: format!("{key} of udiRoot.conf") });
         }
     }
     Ok(())

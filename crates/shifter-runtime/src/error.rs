@@ -19,10 +19,10 @@ pub enum Error {
         /// Line and fault.
         fault: ConfError,
     },
-    /// The configuration asks for something this version does not do.
+    /// Configuration or user ask for something this version does not do.
     Unsupported {
-        /// The key.
-        key: String,
+        /// What, as they wrote it.
+        what: String,
     },
     /// The identifier is none.
     NotAnId(String),
@@ -103,9 +103,7 @@ impl fmt::Display for Error {
             Error::Configuration { path, fault } => {
                 write!(f, "FAILED to parse udiRoot configuration. {path}, {fault}")
             }
-            Error::Unsupported { key } => {
-                write!(f, "the configuration sets {key}, which this version does not support yet; unset it")
-            }
+            Error::Unsupported { what } => write!(f, "this version does not support {what} yet"),
             Error::NotAnId(id) => write!(
                 f,
                 "\"{}\" is not an image identifier: 64 lower-case hexadecimal digits, as shifterimg lookup prints them",

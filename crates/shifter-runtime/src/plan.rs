@@ -158,6 +158,9 @@ impl MountPlan {
         // Hidden as in the original, so that no image's ssh settings meet the site's.
         steps.push(Step::Directory { path: "/etc/ssh".to_owned(), mode: 0o755 });
         steps.push(Step::OverlayEtc);
+        // The overlay covers what the site mounted below /etc: the hooks had to see it there before.
+        let below_etc = conf.site_fs.iter().filter(|map| map.to.starts_with("/etc/"));
+        steps.extend(below_etc.map(|map| Step::Bind(site_mount(map, usual))));
         steps.push(Step::StateFile { content: state_record(id, user) });
         if !conf.mount_udi_root_writable {
             steps.push(Step::SealRoot);
@@ -260,7 +263,7 @@ mod tests {
     #[test]
     fn the_plan_names_every_mount_with_its_flags_in_order() {
         let text = plan(
-            "imagePath=/images\nsiteFs=/home;/scratch:/global/s:ro:rec:slave;/dev/hugepages\n\
+            "imagePath=/images\nsiteFs=/home;/scratch:/global/s:ro:rec:slave;/dev/hugepages;/a:/etc/opt/a\n\
              mountPropagationStyle=slave\nmountUdiRootWritable=0\nsitePreMountHook=/pre.sh\n\
              sitePostMountHook=/post.sh\noptUdiImage=/usr/libexec/udiImage/",
         );
@@ -279,6 +282,7 @@ mod tests {
                 "bind       /home -> /home (nosuid,nodev,slave)",
                 "bind       /scratch -> /global/s (ro,nosuid,nodev,rec,slave)",
                 "bind       /dev/hugepages -> /dev/hugepages (nosuid,slave)",
+                "bind       /a -> /etc/opt/a (nosuid,nodev,slave)",
                 "hook       /post.sh",
                 "copy       /usr/libexec/udiImage -> /opt/udiImage",
                 "bind       /proc -> /proc (nosuid,nodev,noexec,slave)",
@@ -290,6 +294,7 @@ mod tests {
                 "merge      image:/var -> /var",
                 "merge      image:/opt -> /opt",
                 "overlay    /etc over image:/etc (ro,nosuid,nodev)",
+                "bind       /a -> /etc/opt/a (nosuid,nodev,slave)",
                 "read-only  /",
             ]
         );

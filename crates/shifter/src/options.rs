@@ -80,6 +80,7 @@ pub(crate) enum Fault {
     Image { text: String, fault: DescriptorError },
     NoEntrypoint,
     NoWorkdir,
+    NotYet(&'static str),
 }
 
 impl fmt::Display for Fault {
@@ -101,6 +102,9 @@ impl fmt::Display for Fault {
             ),
             Fault::Image { text, fault } => {
                 write!(f, "Incorrect format for image identifier \"{}\": {fault}", text.escape_debug())
+            }
+            Fault::NotYet(name) => {
+                write!(f, "{name} is set, which this version does not support yet; unset it")
             }
             Fault::NoEntrypoint => f.write_str("Image does not have a defined entrypoint."),
             Fault::NoWorkdir => f.write_str("No workdir specified on command line or in image definition."),
@@ -234,6 +238,11 @@ impl Options {
                 std::str::from_utf8(value).ok().filter(|value| !value.is_empty())
             })
         };
+        if let Some(name) =
+            ["SHIFTER_VOLUME", "SHIFTER_MODULE"].into_iter().find(|name| variable(name).is_some())
+        {
+            return Err(Fault::NotYet(name));
+        }
         let request = variable("SHIFTER_IMAGEREQUEST");
         if let Some(image) = &self.image {
             let text = String::from_utf8_lossy(image).into_owned();

@@ -85,6 +85,9 @@ fn the_command_line_beats_the_pair_beats_the_request() {
         (&[], &["SHIFTER_IMAGE=b", "SLURM_SPANK_SHIFTER_IMAGEREQUEST=deb:1"], Ok(("docker:deb:1", "deb:1"))),
         (&[], &["SHIFTER_IMAGETYPE=bogus", "SHIFTER_IMAGE=b"], Err(Fault::NoImage)),
         (&[], &["SHIFTER_IMAGEREQUEST=a b"], Err(Fault::NoImage)),
+        (&["-i", "a"], &["SHIFTER_VOLUME="], Ok(("docker:a", "a"))),
+        (&["-i", "a"], &["SLURM_SPANK_SHIFTER_VOLUME=/a:/b"], Err(Fault::NotYet("SHIFTER_VOLUME"))),
+        (&["-i", "a"], &["SHIFTER_MODULE=mpich"], Err(Fault::NotYet("SHIFTER_MODULE"))),
         (&[], &[], Err(Fault::NoImage)),
     ] {
         let got = parsed(arguments).unwrap().image_request(&bytes(environment), docker);

@@ -152,12 +152,48 @@ fn what_the_site_mounts_below_etc_is_seen_through_the_overlay() {
 fn a_shared_site_mount_sends_later_mounts_both_ways() {
     let machine = Machine::new(&shell_image(), "");
     fs::create_dir("/home/both").unwrap();
-    machine.sandbox.root().run(&["mount", "-t", "tmpfs", "both", "/home/both"]).unwrap().success().unwrap();
-    machine.sandbox.root().run(&["mount", "--make-shared", "/home/both"]).unwrap().success().unwrap();
+    let root = machine.sandbox.root();
+    let run = |words: &[&str]| root.run(words).unwrap().success().unwrap();
+    run(&["mount", "-t", "tmpfs", "both", "/home/both"]);
+    for name in ["from-host", "from-container"] {
+        fs::create_dir(format!("/home/both/{name}")).unwrap();
+    }
     machine.sandbox.write_udiroot(&[("siteFs", "/home/both:/home/both:shared")]).unwrap();
-    let out = machine.run("alice", &["grep", " /home/both ", "/proc/self/mountinfo"]).success().unwrap();
-    assert!(out.contains(" shared:"), "{out}");
-    machine.sandbox.root().run(&["umount", "/home/both"]).unwrap().success().unwrap();
+    let mut child = machine.as_user("alice").spawn(&machine.words(&["cat"])).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    run(&["mount", "-t", "tmpfs", "late", "/home/both/from-host"]);
+    let inside = format!("--target={}", child.id());
+    run(&["nsenter", &inside, "--mount", "mount", "-t", "tmpfs", "late", "/home/both/from-container"]);
+    let host = run(&["cat", "/proc/self/mountinfo"]);
+    let container = run(&["cat", &format!("/proc/{}/mountinfo", child.id())]);
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    run(&["umount", "-R", "/home/both"]);
+    for place in [" /home/both/from-host ", " /home/both/from-container "] {
+        assert!(host.contains(place) && container.contains(place), "{place}\n{host}\n{container}");
+    }
+    machine.finish();
+}
+
+#[test]
+fn a_link_that_a_user_could_make_is_no_way_to_a_site_mount() {
+    let machine = Machine::new(&shell_image(), "");
+    fs::create_dir_all("/home/private/inside").unwrap();
+    fs::write("/home/private/inside/secret", "secret").unwrap();
+    fs::set_permissions("/home/private", fs::Permissions::from_mode(0o700)).unwrap();
+    fs::create_dir("/home/open").unwrap();
+    fs::set_permissions("/home/open", fs::Permissions::from_mode(0o1777)).unwrap();
+    let link = ["ln", "-s", "/home/private/inside", "/home/open/share"];
+    machine.as_user("alice").run(&link).unwrap().success().unwrap();
+    machine.sandbox.write_udiroot(&[("siteFs", "/home/open/share:/share")]).unwrap();
+    let said = machine.run("alice", &["cat", "/share/secret"]).failure(1).unwrap();
+    assert!(said.contains("cannot trust /home/open/share"), "{said}");
+    // Root's own link is followed, also to a place that everybody may write.
+    symlink("/home/open", "/home/scratch").unwrap();
+    fs::write("/home/open/data", "data").unwrap();
+    machine.sandbox.write_udiroot(&[("siteFs", "/home/scratch:/scratch;/home/open:/open")]).unwrap();
+    let out = machine.run("alice", &["cat", "/scratch/data", "/open/data"]).success().unwrap();
+    assert_eq!(out, "datadata");
     machine.finish();
 }
 

@@ -37,6 +37,8 @@ impl Container {
 struct Build<'a> {
     locked: &'a LockedDown,
     image: &'a Image,
+    /// Copies that go on sharing with the host, by target.
+    shared: Vec<(String, OwnedFd)>,
     image_root: Option<OwnedFd>,
     root: Option<OwnedFd>,
     /// The directory in which the last step made something, for the next one.
@@ -51,7 +53,9 @@ pub fn apply(
     told: &mut dyn FnMut(&dyn std::fmt::Display, std::time::Duration),
 ) -> Result<Container> {
     mount::enter_new_namespace()?;
-    let mut build = Build { locked, image, image_root: None, root: None, last: None };
+    let shared = plan.steps.iter().filter_map(shared_copy).collect::<Result<_>>()?;
+    mount::cut_off()?;
+    let mut build = Build { locked, image, shared, image_root: None, root: None, last: None };
     for step in &plan.steps {
         let start = Instant::now();
         build.perform(step)?;
@@ -150,6 +154,9 @@ impl Build<'_> {
         };
         let directory = dir::file_type(&source, &bind.from)?.is_dir();
         let target = self.target(&bind.to, directory)?;
+        if let Some((_, copy)) = self.shared.iter().find(|(to, _)| *to == bind.to) {
+            return Ok(mount::attach(copy, &target, &bind.to)?);
+        }
         let copy = mount::copy_of(&source, &bind.from, bind.depth, bind.flags, bind.propagation)?;
         Ok(mount::attach(&copy, &target, &bind.to)?)
     }
@@ -240,6 +247,17 @@ impl Build<'_> {
         let overlay = mount::new_read_only_overlay(self.locked.proc(), &[&ours, &of_image])?;
         Ok(mount::attach(&overlay, &ours, "/etc")?)
     }
+}
+
+/// The copy for a mount that is to share both ways: taken while this namespace still shares with the host.
+fn shared_copy(step: &Step) -> Option<Result<(String, OwnedFd)>> {
+    let Step::Bind(bind) = step else { return None };
+    let copy = || {
+        let source = dir::open_host(&bind.from)?;
+        let copy = mount::copy_of(&source, &bind.from, bind.depth, bind.flags, bind.propagation)?;
+        Ok((bind.to.clone(), copy))
+    };
+    (bind.propagation == mount::Propagation::Shared).then(copy)
 }
 
 /// Attaches a new mount on a directory of the host, seen in this namespace alone; returns its root. That is the

@@ -36,15 +36,14 @@ impl Image {
         }
         let other_owner = config.shifter.image_owner;
         let missing = |cause| Error::Image { id: id.to_owned(), cause };
-        let directory =
+        let (directory, of) =
             trusted::open_owned_directory(&config.udiroot.image_path, other_owner).map_err(missing)?;
-        if directory.uid == caller.uid() || other_owner == Some(caller.uid()) {
+        if of.st_uid == caller.uid() || other_owner == Some(caller.uid()) {
             return Err(Error::CallerOwnsImages);
         }
-        let owners: Vec<u32> = other_owner.into_iter().chain([directory.uid]).collect();
-        let owner = Access::AsImageOwner { uid: directory.uid, gid: directory.gid };
-        let open_as =
-            |access, name: &str| with_access(access, || open_file_in(&directory.handle, name, &owners));
+        let owners: Vec<u32> = other_owner.into_iter().chain([of.st_uid]).collect();
+        let owner = Access::AsImageOwner { uid: of.st_uid, gid: of.st_gid };
+        let open_as = |access, name: &str| with_access(access, || open_file_in(&directory, name, &owners));
         // A file of root's in the owner's directory is one the owner cannot read but root can.
         let open =
             |name: &str| open_as(owner, name).or_else(|_| open_as(Access::AsRoot, name)).map_err(missing);

@@ -44,11 +44,15 @@ pub enum Depth {
     Recursive,
 }
 
-/// Leaves the caller's mount namespace for a new one from which nothing goes back.
+/// Leaves the caller's mount namespace for a new one. Nothing may be mounted before [`cut_off`].
 pub fn enter_new_namespace() -> Result<()> {
     // SAFETY: only CLONE_NEWNS is given: memory and descriptors stay shared as they were, and the process
     // has one thread (what unshare_unsafe asks to be considered is CLONE_FILES).
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.during("enter", "a new mount namespace")?;
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.during("enter", "a new mount namespace")
+}
+
+/// Lets nothing go back from this namespace to the one it came from; later mounts still come in.
+pub fn cut_off() -> Result<()> {
     set_attributes_at(CWD, "/", Depth::Recursive, Flags::empty(), Propagation::Slave)
 }
 

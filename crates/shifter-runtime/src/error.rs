@@ -5,6 +5,8 @@ use shifter_core::meta::MetaError;
 use shifter_core::udiroot::ConfError;
 use std::fmt;
 
+const ENOSYS: i32 = 38;
+
 /// Why there is no container.
 #[derive(Debug)]
 pub enum Error {
@@ -98,6 +100,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // The first interface that is missing is met before anything is mounted.
+            Error::System(error) if error.errno() == Some(ENOSYS) => {
+                write!(f, "this kernel is older than Linux 5.12, which shifter needs ({error})")
+            }
             Error::System(error) => error.fmt(f),
             Error::ConfigurationFile(error) => write!(f, "FAILED to parse udiRoot configuration. {error}"),
             Error::Configuration { path, fault } => {

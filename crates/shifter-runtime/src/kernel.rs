@@ -24,6 +24,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_old_kernel_is_named_in_one_sentence() {
+        let cause = shifter_sys::error::Cause::Kernel(std::io::Error::from_raw_os_error(38));
+        let missing = shifter_sys::Error { operation: "set the flags of", object: "/".to_owned(), cause };
+        let said = Error::System(missing).to_string();
+        assert!(said.starts_with("this kernel is older than Linux 5.12, which shifter needs"), "{said}");
+    }
+
+    #[test]
     fn a_kernel_without_squashfs_is_told_by_its_list() {
         let list = "nodev\tsysfs\nnodev\ttmpfs\n\text4\n\tsquashfs3\n";
         for (kind, expected) in

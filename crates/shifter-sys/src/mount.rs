@@ -59,12 +59,7 @@ pub fn cut_off() -> Result<()> {
 /// A new file system, detached. `options` are keys with values; `ro` is set for those with the flag.
 pub fn new_file_system(kind: &str, options: &[(&str, &str)], flags: Flags) -> Result<OwnedFd> {
     // ENODEV, "no such device", is the answer to an unknown kind.
-    let context = match fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
-        Err(Errno::NOSYS) => {
-            return Err(Error::refused("use", "fsopen(2)", "this kernel is older than Linux 5.12"));
-        }
-        other => other.during("use the file system", kind)?,
-    };
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).during("use the file system", kind)?;
     for (key, value) in options {
         fsconfig_set_string(&context, *key, *value).map_err(|error| explain(&context, kind, error))?;
     }

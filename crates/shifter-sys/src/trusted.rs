@@ -72,8 +72,7 @@ fn walk(path: &str, kind: Kind) -> Result<(OwnedFd, Vec<u32>)> {
                 .during("open", path)?;
         let found = fs::fstat(&handle).during("examine", path)?;
         let file_type = FileType::from_raw_mode(found.st_mode);
-        let unchecked = kind == Kind::Anything && pending.is_empty() && file_type != FileType::Symlink;
-        if unchecked {
+        if kind == Kind::Anything && pending.is_empty() && file_type != FileType::Symlink {
             return Ok((handle, owners));
         }
         owners.extend(Some(found.st_uid).filter(|uid| *uid != 0));
@@ -116,7 +115,8 @@ pub fn read(path: &str, limit: u64) -> Result<String> {
 
 /// Reads an open file of at most `limit` bytes as UTF-8; other bytes become U+FFFD.
 pub fn read_all(file: OwnedFd, name: &str, limit: u64) -> Result<String> {
-    let mut bytes = Vec::with_capacity(4096); // most are smaller, and then one read does it
+    let size = fs::fstat(&file).map_or(0, |found| found.st_size as u64); // one read then does it
+    let mut bytes = Vec::with_capacity(size.min(limit) as usize + 1);
     std::fs::File::from(file).take(limit + 1).read_to_end(&mut bytes).during("read", name)?;
     if bytes.len() as u64 > limit {
         return Err(Error::refused("read", name, "it is larger than such a file can be"));

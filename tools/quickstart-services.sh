@@ -309,7 +309,7 @@ stop_services() {
 on_exit() {
     trap - EXIT
     release_services
-    give_back "${caller_cargo:-}"
+    give_back "${caller_cargo:-}" "${RUSTUP_HOME:-}"
     if [ "$keep" = no ] || [ "$1" -ne 0 ]; then
         stop_services
     fi

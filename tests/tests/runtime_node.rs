@@ -46,8 +46,7 @@ fn containers_that_start_together_share_one_loop_device_and_one_superblock() {
 fn an_image_replaced_by_another_file_gets_a_device_of_its_own() {
     let machine = Machine::new(&shell_image(), "");
     let image = machine.sandbox.image_file(&machine.id, "squashfs");
-    let keeper = machine.as_user("alice").spawn(&machine.words(&["sleep", "3"])).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut keeper = machine.start("alice", "cat");
     let copy = fs::read(&image).unwrap();
     fs::remove_file(&image).unwrap();
     fs::write(&image, copy).unwrap();
@@ -56,7 +55,7 @@ fn an_image_replaced_by_another_file_gets_a_device_of_its_own() {
     let keeper_root = format!("/proc/{}/root/bin", keeper.id());
     let kept = machine.sandbox.root().run(&["stat", "-c", "%d", &keeper_root]).unwrap().success().unwrap();
     assert_ne!(seen, kept, "another inode is another image");
-    let mut keeper = keeper;
+    drop(keeper.stdin.take());
     keeper.wait().unwrap();
     machine.finish();
 }

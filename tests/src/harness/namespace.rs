@@ -6,13 +6,16 @@
 //! have it: a container that forgets to cut propagation shows up in the leak check.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::thread::UnshareFlags;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::mount::{mount, mount_bind_recursive, mount_change, unmount};
+use rustix::process::{chdir, fchdir, getcwd, pivot_root};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 /// Where the sandbox's own files lie, on a tmpfs that no other namespace sees.
 pub(super) const BASE: &str = "/opt/shifter-test";
@@ -22,6 +25,7 @@ pub(super) fn enter() -> Result<()> {
     unshare()?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).context("make / private (tests must run as root with mount rights)")?;
+    leave_chroot()?;
     tmpfs("/opt", "mode=0755")?;
     fs::create_dir(BASE).with_context(|| format!("create {BASE}"))?;
     for covered in ["/etc", "/run"] {
@@ -35,6 +39,26 @@ pub(super) fn enter() -> Result<()> {
     tmpfs("/home", "mode=0755")?;
     let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
     mount_change("/", shared).context("make / shared")
+}
+
+/// Makes the present root the namespace's own. Where the tests were started by chroot(8), setns(2) would otherwise
+/// lead out of it, and the kernel would show paths of mounts as seen from outside.
+fn leave_chroot() -> Result<()> {
+    let namespace = File::open("/proc/thread-self/ns/mnt").context("open the mount namespace")?;
+    let root = File::open("/").context("open /")?;
+    // Entering even one's own namespace goes to its root, whatever the root was.
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
+        .context("enter the namespace")?;
+    fchdir(&root).context("go back to the root")?;
+    let path = getcwd(Vec::new()).context("ask for the root's path")?;
+    if path.as_bytes() == b"/" {
+        return Ok(());
+    }
+    mount_bind_recursive(&path, &path).context("make the root a mount")?;
+    chdir(&path).context("enter the root's mount")?;
+    pivot_root(".", ".").context("make it the namespace's root")?;
+    unmount(".", UnmountFlags::DETACH).context("detach what was outside")?;
+    chdir("/").context("go to the new root")
 }
 
 // This is the test suite's one unsafe block; the crate denies unsafe code everywhere else.

@@ -3,6 +3,9 @@
 
 pub mod site;
 
+use std::io::Read as _;
+use std::process::Child;
+
 use shifter_tests::fixture::{Entry, dir, shell_entries};
 use shifter_tests::harness::{Outcome, Sandbox, UserCommand};
 
@@ -47,6 +50,16 @@ impl Machine {
 
     pub fn as_user(&self, name: &str) -> UserCommand {
         self.sandbox.user(name).unwrap()
+    }
+
+    /// Starts a shell script in a container as this user, and returns once it runs there.
+    pub fn start(&self, user: &str, script: &str) -> Child {
+        let script = format!("echo ready; {script}");
+        let mut child = self.as_user(user).spawn(&self.words(&["sh", "-c", &script])).unwrap();
+        let mut line = [0; 6];
+        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"ready\n");
+        child
     }
 
     /// Runs words in a container as this user.

@@ -23,9 +23,7 @@ pub(super) const BASE: &str = "/opt/shifter-test";
 /// Moves the calling thread into a new mount namespace furnished for tests.
 pub(super) fn enter() -> Result<()> {
     unshare()?;
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", private).context("make / private (tests must run as root with mount rights)")?;
-    leave_chroot()?;
+    own_root()?;
     tmpfs("/opt", "mode=0755")?;
     fs::create_dir(BASE).with_context(|| format!("create {BASE}"))?;
     for covered in ["/etc", "/run"] {
@@ -41,14 +39,16 @@ pub(super) fn enter() -> Result<()> {
     mount_change("/", shared).context("make / shared")
 }
 
-/// Makes the present root the namespace's own. Where the tests were started by chroot(8), setns(2) would otherwise
-/// lead out of it, and the kernel would show paths of mounts as seen from outside.
-fn leave_chroot() -> Result<()> {
+/// Makes every mount private, and the present root the namespace's own. Where the tests were started by chroot(8),
+/// setns(2) would otherwise lead out of it, and the kernel would show paths of mounts as seen from outside.
+fn own_root() -> Result<()> {
     let namespace = File::open("/proc/thread-self/ns/mnt").context("open the mount namespace")?;
     let root = File::open("/").context("open /")?;
     // Entering even one's own namespace goes to its root, whatever the root was.
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
         .context("enter the namespace")?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).context("make / private (tests must run as root with mount rights)")?;
     fchdir(&root).context("go back to the root")?;
     let path = getcwd(Vec::new()).context("ask for the root's path")?;
     if path.as_bytes() == b"/" {

@@ -270,7 +270,8 @@ wait_for() {
     local tries=0
     until "$2"; do
         tries=$((tries + 1))
-        if [ $tries -gt 100 ] || ! service_runs "$1"; then
+        # In its first moments a service has not opened its log yet, and looks as if it had ended.
+        if [ $tries -gt 100 ] || { [ $tries -gt 10 ] && ! service_runs "$1"; }; then
             tail -n 20 "$prefix/log/$1" >&2
             fail "$1 did not start; the end of its log ($prefix/log/$1) is above"
         fi

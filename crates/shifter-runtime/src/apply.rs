@@ -137,8 +137,8 @@ impl Build<'_> {
 
     fn mount_image(&mut self, at: &str) -> Result<()> {
         let status = dir::status(&self.image.file, &self.image.file_name)?;
-        let lock = || node_lock().ok();
-        let device = loopdev::device_for(&self.image.file, &status, &self.image.file_name, lock)?;
+        let state = trusted::open_or_make_directory(RUN_DIRECTORY, 0o700).ok();
+        let device = loopdev::device_for(&self.image.file, &status, &self.image.file_name, state.as_ref())?;
         let source = shifter_sys::descriptors::path_of(self.locked.proc(), &device);
         let kind = &self.image.meta.format;
         let image = mount::new_file_system(kind, &[("source", &source)], mount::SAFE_READ_ONLY)
@@ -266,10 +266,4 @@ fn attach_on_host(new: OwnedFd, at: &str) -> Result<OwnedFd> {
     let place = trusted::open_or_make_directory(at, 0o755)?;
     mount::attach(&new, &place, at)?;
     Ok(new)
-}
-
-/// The node-wide lock for finding and attaching loop devices.
-fn node_lock() -> Result<OwnedFd> {
-    let directory = trusted::open_or_make_directory(RUN_DIRECTORY, 0o700)?;
-    Ok(dir::open_lock(&directory, "loop.lock")?)
 }

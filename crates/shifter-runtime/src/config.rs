@@ -4,9 +4,10 @@
 use crate::error::{Error, Result};
 use shifter_core::paths::{SHIFTER_CONF, SYSCONFDIR, UDIROOT_CONF};
 use shifter_core::shifter_conf::ShifterConf;
-use shifter_core::udiroot::{ConfError, UdiRootConf};
+use shifter_core::udiroot::UdiRootConf;
+use shifter_sys::directory::IS_A_LINK;
 use shifter_sys::lockdown::LockedDown;
-use shifter_sys::trusted;
+use shifter_sys::trusted::{self, Kind};
 
 /// Largest configuration file, in bytes.
 const LARGEST: u64 = 1 << 20;
@@ -24,17 +25,27 @@ pub struct TrustedConfig {
 impl TrustedConfig {
     /// Opens and parses both files. The directory is fixed at build time.
     pub fn open(_locked: &LockedDown) -> Result<Self> {
-        let path = format!("{SYSCONFDIR}/{UDIROOT_CONF}");
-        let text = trusted::read(&path, LARGEST).map_err(Error::ConfigurationFile)?;
-        let udiroot = UdiRootConf::parse(&text).map_err(|fault| Error::Configuration { path, fault })?;
+        let directory = trusted::open(SYSCONFDIR, Kind::Directory).map_err(Error::ConfigurationFile)?;
+        let read = |name: &str| {
+            let path = format!("{SYSCONFDIR}/{name}");
+            let text = match trusted::open_file_in(&directory, name, &[]) {
+                Ok((file, _)) => trusted::read_all(file, &path, LARGEST),
+                // A link is followed by the walk that looks at each step.
+                Err(error) if error.errno() == Some(IS_A_LINK) => trusted::read(&path, LARGEST),
+                Err(error) => Err(error),
+            };
+            (path, text)
+        };
+        let (path, text) = read(UDIROOT_CONF);
+        let udiroot = UdiRootConf::parse(&text.map_err(Error::ConfigurationFile)?)
+            .map_err(|fault| Error::Configuration { path, fault })?;
         refuse_what_is_not_built_yet(&udiroot)?;
-        let path = format!("{SYSCONFDIR}/{SHIFTER_CONF}");
-        let shifter = match trusted::read(&path, LARGEST) {
-            Ok(text) => {
-                ShifterConf::parse(&text).map_err(|fault: ConfError| Error::Configuration { path, fault })?
+        let shifter = match read(SHIFTER_CONF) {
+            (path, Ok(text)) => {
+                ShifterConf::parse(&text).map_err(|fault| Error::Configuration { path, fault })?
             }
-            Err(error) if error.errno() == Some(ENOENT) => ShifterConf::default(),
-            Err(error) => return Err(Error::ConfigurationFile(error)),
+            (_, Err(error)) if error.errno() == Some(ENOENT) => ShifterConf::default(),
+            (_, Err(error)) => return Err(Error::ConfigurationFile(error)),
         };
         Ok(Self { udiroot, shifter })
     }

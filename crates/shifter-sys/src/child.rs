@@ -93,18 +93,14 @@ fn become_helper(locked: &LockedDown, argv: &[&str], writer: &PipeWriter) -> Res
     Err(exec(&proof, &argv, &environment, b"")).during("run", "the helper")
 }
 
-fn collect(
-    mut reader: PipeReader,
-    limit: usize,
-    deadline: Instant,
-) -> std::result::Result<String, &'static str> {
+fn collect(mut pipe: PipeReader, limit: usize, until: Instant) -> std::result::Result<String, &'static str> {
     let mut text = Vec::new();
     let mut chunk = [0u8; 4096];
     loop {
-        if !readable_before(&reader, deadline) {
+        if !readable_before(&pipe, until) {
             return Err("it took too long");
         }
-        match reader.read(&mut chunk) {
+        match pipe.read(&mut chunk) {
             Ok(0) => return Ok(String::from_utf8_lossy(&text).into_owned()),
             Ok(length) => text.extend_from_slice(&chunk[..length]),
             Err(_) => return Err("its output could not be read"),

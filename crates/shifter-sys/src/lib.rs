@@ -4,6 +4,7 @@
 //! Everything here is for one thread: ids set through these functions are the thread's (setresuid(2),
 //! "C library/kernel differences"), which is the process's only as long as there is one.
 
+mod arena;
 pub mod child;
 pub mod credentials;
 pub mod descriptors;

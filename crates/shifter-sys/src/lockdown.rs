@@ -12,12 +12,13 @@ use rustix::process::{
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
-/// Limits that could stop root half-way, raised while it works.
-const RAISED: [Resource; 6] =
-    [Resource::Cpu, Resource::Fsize, Resource::Data, Resource::As, Resource::Nproc, Resource::Memlock];
-/// Limits kept unless they are below what a set-up, or a site hook, may need: descriptors, and bytes of stack (a
-/// limit of a few pages would let the caller choose at which command root's hook dies).
-const AT_LEAST: [(Resource, u64); 2] = [(Resource::Nofile, 1024), (Resource::Stack, 8 << 20)];
+/// The least root works with: no limit that could stop it half-way, room for descriptors, and a stack for site
+/// hooks (a limit of a few pages would let the caller choose at which command root's hook dies).
+const RAISED: [(Resource, u64); 7] = {
+    use Resource::{As, Cpu, Data, Fsize, Nofile, Nproc, Stack};
+    const ALL: u64 = u64::MAX; // RLIM_INFINITY
+    [(Cpu, ALL), (Fsize, ALL), (Data, ALL), (As, ALL), (Nproc, ALL), (Nofile, 1024), (Stack, 8 << 20)]
+};
 
 /// A process that its caller can no longer disturb. There is no other way to get one than [`lock_down`].
 #[derive(Debug)]
@@ -91,18 +92,15 @@ impl LockedDown {
 }
 
 fn raise_limits() -> Result<Vec<(Resource, Rlimit)>> {
-    let mut saved = Vec::with_capacity(RAISED.len() + AT_LEAST.len() + 1);
-    for resource in RAISED {
+    let mut saved = Vec::with_capacity(RAISED.len() + 1);
+    for (resource, least) in RAISED {
         let before = getrlimit(resource);
-        saved.push((resource, before));
-        raise(resource, Rlimit { current: None, maximum: None }, before)?;
-    }
-    for (resource, least) in AT_LEAST {
-        let before = getrlimit(resource);
-        saved.push((resource, before));
         let at_least = |limit: Option<u64>| limit.map(|limit| limit.max(least));
         let enough = Rlimit { current: at_least(before.current), maximum: at_least(before.maximum) };
-        raise(resource, enough, before)?;
+        if enough != before {
+            saved.push((resource, before));
+            raise(resource, enough, before)?;
+        }
     }
     let core = getrlimit(Resource::Core);
     saved.push((Resource::Core, core));

@@ -18,8 +18,6 @@ const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 /// Major number of loop devices, devices.txt.
 const LOOP_MAJOR: u32 = 7;
-/// Where sysfs has them, without the links that /sys/block consists of.
-const BLOCK_DEVICES: &str = "/sys/devices/virtual/block";
 /// Times another process may be faster at taking a free device.
 const TRIES: usize = 64;
 /// Longest wait for the lock; then a device of one's own is the lesser evil.
@@ -49,21 +47,33 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
-/// The device that carries `image`, or a fresh one. `name` is the image's file name. Where none is found, the
-/// file that `lock` opens is locked for at most a second look and the attaching, so that containers starting
-/// together find one another's device.
-pub fn device_for(
-    image: &OwnedFd,
-    status: &Stat,
-    name: &str,
-    lock: impl FnOnce() -> Option<OwnedFd>,
-) -> Result<OwnedFd> {
-    if let Some(device) = find_shared(status, name) {
+/// The device that carries `image`, or a fresh one. `name` is the image's file name. `state` is a directory of
+/// root's alone: a link in it remembers each image's device, and a lock there, held for at most a second look and
+/// the attaching, lets containers starting together find one another's device. Without it none is shared.
+pub fn device_for(image: &OwnedFd, status: &Stat, name: &str, state: Option<&OwnedFd>) -> Result<OwnedFd> {
+    let Some(state) = state else { return Ok(attach(image, status, name)?.0) };
+    let memory = format!("loop-{:x}-{:x}", status.st_dev, status.st_ino);
+    if let Some(device) = remembered(state, &memory, status) {
         return Ok(device);
     }
-    let locked = lock().filter(wait_for); // unlocked by being closed
-    let found = locked.as_ref().and_then(|_| find_shared(status, name));
-    found.map_or_else(|| attach(image, status, name), Ok)
+    let locked = crate::directory::open_lock(state, "loop.lock").ok().filter(wait_for); // unlocked by being closed
+    if let Some(device) = locked.as_ref().and_then(|_| remembered(state, &memory, status)) {
+        return Ok(device);
+    }
+    let (device, number) = attach(image, status, name)?;
+    if locked.is_some() {
+        // What cannot be remembered is only not shared.
+        let _absent_is_fine = fs::unlinkat(state, &memory, fs::AtFlags::empty());
+        let _full_is_fine = fs::symlinkat(number.to_string(), state, &memory);
+    }
+    Ok(device)
+}
+
+/// The device a link names, if it still carries the image.
+fn remembered(state: &OwnedFd, memory: &str, status: &Stat) -> Option<OwnedFd> {
+    let number = fs::readlinkat(state, memory, Vec::new()).ok()?;
+    let device = open_device(number.to_str().ok()?.parse().ok()?).ok()?;
+    carries(&device, status).then_some(device)
 }
 
 fn wait_for(lock: &OwnedFd) -> bool {
@@ -79,31 +89,7 @@ fn wait_for(lock: &OwnedFd) -> bool {
     }
 }
 
-/// Looks through sysfs, which asks no server, then opens and compares.
-fn find_shared(status: &Stat, name: &str) -> Option<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let block = fs::open(BLOCK_DEVICES, flags, Mode::empty()).ok()?;
-    let numbers = crate::directory::numbers(&block, "loop").ok()?;
-    let carries_the_name = |number: &u32| {
-        read_attribute(&block, *number, "loop/backing_file")
-            .is_some_and(|file| file.trim_end().rsplit('/').next() == Some(name))
-    };
-    let mut candidates: Vec<u32> = numbers.into_iter().filter(carries_the_name).collect();
-    candidates.sort_unstable();
-    candidates.into_iter().find_map(|number| {
-        let fd = open_device(number).ok()?;
-        (carries(&fd, status) && size_is(&block, number, status)).then_some(fd)
-    })
-}
-
-fn read_attribute(block: &OwnedFd, number: u32, attribute: &str) -> Option<String> {
-    let path = format!("loop{number}/{attribute}");
-    let file = fs::openat(block, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let mut text = [0u8; 4096];
-    let length = rustix::io::read(&file, &mut text).ok()?;
-    Some(String::from_utf8_lossy(&text[..length]).into_owned())
-}
-
+/// The size was taken when the file was attached: a file grown or cut since is another image.
 fn carries(fd: &OwnedFd, status: &Stat) -> bool {
     let mut info = MaybeUninit::<LoopInfo>::zeroed();
     // SAFETY: LOOP_GET_STATUS64 fills in a loop_info64, for which there is room.
@@ -118,12 +104,7 @@ fn carries(fd: &OwnedFd, status: &Stat) -> bool {
         && info.offset == 0
         && info.size_limit == 0
         && info.flags & LO_FLAGS_READ_ONLY != 0
-}
-
-/// The device's size was taken when the file was attached: a file grown or cut since is another image.
-fn size_is(block: &OwnedFd, number: u32, status: &Stat) -> bool {
-    let sectors = read_attribute(block, number, "size").and_then(|text| text.trim().parse::<u64>().ok());
-    sectors == Some(status.st_size as u64 / 512)
+        && fs::seek(fd, fs::SeekFrom::End(0)) == Ok(status.st_size as u64 / 512 * 512)
 }
 
 fn open_device(number: u32) -> Result<OwnedFd> {
@@ -138,7 +119,7 @@ fn open_device(number: u32) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-fn attach(image: &OwnedFd, status: &Stat, name: &str) -> Result<OwnedFd> {
+fn attach(image: &OwnedFd, status: &Stat, name: &str) -> Result<(OwnedFd, u32)> {
     let control = fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during(
         "attach the image to a loop device (is the loop module loaded?): open",
         "/dev/loop-control",
@@ -151,7 +132,7 @@ fn attach(image: &OwnedFd, status: &Stat, name: &str) -> Result<OwnedFd> {
             .during("find a free loop device for", name)?;
         let fd = open_device(number)?;
         match configure(&fd, image, name) {
-            Ok(()) if carries(&fd, status) => return Ok(fd),
+            Ok(()) if carries(&fd, status) => return Ok((fd, number)),
             Ok(()) => return Err(Error::refused("attach", name, "the loop device carries another file")),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {} // another process was faster
             Err(error) => return Err(error).during("attach to a loop device", name),

@@ -6,11 +6,18 @@ mod common;
 use common::{Machine, shell_image};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+
+/// Compiled in: a sandbox covers `/tmp` and `/home`, where the sources may lie.
+macro_rules! documents {
+    ($($name:literal)*) => { [$(($name, include_str!(concat!("../documents/", $name)))),*] };
+}
 
 fn document(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("documents").join(name);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    let all = documents!(
+        "imagemanager.json.example" "imagemanager.local.json" "imagemanager.registries.json"
+        "imagemanager.remote.json" "postmount.sh" "premount.sh" "udiRoot.conf.cluster" "udiRoot.conf.example"
+    );
+    all.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no document {name}")).1.to_owned()
 }
 
 /// The document with the host's directories moved into the test machine.

@@ -107,6 +107,11 @@ make_account() {
     fi
 }
 
+# The node state that containers leave until the next boot goes with --clean, unless another Shifter had it before.
+note_node_state() {
+    [ -d /run/shifter ] || touch "$prefix/made-run-shifter"
+}
+
 # Runs a program as the ordinary user, from a directory that every container has.
 as_user() {
     (cd / && setpriv --reuid "$user_name" --regid "$(id -g "$user_name")" --init-groups \
@@ -339,6 +344,7 @@ clean_up() {
         done <"$prefix/accounts"
     fi
     [ ! -e "$prefix/made-run-munge" ] || rmdir /run/munge 2>/dev/null || true
+    [ ! -e "$prefix/made-run-shifter" ] || rm -rf --one-file-system /run/shifter
     rm -rf --one-file-system "$prefix"
     note "removed $prefix; packages that were installed stay"
 }

@@ -63,7 +63,9 @@ pub fn close_those_leading_out(proc: &Proc) -> Result<Vec<RawFd>> {
         unsafe { rustix::io::close(number) };
         closed.push(number);
     }
-    ensure_standard_streams()?;
+    if !closed.is_empty() {
+        ensure_standard_streams()?;
+    }
     Ok(closed)
 }
 
@@ -72,7 +74,8 @@ pub fn close_those_leading_out(proc: &Proc) -> Result<Vec<RawFd>> {
 fn leads_out(fd: BorrowedFd<'_>, proc: &Proc) -> bool {
     let path_handle = fs::fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::PATH));
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let Ok(found) = fs::statx(fd, "", flags, StatxFlags::TYPE) else {
+    let wanted = StatxFlags::TYPE | StatxFlags::MODE;
+    let Ok(found) = fs::statx(fd, "", flags, wanted) else {
         // A file on the caller's own FUSE mount, which root may not even examine (fuse(4)): their output, maybe.
         // Only from a directory could anything be looked up, and the kernel says so without asking the server.
         let inside = fs::openat(fd, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
@@ -82,9 +85,11 @@ fn leads_out(fd: BorrowedFd<'_>, proc: &Proc) -> bool {
     path_handle
         || match FileType::from_raw_mode(found.stx_mode.into()) {
             FileType::Directory => true,
-            // Namespaces show as files of nsfs, whose device is that of our own.
-            FileType::RegularFile => fs::statat(&proc.0, "self/ns/mnt", AtFlags::empty())
-                .map_or(true, |namespace| namespace.st_dev == device),
+            // Namespaces show as files of nsfs (all of mode 0444), whose device is that of our own.
+            FileType::RegularFile if found.stx_mode & 0o777 == 0o444 => {
+                fs::statat(&proc.0, "self/ns/mnt", AtFlags::empty())
+                    .map_or(true, |namespace| namespace.st_dev == device)
+            }
             _ => false,
         }
 }

@@ -82,6 +82,46 @@ fn the_sites_tree_is_copied_readable_by_all_and_never_written_back() {
 }
 
 #[test]
+fn a_site_tree_is_copied_once_per_state_and_a_running_container_keeps_what_it_was_built_with() {
+    let machine = Machine::new(&shell_image(), "");
+    let tree = machine.sandbox.prefix().join("udiImage");
+    fs::create_dir_all(tree.join("lib/deep")).unwrap();
+    fs::write(tree.join("lib/deep/version"), "one\n").unwrap();
+    machine.sandbox.write_udiroot(&[("optUdiImage", &tree.display().to_string())]).unwrap();
+    // Copies are named by sixteen hexadecimal digits; beside them lies a lock.
+    let copies = || {
+        let names = fs::read_dir("/run/shifter/copies").unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.len() == 16).count()
+    };
+    let show = ["cat", "/opt/udiImage/lib/deep/version"];
+    let running = machine.start("alice", "read x; cat /opt/udiImage/lib/deep/version");
+    assert_eq!(machine.run("bob", &show).success().unwrap(), "one\n");
+    assert_eq!(copies(), 1);
+    fs::write(tree.join("lib/deep/version"), "two!\n").unwrap();
+    assert_eq!(machine.run("bob", &show).success().unwrap(), "two!\n");
+    assert_eq!(copies(), 2);
+    let out = running.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "one\n");
+    machine.finish();
+}
+
+#[test]
+fn a_copy_that_was_cut_short_is_made_anew() {
+    let machine = Machine::new(&shell_image(), "");
+    let tree = machine.sandbox.prefix().join("udiImage");
+    fs::create_dir_all(&tree).unwrap();
+    fs::write(tree.join("whole"), "whole\n").unwrap();
+    fs::create_dir_all("/run/shifter/copies/partial/some/dir").unwrap();
+    fs::set_permissions("/run/shifter", fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write("/run/shifter/copies/partial/some/file", "half").unwrap();
+    machine.sandbox.write_udiroot(&[("optUdiImage", &tree.display().to_string())]).unwrap();
+    let out = machine.run("alice", &["sh", "-c", "ls /opt/udiImage; cat /opt/udiImage/whole"]);
+    assert_eq!(out.success().unwrap(), "modules\nwhole\nwhole\n");
+    assert!(!std::path::Path::new("/run/shifter/copies/partial").exists());
+    machine.finish();
+}
+
+#[test]
 fn files_of_the_site_take_the_place_of_generated_ones() {
     let machine = Machine::new(&shell_image(), "");
     let etc = machine.sandbox.prefix().join("etc");

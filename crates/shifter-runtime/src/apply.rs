@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::kernel;
+use crate::node_copy;
 use crate::plan::{Bind, MountPlan, Step};
 use shifter_core::paths::RUN_DIRECTORY;
 use shifter_sys::credentials::{Caller, Unprivileged, irrevocably_drop_privileges};
@@ -15,8 +16,6 @@ use std::time::Instant;
 
 /// Most entries of a directory of the image that are mounted one by one; real images have a few dozen.
 const MOST_ENTRIES: usize = 4096;
-/// Deepest tree copied.
-const MOST_DEPTH: usize = 64;
 /// Name in `/var` of the record by which old versions find a container again.
 const STATE_FILE: &str = "shifterConfig.json";
 const ENOENT: i32 = 2;
@@ -90,9 +89,7 @@ impl Build<'_> {
                 }
             }
             Step::Bind(bind) => self.bind(bind)?,
-            Step::Copy { from, to } => {
-                dir::copy_tree(&trusted::open(from, trusted::Kind::Directory)?, &self.find(to)?, MOST_DEPTH)?;
-            }
+            Step::Copy { from, to, writable } => self.copy(from, to, *writable)?,
             Step::EtcFile(file) => dir::write_new(self.place("/etc")?, &file.name, file.content.as_bytes())?,
             Step::Link { path, target } => {
                 let (parent, name) = self.parent_of(path)?;
@@ -159,6 +156,19 @@ impl Build<'_> {
         }
         let copy = mount::copy_of(&source, &bind.from, bind.depth, bind.flags, bind.propagation)?;
         Ok(mount::attach(&copy, &target, &bind.to)?)
+    }
+
+    /// Shows the node's copy of a tree of the site over what the root has there, or copies it anew.
+    fn copy(&self, from: &str, to: &str, writable: bool) -> Result<()> {
+        let source = trusted::open(from, trusted::Kind::Directory)?;
+        let place = self.target(to, true)?;
+        let Some(copy) = node_copy::of(&source, from)? else {
+            return Ok(dir::copy_tree(&source, &place, node_copy::MOST_DEPTH)?);
+        };
+        let changes = if writable { Some(changes_over(&place, to)?) } else { None };
+        let write = changes.as_ref().map(|[upper, work]| [upper, work]);
+        let overlay = mount::new_overlay(self.locked.proc(), &[&place, &copy], write)?;
+        Ok(mount::attach(&overlay, &place, to)?)
     }
 
     /// The place to mount on, made if it is missing.
@@ -244,9 +254,21 @@ impl Build<'_> {
         let Some(of_image) = self.image_directory("/etc")? else { return Ok(()) };
         let ours = self.find("/etc")?;
         dir::mark_opaque(&ours, "ssh")?;
-        let overlay = mount::new_read_only_overlay(self.locked.proc(), &[&ours, &of_image])?;
+        let overlay = mount::new_overlay(self.locked.proc(), &[&ours, &of_image], None)?;
         Ok(mount::attach(&overlay, &ours, "/etc")?)
     }
+}
+
+/// Upper and work directory for an overlay at `place`: a file system of their own there, which the overlay covers.
+/// (Many kernels refuse a detached one as a layer.)
+fn changes_over(place: &OwnedFd, name: &str) -> Result<[OwnedFd; 2]> {
+    let changes = mount::new_file_system("tmpfs", &[("source", "shifter"), ("mode", "0755")], mount::SAFE)?;
+    mount::attach(&changes, place, name)?;
+    let made = |name: &std::ffi::CStr| {
+        dir::make(&changes, name, 0o755)?;
+        dir::find_directory(&changes, name)
+    };
+    Ok([made(c"upper")?, made(c"work")?])
 }
 
 /// The copy for a mount that is to share both ways: taken while this namespace still shares with the host.

@@ -15,6 +15,7 @@ pub mod etc;
 pub mod image;
 pub mod kernel;
 pub mod lookup;
+mod node_copy;
 pub mod plan;
 
 pub use error::{Error, Result};

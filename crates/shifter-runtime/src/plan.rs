@@ -38,12 +38,14 @@ pub enum Step {
     },
     /// Mount something of the host.
     Bind(Bind),
-    /// Copy a tree of the host.
+    /// Show a copy of a tree of the site, over what the root has there.
     Copy {
         /// Directory of the host.
         from: String,
         /// Directory in the container.
         to: String,
+        /// Whether root hooks may change it; the source never changes.
+        writable: bool,
     },
     /// Write a file of the `/etc` site layer.
     EtcFile(File),
@@ -131,7 +133,11 @@ impl MountPlan {
         steps.push(Step::Link { path: "/etc/mtab".to_owned(), target: "/proc/mounts".to_owned() });
         steps.extend(etc.into_iter().map(Step::EtcFile));
         if !conf.opt_udi_image.is_empty() {
-            steps.push(Step::Copy { from: conf.opt_udi_image.clone(), to: "/opt/udiImage".to_owned() });
+            steps.push(Step::Copy {
+                from: conf.opt_udi_image.clone(),
+                to: "/opt/udiImage".to_owned(),
+                writable: false,
+            });
         }
         steps.extend(
             [
@@ -214,7 +220,7 @@ impl fmt::Display for Step {
             Step::Directory { path, mode } => write!(f, "directory  {path} ({mode:04o})"),
             Step::Hook { script, .. } => write!(f, "hook       {script}"),
             Step::Bind(bind) => bind.fmt(f),
-            Step::Copy { from, to } => write!(f, "copy       {from} -> {to}"),
+            Step::Copy { from, to, .. } => write!(f, "copy       {from} -> {to}"),
             Step::EtcFile(file) => write!(f, "file       /etc/{} ({} bytes)", file.name, file.content.len()),
             Step::Link { path, target } => write!(f, "link       {path} -> {target}"),
             Step::MergeImage { tree } => write!(f, "merge      image:{tree} -> {tree}"),

@@ -5,14 +5,18 @@ use crate::error::{During, Error, Result};
 use crate::trusted::check_roots_alone;
 use rustix::fd::OwnedFd;
 pub use rustix::fs::FileType;
-use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
+use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::io::Write;
 use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
 
 /// The error number of [`find`] where it met a link it was to refuse.
 pub const IS_A_LINK: i32 = libc::ELOOP;
+
+/// Longest wait for a lock; then doing without what it guards is the lesser evil.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How symbolic links inside the tree are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +108,20 @@ pub fn open_lock(directory: &OwnedFd, name: &str) -> Result<OwnedFd> {
     fs::openat(directory, name, flags, Mode::from_raw_mode(0o600)).during("open", name)
 }
 
+/// Waits at most a second for a lock file to be this process's alone; it is given back by being closed.
+pub fn wait_for(lock: &OwnedFd) -> bool {
+    let start = Instant::now();
+    loop {
+        match fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return true,
+            Err(Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            Err(_) => return false,
+        }
+    }
+}
+
 /// Writes a new file (mode 0644, root's) directly in `parent`; an existing name is an error.
 pub fn write_new(parent: &OwnedFd, name: &str, content: &[u8]) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -168,6 +186,39 @@ pub fn copy_tree(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The directory `name` in `parent`; a link there is an error.
+pub fn find_directory(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::openat(parent, name, flags, Mode::empty()).during("open", shown(name))
+}
+
+/// The status of what has the name `name` in `directory`, links not followed.
+pub fn status_of(directory: &OwnedFd, name: &CStr) -> Result<Stat> {
+    fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).during("examine", shown(name))
+}
+
+/// Gives `old` in `directory` the name `new`, which nothing has.
+pub fn rename(directory: &OwnedFd, old: &CStr, new: &str) -> Result<()> {
+    let flags = fs::RenameFlags::NOREPLACE;
+    fs::renameat_with(directory, old, directory, new, flags).during("rename", shown(old))
+}
+
+/// Removes the directory `name` of `parent` and all that is in it, down to `depth`; its absence is fine.
+pub fn remove_tree(parent: &OwnedFd, name: &CStr, depth: usize) -> Result<()> {
+    let directory = match find_directory(parent, name) {
+        Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(()),
+        other => other?,
+    };
+    for entry in entries(&directory, &shown(name), usize::MAX)? {
+        match entry.file_type {
+            FileType::Directory if depth > 0 => remove_tree(&directory, &entry.name, depth - 1)?,
+            _ => fs::unlinkat(&directory, &entry.name, AtFlags::empty())
+                .during("remove", shown(entry.name.as_c_str()))?,
+        }
+    }
+    fs::unlinkat(parent, name, AtFlags::REMOVEDIR).during("remove", shown(name))
 }
 
 /// Whether `name` is in `directory`, whatever it is.

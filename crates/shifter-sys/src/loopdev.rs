@@ -4,11 +4,11 @@
 //! A device found is never believed by name: it is opened first, then everything the kernel says about it is
 //! compared with the image's open descriptor. On any doubt a fresh device is made.
 
+use crate::directory::{open_lock, wait_for};
 use crate::error::{During, Error, Result};
 use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::fs::{self, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 use std::mem::MaybeUninit;
-use std::time::{Duration, Instant};
 
 // linux/loop.h
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
@@ -20,8 +20,6 @@ const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LOOP_MAJOR: u32 = 7;
 /// Times another process may be faster at taking a free device.
 const TRIES: usize = 64;
-/// Longest wait for the lock; then a device of one's own is the lesser evil.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// `struct loop_info64`; what nobody here asks for is not named.
 #[repr(C)]
@@ -56,7 +54,7 @@ pub fn device_for(image: &OwnedFd, status: &Stat, name: &str, state: Option<&Own
     if let Some(device) = remembered(state, &memory, status) {
         return Ok(device);
     }
-    let locked = crate::directory::open_lock(state, "loop.lock").ok().filter(wait_for); // unlocked by being closed
+    let locked = open_lock(state, "loop.lock").ok().filter(wait_for); // unlocked by being closed
     if let Some(device) = locked.as_ref().and_then(|_| remembered(state, &memory, status)) {
         return Ok(device);
     }
@@ -74,19 +72,6 @@ fn remembered(state: &OwnedFd, memory: &str, status: &Stat) -> Option<OwnedFd> {
     let number = fs::readlinkat(state, memory, Vec::new()).ok()?;
     let device = open_device(number.to_str().ok()?.parse().ok()?).ok()?;
     carries(&device, status).then_some(device)
-}
-
-fn wait_for(lock: &OwnedFd) -> bool {
-    let start = Instant::now();
-    loop {
-        match fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return true,
-            Err(rustix::io::Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_micros(200));
-            }
-            Err(_) => return false,
-        }
-    }
 }
 
 /// The size was taken when the file was attached: a file grown or cut since is another image.

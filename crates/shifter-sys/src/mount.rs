@@ -79,10 +79,19 @@ fn explain(context: &OwnedFd, kind: &str, error: Errno) -> Error {
     Error { operation: "mount", object, cause: crate::error::Cause::Kernel(error.into()) }
 }
 
-/// A read-only overlay of directories held by descriptor, topmost first.
-pub fn new_read_only_overlay(proc: &Proc, layers: &[&OwnedFd]) -> Result<OwnedFd> {
+/// An overlay of directories held by descriptor, topmost first; read-only unless `write` says where changes go:
+/// an upper directory and an empty work directory of the same file system (overlayfs.rst).
+pub fn new_overlay(proc: &Proc, layers: &[&OwnedFd], write: Option<[&OwnedFd; 2]>) -> Result<OwnedFd> {
     let lower: Vec<String> = layers.iter().map(|layer| path_of(proc, *layer)).collect();
-    new_file_system("overlay", &[("source", "shifter"), ("lowerdir", &lower.join(":"))], SAFE_READ_ONLY)
+    let lower = lower.join(":");
+    let options = [("source", "shifter"), ("lowerdir", lower.as_str())];
+    match write.map(|[upper, work]| (path_of(proc, upper), path_of(proc, work))) {
+        None => new_file_system("overlay", &options, SAFE_READ_ONLY),
+        Some((upper, work)) => {
+            let [source, lower] = options;
+            new_file_system("overlay", &[source, lower, ("upperdir", &upper), ("workdir", &work)], SAFE)
+        }
+    }
 }
 
 /// A detached copy of the mount at an open place, with `flags` set on it and, if asked, on all below.

@@ -31,3 +31,26 @@ impl ImageType {
             .find(|image_type| image_type.as_str() == word)
     }
 }
+
+/// Whether `text` may name an image in `imagePath`: exactly 64 lower-case hexadecimal digits.
+pub fn is_image_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_lower_case_digests_name_images() {
+        for (text, expected) in [
+            ("a".repeat(64), true),
+            ("0".repeat(63), false),
+            ("A".repeat(64), false),
+            (format!("{}/", "a".repeat(63)), false),
+            ("../../../etc/passwd".to_owned(), false),
+        ] {
+            assert_eq!(is_image_id(&text), expected, "{text}");
+        }
+    }
+}

@@ -1,8 +1,11 @@
-//! A bounded reader and an ASCII writer for the one JSON line in `.meta`.
+//! A bounded reader for the one JSON line in `.meta`; `write` writes it.
 //!
 //! The runtime reads image metadata with root's rights, so it gets these hundred lines instead of a JSON
 //! library: one object whose values are strings, whole numbers, arrays of strings or objects of strings.
 //! Anything else, anything deeper and anything longer is an error. Grammar: RFC 8259.
+
+#[cfg(feature = "gateway")]
+pub mod write;
 
 /// Most members in an object or elements in an array.
 const MOST_ITEMS: usize = 10_000;
@@ -186,65 +189,6 @@ impl Reader<'_> {
     }
 }
 
-/// Writes an object on one line in ASCII: characters beyond it become `\uXXXX`.
-pub fn write_object(members: &[(&str, Value)]) -> String {
-    let mut out = String::new();
-    write_members(&mut out, members.iter().map(|(name, value)| (*name, value)), |out, value| match value {
-        Value::Text(text) => write_string(out, text),
-        Value::Number(number) => out.push_str(&number.to_string()),
-        Value::List(items) => {
-            out.push('[');
-            for (i, item) in items.iter().enumerate() {
-                if i > 0 {
-                    out.push(',');
-                }
-                write_string(out, item);
-            }
-            out.push(']');
-        }
-        Value::Map(map) => {
-            write_members(out, map.iter().map(|(name, value)| (name.as_str(), value)), |out, text| {
-                write_string(out, text);
-            });
-        }
-    });
-    out
-}
-
-fn write_members<'a, T: 'a>(
-    out: &mut String,
-    members: impl Iterator<Item = (&'a str, &'a T)>,
-    write: impl Fn(&mut String, &T),
-) {
-    out.push('{');
-    for (i, (name, value)) in members.enumerate() {
-        if i > 0 {
-            out.push(',');
-        }
-        write_string(out, name);
-        out.push(':');
-        write(out, value);
-    }
-    out.push('}');
-}
-
-fn write_string(out: &mut String, text: &str) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            ' '..='~' => out.push(c),
-            _ => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    out.push_str(&format!("\\u{unit:04x}"));
-                }
-            }
-        }
-    }
-    out.push('"');
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -258,7 +202,7 @@ mod tests {
             ("l", Value::List(vec![String::new(), "it's".into()])),
             ("m", Value::Map(vec![("k".into(), "v:=".into())])),
         ];
-        let text = write_object(&members);
+        let text = write::object(&members);
         assert!(text.bytes().all(|b| (0x20..0x7f).contains(&b)), "{text}");
         let back = parse_object(&text).unwrap();
         assert_eq!(back.iter().map(|(k, v)| (k.as_str(), v.clone())).collect::<Vec<_>>(), members);

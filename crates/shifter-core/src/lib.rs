@@ -1,11 +1,14 @@
 //! Shifter's vocabulary: pure types and `&str` parsers shared by every program.
 //!
 //! Nothing here opens a file, asks the kernel or allocates without a limit that the caller can see;
-//! reading is someone else's work. The crate is part of the setuid closure, so it has no dependencies.
+//! reading is someone else's work. The crate is part of the setuid closure, so it has no dependencies, and what
+//! only the gateway's side needs (writing records, registry names) stands behind the feature `gateway`.
 
 pub mod descriptor;
+#[cfg(feature = "gateway")]
 pub mod digest;
 pub mod environment;
+#[cfg(feature = "gateway")]
 pub mod fasthash;
 pub mod image_type;
 pub mod json;
@@ -14,6 +17,7 @@ pub mod meta;
 pub mod nearest;
 pub mod passwd;
 pub mod paths;
+#[cfg(feature = "gateway")]
 pub mod reference;
 pub mod shifter_conf;
 pub mod udiroot;

@@ -6,7 +6,7 @@
 
 use crate::config::TrustedConfig;
 use crate::error::{Error, Result};
-use shifter_core::digest::is_image_id;
+use shifter_core::image_type::is_image_id;
 use shifter_core::meta::Meta;
 use shifter_sys::credentials::{Access, Caller, with_access};
 use shifter_sys::trusted::{self, open_file_in};

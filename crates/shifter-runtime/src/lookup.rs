@@ -5,8 +5,7 @@
 use crate::config::TrustedConfig;
 use crate::error::{Error, Result};
 use shifter_core::descriptor::Descriptor;
-use shifter_core::digest::is_image_id;
-use shifter_core::image_type::ImageType;
+use shifter_core::image_type::{ImageType, is_image_id};
 use shifter_sys::child::output_of;
 use shifter_sys::lockdown::LockedDown;
 use std::time::Duration;

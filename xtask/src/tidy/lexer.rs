@@ -99,16 +99,15 @@ fn character(rest: &[u8]) -> Option<usize> {
         .filter(|end| std::str::from_utf8(&rest[1..end - 1]).is_ok_and(|text| text.chars().count() == 1))
 }
 
-/// Byte ranges of the items under `#[cfg(test)]` in masked source: attribute to closing brace or semicolon.
-pub(super) fn test_items(masked: &str) -> Vec<std::ops::Range<usize>> {
-    const ATTRIBUTE: &str = "#[cfg(test)]";
+/// Byte ranges of the items under `attribute` in masked source: attribute to closing brace or semicolon.
+pub(super) fn items_under(attribute: &str, masked: &str) -> Vec<std::ops::Range<usize>> {
     let bytes = masked.as_bytes();
     let mut found = Vec::new();
     let mut from = 0;
-    while let Some(offset) = masked[from..].find(ATTRIBUTE) {
+    while let Some(offset) = masked[from..].find(attribute) {
         let start = from + offset;
         let mut depth = 0_usize;
-        let mut at = start + ATTRIBUTE.len();
+        let mut at = start + attribute.len();
         while at < bytes.len() {
             match bytes[at] {
                 b'{' | b'[' | b'(' => depth += 1,
@@ -162,7 +161,8 @@ mod tests {
             ("fn f() {}", vec![]),
         ];
         for (source, expected) in cases {
-            let seen: Vec<_> = test_items(source).into_iter().map(|range| &source[range][12..]).collect();
+            let seen: Vec<_> =
+                items_under("#[cfg(test)]", source).into_iter().map(|range| &source[range][12..]).collect();
             assert_eq!(seen, expected, "{source}");
         }
     }

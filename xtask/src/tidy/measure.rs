@@ -1,7 +1,9 @@
 //! The size of what runs as root: code lines and unsafe blocks, against the budgets of ARCHITECTURE.md.
 //!
 //! The rule for a code line: a physical line that is neither blank nor only comment, outside items under
-//! `#[cfg(test)]` and outside test-only files. Multi-line strings count, because someone must read them.
+//! `#[cfg(test)]` and outside test-only files. Multi-line strings count, because someone must read them. What stands
+//! behind the feature `gateway` is not compiled into the setuid program and does not count; modules behind it are
+//! whole files, and no crate of the closure may switch it on.
 
 use super::Finding;
 use super::files::TextFile;
@@ -18,6 +20,9 @@ const SYS: &str = "crates/shifter-sys/src/";
 const CLOSURE_BUDGET: usize = 4000;
 const SYS_BUDGET: usize = 1200;
 const UNSAFE_BUDGET: usize = 40;
+const TESTS: &str = "#[cfg(test)]";
+/// `#[cfg(feature = "gateway")]` as masked source has it: no other feature has a name of that length.
+const GATEWAY: &str = "#[cfg(feature = xxxxxxxxx)]";
 
 /// Where unsafe code may stand: prefixes of paths. Nothing else may contain the keyword.
 const UNSAFE_ADDRESSES: [&str; 4] =
@@ -34,6 +39,14 @@ pub(super) struct Sizes {
 /// Counts the closure, and looks for unsafe code everywhere.
 pub(super) fn check(files: &[TextFile]) -> Sizes {
     let mut sizes = Sizes { closure_lines: 0, sys_lines: 0, unsafe_blocks: 0, findings: Vec::new() };
+    for manifest in files.iter().filter(|file| file.path.ends_with("Cargo.toml")) {
+        let ours = CLOSURE[..2].iter().any(|place| manifest.path.starts_with(place.trim_end_matches("src/")));
+        if ours && manifest.text.contains("gateway") {
+            let message = "the setuid program is built without the feature gateway of shifter-core";
+            sizes.findings.push(Finding::error(&manifest.path, 0, message));
+        }
+    }
+    let gated: Vec<String> = files.iter().filter(|file| file.is_rust()).flat_map(gated_modules).collect();
     for file in files.iter().filter(|file| file.is_rust()) {
         let masked = lexer::mask(&file.text);
         if !UNSAFE_ADDRESSES.iter().any(|address| file.path.starts_with(address)) {
@@ -46,10 +59,11 @@ pub(super) fn check(files: &[TextFile]) -> Sizes {
                 ));
             }
         }
-        if file.is_test_only() || !CLOSURE.iter().any(|place| file.path.starts_with(place)) {
+        let in_closure = CLOSURE.iter().any(|place| file.path.starts_with(place));
+        if file.is_test_only() || !in_closure || gated.iter().any(|path| file.path.starts_with(path)) {
             continue;
         }
-        let product = without_tests(&masked);
+        let product = without(GATEWAY, &without(TESTS, &masked));
         let lines = product.lines().filter(|line| !line.trim().is_empty()).count();
         sizes.closure_lines += lines;
         if file.path.starts_with(SYS) {
@@ -84,16 +98,28 @@ fn unsafe_keywords(masked: &str) -> impl Iterator<Item = usize> + '_ {
     })
 }
 
-/// Masked source without the items under `#[cfg(test)]`.
-fn without_tests(masked: &str) -> String {
+/// Masked source without the items under an attribute.
+fn without(attribute: &str, masked: &str) -> String {
     let mut kept = String::new();
     let mut from = 0;
-    for item in lexer::test_items(masked) {
+    for item in lexer::items_under(attribute, masked) {
         kept.push_str(&masked[from..item.start]);
         from = item.end;
     }
     kept.push_str(&masked[from..]);
     kept
+}
+
+/// Beginnings of the paths of the modules that a file declares behind the feature.
+fn gated_modules(file: &TextFile) -> Vec<String> {
+    let masked = lexer::mask(&file.text);
+    let stem = file.path.trim_end_matches(".rs");
+    let place = stem.strip_suffix("lib").map_or_else(|| format!("{stem}/"), str::to_owned);
+    let names = lexer::items_under(GATEWAY, &masked).into_iter().filter_map(|item| {
+        let (_, name) = masked[item].trim_end_matches(';').rsplit_once("mod ")?;
+        name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()).then(|| name.to_owned())
+    });
+    names.flat_map(|name| [format!("{place}{name}.rs"), format!("{place}{name}/")]).collect()
 }
 
 #[cfg(test)]
@@ -115,6 +141,26 @@ mod tests {
         ];
         let sizes = check(&files);
         assert_eq!((sizes.closure_lines, sizes.sys_lines), (6, 3));
+    }
+
+    #[test]
+    fn what_only_the_gateway_compiles_is_not_counted_and_never_switched_on() {
+        let gate = "#[cfg(feature = \"gateway\")]\n";
+        let text =
+            format!("{gate}mod write;\n{gate}pub mod names;\nfn a() {{}}\n{gate}fn b() {{\n    c();\n}}\n");
+        let files = [
+            file("crates/shifter-core/src/lib.rs", &text),
+            file("crates/shifter-core/src/names.rs", "fn a() {}\n"),
+            file("crates/shifter-core/src/names/more.rs", "fn a() {}\n"),
+            file("crates/shifter-core/src/json.rs", &text),
+            file("crates/shifter-core/src/json/write.rs", "fn a() {}\n"),
+            file("crates/shifter-core/src/write.rs", "fn a() {}\n"),
+            file("crates/shifter-core/src/other.rs", "fn a() {}\n"),
+        ];
+        assert_eq!(check(&files).closure_lines, 3);
+        let manifest = |path| file(path, "shifter-core = { features = [\"gateway\"] }\n");
+        assert_eq!(check(&[manifest("crates/shifter/Cargo.toml")]).findings.len(), 1);
+        assert_eq!(check(&[manifest("crates/shifter-api/Cargo.toml")]).findings.len(), 0);
     }
 
     #[test]

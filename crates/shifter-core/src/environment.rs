@@ -41,6 +41,18 @@ impl Environment {
         Self { entries: entries.into_iter().filter(safe).collect() }
     }
 
+    /// Reads a file of variables: one `NAME=VALUE` a line, blanks around it trimmed, empty lines and those that begin
+    /// with `#` skipped, nothing unquoted or expanded. The error is the number of a line that is none of these.
+    pub fn read_file(text: &[u8]) -> Result<Vec<Vec<u8>>, usize> {
+        let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate();
+        let wanted = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with(b"#"));
+        let checked = |(index, line): (usize, &[u8])| match name_of(line) {
+            Some(_) if !line.contains(&0) => Ok(line.to_vec()),
+            _ => Err(index + 1),
+        };
+        wanted.map(checked).collect()
+    }
+
     /// The value of `name`.
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
         self.position(name).map(|index| &self.entries[index][name.len() + 1..])
@@ -139,5 +151,25 @@ mod tests {
         check(&e, &["A=9", "PATH=/usr:/bin:/opt", "E=1", "C==x", "N=n"]);
         assert_eq!(e.get(b"C"), Some(&b"=x"[..]));
         assert_eq!(e.get(b"PAT"), None);
+    }
+
+    #[test]
+    fn files_of_variables_are_read_line_by_line() {
+        for (text, expected) in [
+            ("", Ok(vec![])),
+            (
+                "A=1\n# b\n\n  B = two words \r\nC=\"q\"\nD=",
+                Ok(vec!["A=1", "B = two words", "C=\"q\"", "D="]),
+            ),
+            ("A=1\nno value\n", Err(2)),
+            ("\n\n=x", Err(3)),
+            ("A=\0", Err(1)),
+        ] {
+            let read = Environment::read_file(text.as_bytes());
+            assert_eq!(
+                read,
+                expected.map(|lines| lines.iter().map(|line| line.as_bytes().to_vec()).collect())
+            );
+        }
     }
 }

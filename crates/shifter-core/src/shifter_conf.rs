@@ -5,17 +5,25 @@
 
 use crate::lexer::records;
 use crate::nearest::nearest;
+use crate::udiroot::keys::boolean;
 use crate::udiroot::{ConfError, ConfReason};
+use crate::volume::UserRules;
 
 /// The settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShifterConf {
     /// `imageOwner`: a uid that, beside root and the owner of `imagePath`, may own images and `.meta` files.
     pub image_owner: Option<u32>,
+    /// `volumeDeny`, `volumeAllow`: where users may mount, space-separated paths.
+    pub volumes: UserRules,
+    /// `xfsImages`: whether the kernel may mount xfs images, which it was not made to read from strangers.
+    pub xfs_images: bool,
+    /// `bindUdiImage`: optUdiImage and modules' copyPath are mounted instead of copied.
+    pub bind_udi_image: bool,
 }
 
 /// Every key there is.
-pub const KEYS: &[&str] = &["imageOwner"];
+pub const KEYS: &[&str] = &["imageOwner", "volumeDeny", "volumeAllow", "xfsImages", "bindUdiImage"];
 
 impl ShifterConf {
     /// Reads the file's text.
@@ -29,11 +37,22 @@ impl ShifterConf {
                         record.value.parse().map_err(|_| fail(ConfReason::Value("a numeric user id")))?;
                     conf.image_owner = Some(uid);
                 }
+                "volumeDeny" => conf.volumes.deny = paths(&record.value).ok_or_else(|| fail(PATHS))?,
+                "volumeAllow" => conf.volumes.allow = paths(&record.value).ok_or_else(|| fail(PATHS))?,
+                "xfsImages" => conf.xfs_images = boolean(&record.value).map_err(fail)?,
+                "bindUdiImage" => conf.bind_udi_image = boolean(&record.value).map_err(fail)?,
                 unknown => return Err(fail(ConfReason::Unknown(nearest(unknown, KEYS.iter().copied())))),
             }
         }
         Ok(conf)
     }
+}
+
+const PATHS: ConfReason = ConfReason::Value("absolute paths, separated by spaces");
+
+fn paths(value: &str) -> Option<Vec<String>> {
+    let mut paths = value.split_whitespace();
+    paths.clone().all(|path| path.starts_with('/')).then(|| paths.by_ref().map(str::to_owned).collect())
 }
 
 #[cfg(test)]
@@ -46,6 +65,11 @@ mod tests {
             ("", Ok(None)),
             ("# nothing\n imageOwner = 991 \n", Ok(Some(991))),
             ("imageOwner=shifter", Err("line 1: the value of \"imageOwner\" must be a numeric user id")),
+            ("volumeDeny=/a /b\nvolumeAllow=/c\nxfsImages=1\nbindUdiImage=1", Ok(None)),
+            (
+                "volumeDeny=a",
+                Err("line 1: the value of \"volumeDeny\" must be absolute paths, separated by spaces"),
+            ),
             ("\nimageowner=1", Err("line 2: unknown key \"imageowner\"; did you mean \"imageOwner\"?")),
         ] {
             let got =

@@ -11,7 +11,7 @@ use crate::image_type::ImageType;
 use crate::lexer::records;
 use crate::nearest::nearest;
 use crate::volume::{self, Propagation, VolumeMap};
-use keys::{KEYS, MODULE_ATTRIBUTES, OBSOLETE, boolean, path, text, volumes, words};
+use keys::{KEYS, MODULE_ATTRIBUTES, OBSOLETE, boolean, names, path, text, volumes, words};
 use std::fmt;
 
 /// A named bundle of site settings.
@@ -181,6 +181,61 @@ impl UdiRootConf {
             }
         }
         Ok(())
+    }
+}
+
+/// Why a choice of modules cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModuleError {
+    /// No module has this name.
+    Unknown(String),
+    /// It has, but the site switched it off.
+    Disabled(String),
+    /// The two exclude each other.
+    Conflict(String, String),
+}
+
+impl fmt::Display for ModuleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ModuleError::Unknown(name) => write!(f, "Unknown shifter module: {}", name.escape_debug()),
+            ModuleError::Disabled(name) => write!(f, "module {name} is not enabled for use."),
+            ModuleError::Conflict(one, other) => {
+                write!(f, "cannot load conflicting modules {one} and {other}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ModuleError {}
+
+impl UdiRootConf {
+    /// The active modules, in order and each once: those `choice` lists, separated by commas (`none` alone: none), or
+    /// `defaultModules` where there is no choice.
+    pub fn select_modules(&self, choice: Option<&str>) -> Result<Vec<&Module>, ModuleError> {
+        let chosen = match choice {
+            None => self.default_modules.clone(),
+            Some(text) if text.trim().eq_ignore_ascii_case("none") => Vec::new(),
+            Some(text) => names(text).unwrap_or_default(),
+        };
+        let mut active: Vec<&Module> = Vec::new();
+        for name in chosen {
+            let Some(module) = self.modules.iter().find(|module| module.name == name) else {
+                return Err(ModuleError::Unknown(name));
+            };
+            if module.disabled {
+                return Err(ModuleError::Disabled(name));
+            }
+            let excludes =
+                |other: &&&Module| other.conflict.contains(&name) || module.conflict.contains(&other.name);
+            if let Some(other) = active.iter().find(excludes) {
+                return Err(ModuleError::Conflict(other.name.clone(), name));
+            }
+            if !active.contains(&module) {
+                active.push(module);
+            }
+        }
+        Ok(active)
     }
 }
 

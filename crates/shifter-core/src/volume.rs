@@ -1,4 +1,4 @@
-//! Volume maps of the site (`siteFs`): `from[:to[:flag…]]`, entries separated by `;`.
+//! Volume maps of sites (`siteFs`) and users (`--volume`): `from[:to[:flag…]]`, entries separated by `;`.
 //!
 //! Pure text to plan; no path is looked at here. Bytes that the original silently deleted from paths are
 //! kept where they are unambiguous and refused otherwise. Comparison of paths is by component, never by
@@ -43,6 +43,32 @@ pub struct VolumeMap {
     pub propagation: Option<Propagation>,
     /// `perNodeCache=size=…`
     pub cache: Option<PerNodeCache>,
+    /// The entry as the original's state file has it: paths as written, flags in the original's order.
+    pub signature: String,
+}
+
+/// What users may not map to, and the site's exceptions: `volumeDeny` and `volumeAllow` of shifter.conf. Each
+/// path stands for itself and all below it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserRules {
+    /// Targets refused beside [`USER_FORBIDDEN`].
+    pub deny: Vec<String>,
+    /// Targets allowed in spite of both.
+    pub allow: Vec<String>,
+}
+
+impl UserRules {
+    /// Whether a user may mount on `target`, an absolute path without `..`.
+    pub fn allow_target(&self, target: &str) -> bool {
+        let below = |tree: &&str| {
+            let rest = target.strip_prefix(tree.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let deny = USER_FORBIDDEN.into_iter().chain(self.deny.iter().map(String::as_str)).find(below);
+        target == "/var/tmp"
+            || self.allow.iter().map(String::as_str).any(|tree| below(&tree))
+            || (deny.is_none() && !matches!(target, "/" | "/opt"))
+    }
 }
 
 /// Why a map is refused; `entry` is the text of the entry.
@@ -65,6 +91,10 @@ pub enum VolumeReason {
     Character(String),
     /// The target is one that Shifter fills itself.
     ForbiddenTarget(String),
+    /// A user's map without a target.
+    NoTarget,
+    /// A flag that only sites can use.
+    SiteFlag(String),
     /// No such flag.
     UnknownFlag(String),
     /// The same flag twice, or two kinds of propagation.
@@ -84,6 +114,13 @@ impl fmt::Display for VolumeError {
             }
             VolumeReason::ForbiddenTarget(path) => {
                 write!(f, "\"{path}\" is filled by Shifter and cannot be a target")
+            }
+            VolumeReason::NoTarget => f.write_str("it names no target; write FROM:TO"),
+            VolumeReason::SiteFlag(flag) => {
+                write!(
+                    f,
+                    "Invalid mount flags specified: \"{flag}\" is for siteFs; users have ro and perNodeCache"
+                )
             }
             VolumeReason::UnknownFlag(flag) => {
                 write!(
@@ -105,28 +142,73 @@ impl std::error::Error for VolumeError {}
 const SITE_FORBIDDEN: [&str; 7] =
     ["/", "/opt", "/etc", "/var", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf"];
 
+/// Targets, and all below them, that users cannot map to; `/` and `/opt` themselves besides, but `/var/tmp` they can.
+pub const USER_FORBIDDEN: [&str; 6] = ["/etc", "/var", "/opt/udiImage", "/dev", "/proc", "/sys"];
+
+/// Reads a user's map list, by the same rules as a site's but fewer flags and targets.
+pub fn parse_user(text: &str, rules: &UserRules) -> Result<Vec<VolumeMap>, VolumeError> {
+    let check = |map: VolumeMap, entry: &str| {
+        let reason = if !entry.contains(':') {
+            VolumeReason::NoTarget
+        } else if !rules.allow_target(&map.to) {
+            VolumeReason::ForbiddenTarget(map.to)
+        } else if map.recursive || map.propagation.is_some() {
+            VolumeReason::SiteFlag(map.signature)
+        } else {
+            return Ok(map);
+        };
+        Err(VolumeError { entry: entry.to_owned(), reason })
+    };
+    entries(text).map(|entry| check(parse_entry(entry)?, entry)).collect()
+}
+
+/// The signature of a whole map, for the state file.
+pub fn signature(maps: &[VolumeMap]) -> String {
+    let mut entries: Vec<&str> = maps.iter().map(|map| map.signature.as_str()).collect();
+    entries.sort_unstable();
+    entries.join(";")
+}
+
+fn entries(text: &str) -> impl Iterator<Item = &str> {
+    text.split(';').map(str::trim).filter(|entry| !entry.is_empty())
+}
+
 /// Reads a site's map list; empty entries are skipped, blanks around entries and tokens trimmed, one pair of
 /// double quotes around an entry stripped.
 pub fn parse_site(text: &str) -> Result<Vec<VolumeMap>, VolumeError> {
-    text.split(';').map(str::trim).filter(|entry| !entry.is_empty()).map(parse_entry).collect()
+    let check = |map: VolumeMap, entry: &str| match SITE_FORBIDDEN.contains(&map.to.as_str()) {
+        true => Err(VolumeError { entry: entry.to_owned(), reason: VolumeReason::ForbiddenTarget(map.to) }),
+        false => Ok(map),
+    };
+    entries(text).map(|entry| check(parse_entry(entry)?, entry)).collect()
 }
 
 fn parse_entry(entry: &str) -> Result<VolumeMap, VolumeError> {
     let refuse = |reason| VolumeError { entry: entry.to_owned(), reason };
     let bare = entry.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(entry);
     let mut tokens = bare.split(':').map(str::trim);
-    let from = checked_path(tokens.next().unwrap_or("")).map_err(refuse)?;
-    let to = match tokens.next() {
-        Some(to) => checked_path(to).map_err(refuse)?,
-        None => from.clone(), // for sites a lone path stands for both sides
+    let written = tokens.next().unwrap_or("");
+    let written_to = tokens.next().unwrap_or(written); // for sites a lone path stands for both sides
+    let mut map = VolumeMap {
+        from: checked_path(written).map_err(refuse)?,
+        to: checked_path(written_to).map_err(refuse)?,
+        read_only: false,
+        recursive: false,
+        propagation: None,
+        cache: None,
+        signature: format!("{written}:{written_to}"),
     };
-    if SITE_FORBIDDEN.contains(&to.as_str()) {
-        return Err(refuse(VolumeReason::ForbiddenTarget(to)));
-    }
-    let mut map = VolumeMap { from, to, read_only: false, recursive: false, propagation: None, cache: None };
     for token in tokens {
         apply_flag(&mut map, token).map_err(refuse)?;
     }
+    let mut flag = |set: bool, text: &str| map.signature.push_str(if set { text } else { "" });
+    flag(map.read_only, ":ro");
+    flag(map.recursive, ":rec");
+    if let Some(PerNodeCache { size, block_size, fs }) = &map.cache {
+        flag(true, &format!(":perNodeCache=size={size},bs={block_size},method=loop,fstype={fs}"));
+    }
+    flag(map.propagation == Some(Propagation::Slave), ":slave");
+    flag(map.propagation == Some(Propagation::Private), ":private");
     Ok(map)
 }
 
@@ -256,6 +338,50 @@ mod tests {
         }
         // Names that only begin like a forbidden one are other names; dots inside a name are no `..`.
         assert!(parse_site("/a:/etcetera;/a:/optional;/a..b:/a..b;/x:/y:ro=").is_ok());
+    }
+
+    #[test]
+    fn users_have_fewer_targets_and_flags_than_sites() {
+        use VolumeReason::*;
+        let rules = UserRules { deny: vec!["/scratch".to_owned()], allow: vec!["/var/lib/data".to_owned()] };
+        let own = str::to_owned;
+        for (text, expected) in [
+            ("/data:/mnt", None),
+            ("/a b:/c d; /x@y:/z=~ü:ro ;", None),
+            ("/data:/var/tmp;/data:/opt/mine;/data:/etcetera;/a:/devices;/a:/var/lib/data/x", None),
+            ("/data:/var/log", Some(ForbiddenTarget(own("/var/log")))),
+            ("/data:/var/lib/datax", Some(ForbiddenTarget(own("/var/lib/datax")))),
+            ("/data:/etc/", Some(ForbiddenTarget(own("/etc")))),
+            ("/data:/opt", Some(ForbiddenTarget(own("/opt")))),
+            ("/data:/opt/udiImage/bin", Some(ForbiddenTarget(own("/opt/udiImage/bin")))),
+            ("/data:/dev/shm", Some(ForbiddenTarget(own("/dev/shm")))),
+            ("/data:/proc", Some(ForbiddenTarget(own("/proc")))),
+            ("/data://", Some(ForbiddenTarget(own("/")))),
+            ("/data:/scratch/x", Some(ForbiddenTarget(own("/scratch/x")))),
+            ("/data", Some(NoTarget)),
+            ("/data:/mnt:rec", Some(SiteFlag(own("/data:/mnt:rec")))),
+            ("/data:/mnt:shared", Some(SiteFlag(own("/data:/mnt")))),
+            ("/data:/mnt:ro,rec", Some(UnknownFlag(own("ro,rec")))),
+        ] {
+            assert_eq!(parse_user(text, &rules).err().map(|error| error.reason), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn signatures_are_the_originals() {
+        for (text, expected) in [
+            ("", ""),
+            ("/b:/c;/a:/x:ro", "/a:/x:ro;/b:/c"),
+            (
+                "/none:/data:perNodeCache=size=400M,fs=xfs:ro",
+                "/none:/data:ro:perNodeCache=size=419430400,bs=1048576,method=loop,fstype=xfs",
+            ),
+            ("/data/:/x//y", "/data/:/x//y"),
+        ] {
+            assert_eq!(signature(&parse_user(text, &UserRules::default()).unwrap()), expected);
+        }
+        let site = parse_site("/a:/b:private:rec:ro;/c:/d:slave:rec").unwrap();
+        assert_eq!(signature(&site), "/a:/b:ro:rec:private;/c:/d:rec:slave");
     }
 
     #[test]

@@ -137,7 +137,7 @@ pub(super) fn volumes(value: &str) -> Result<Vec<VolumeMap>, ConfReason> {
 }
 
 /// The leading integer, as the original read it: `1 # comment` is 1, text is 0.
-pub(super) fn boolean(value: &str) -> Result<bool, ConfReason> {
+pub(crate) fn boolean(value: &str) -> Result<bool, ConfReason> {
     let digits = value.trim_start_matches(['+', '-']);
     Ok(digits.bytes().take_while(u8::is_ascii_digit).any(|digit| digit != b'0'))
 }

@@ -152,3 +152,30 @@ fn every_key_has_a_meaning_and_a_default_it_accepts() {
         }
     }
 }
+
+#[test]
+fn modules_are_chosen_in_order_and_exclude_one_another_both_ways() {
+    let conf = UdiRootConf::parse(
+        "imagePath=/i\nmodule_mpich_siteEnv=A=1\nmodule_gpu_siteEnv=B=1\nmodule_gpu_conflict=cpu\n\
+         module_cpu_siteEnv=C=1\nmodule_off_enabled=0\ndefaultModules=mpich",
+    )
+    .unwrap();
+    let own = str::to_owned;
+    for (choice, expected) in [
+        (None, Ok(&["mpich"][..])),
+        (Some("none"), Ok(&[])),
+        (Some(" NONE "), Ok(&[])),
+        (Some(""), Ok(&[])),
+        (Some("gpu, mpich,gpu"), Ok(&["gpu", "mpich"])),
+        (Some("none,gpu"), Err(ModuleError::Unknown(own("none")))),
+        (Some("GPU"), Err(ModuleError::Unknown(own("GPU")))),
+        (Some("off"), Err(ModuleError::Disabled(own("off")))),
+        (Some("gpu,cpu"), Err(ModuleError::Conflict(own("gpu"), own("cpu")))),
+        (Some("cpu,gpu"), Err(ModuleError::Conflict(own("cpu"), own("gpu")))),
+    ] {
+        let chosen = conf.select_modules(choice);
+        let names =
+            chosen.map(|modules| modules.iter().map(|module| module.name.as_str()).collect::<Vec<_>>());
+        assert_eq!(names, expected.map(<[&str]>::to_vec), "{choice:?}");
+    }
+}

@@ -137,7 +137,6 @@ fn a_configuration_that_others_could_change_or_that_is_wrong_is_refused() {
         ("siteFs=/etc/hostname:/media", ""),
         ("usersToImport=nosuchuser", "FAILED to import user nosuchuser"),
         ("imagePath=/nosuchdirectory", "FAILED to find requested image"),
-        ("defaultModules=x\nmodule_x_enabled=1", "does not support defaultModules of udiRoot.conf yet"),
         ("sitePreMountHook=/nosuchhook", "cannot open /nosuchhook"),
         ("sitePreMountHook=/tmp/hook", "can be written by group or others"),
     ] {

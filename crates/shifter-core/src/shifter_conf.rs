@@ -18,12 +18,10 @@ pub struct ShifterConf {
     pub volumes: UserRules,
     /// `xfsImages`: whether the kernel may mount xfs images, which it was not made to read from strangers.
     pub xfs_images: bool,
-    /// `bindUdiImage`: optUdiImage and modules' copyPath are mounted instead of copied.
-    pub bind_udi_image: bool,
 }
 
 /// Every key there is.
-pub const KEYS: &[&str] = &["imageOwner", "volumeDeny", "volumeAllow", "xfsImages", "bindUdiImage"];
+pub const KEYS: &[&str] = &["imageOwner", "volumeDeny", "volumeAllow", "xfsImages"];
 
 impl ShifterConf {
     /// Reads the file's text.
@@ -40,7 +38,6 @@ impl ShifterConf {
                 "volumeDeny" => conf.volumes.deny = paths(&record.value).ok_or_else(|| fail(PATHS))?,
                 "volumeAllow" => conf.volumes.allow = paths(&record.value).ok_or_else(|| fail(PATHS))?,
                 "xfsImages" => conf.xfs_images = boolean(&record.value).map_err(fail)?,
-                "bindUdiImage" => conf.bind_udi_image = boolean(&record.value).map_err(fail)?,
                 unknown => return Err(fail(ConfReason::Unknown(nearest(unknown, KEYS.iter().copied())))),
             }
         }
@@ -65,7 +62,7 @@ mod tests {
             ("", Ok(None)),
             ("# nothing\n imageOwner = 991 \n", Ok(Some(991))),
             ("imageOwner=shifter", Err("line 1: the value of \"imageOwner\" must be a numeric user id")),
-            ("volumeDeny=/a /b\nvolumeAllow=/c\nxfsImages=1\nbindUdiImage=1", Ok(None)),
+            ("volumeDeny=/a /b\nvolumeAllow=/c\nxfsImages=1", Ok(None)),
             (
                 "volumeDeny=a",
                 Err("line 1: the value of \"volumeDeny\" must be absolute paths, separated by spaces"),

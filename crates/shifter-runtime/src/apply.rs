@@ -1,11 +1,12 @@
 //! Carrying a plan out: in a mount namespace of its own, every place held by descriptor, nothing left behind
 //! on failure because the namespace dies with the process.
 
+use crate::config::TrustedConfig;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::kernel;
 use crate::node_copy;
-use crate::plan::{Bind, MountPlan, Step};
+use crate::plan::{Bind, MountPlan, Step, UDI_IMAGE};
 use shifter_core::paths::RUN_DIRECTORY;
 use shifter_sys::credentials::{Caller, Unprivileged, irrevocably_drop_privileges};
 use shifter_sys::directory::{self as dir, FileType, Links};
@@ -13,6 +14,8 @@ use shifter_sys::lockdown::LockedDown;
 use shifter_sys::{child, loopdev, mount, trusted};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
+
+mod volumes;
 
 /// Most entries of a directory of the image that are mounted one by one; real images have a few dozen.
 const MOST_ENTRIES: usize = 4096;
@@ -34,6 +37,7 @@ impl Container {
 
 /// What is known while the steps are done.
 struct Build<'a> {
+    config: &'a TrustedConfig,
     locked: &'a LockedDown,
     image: &'a Image,
     /// Copies that go on sharing with the host, by target.
@@ -47,6 +51,7 @@ struct Build<'a> {
 /// Does every step and makes the result this process's root. `told` hears of each step and how long it took.
 pub fn apply(
     plan: MountPlan,
+    config: &TrustedConfig,
     image: &Image,
     locked: &LockedDown,
     told: &mut dyn FnMut(&dyn std::fmt::Display, std::time::Duration),
@@ -54,7 +59,7 @@ pub fn apply(
     mount::enter_new_namespace()?;
     let shared = plan.steps.iter().filter_map(shared_copy).collect::<Result<_>>()?;
     mount::cut_off()?;
-    let mut build = Build { locked, image, shared, image_root: None, root: None, last: None };
+    let mut build = Build { config, locked, image, shared, image_root: None, root: None, last: None };
     for step in &plan.steps {
         let start = Instant::now();
         build.perform(step)?;
@@ -85,7 +90,7 @@ impl Build<'_> {
             Step::Hook { script, failure } => {
                 drop(trusted::open(script, trusted::Kind::File)?);
                 if child::run_hook(script, self.root()?)? != Some(0) {
-                    return Err(Error::Hook { script: script.clone(), failure });
+                    return Err(Error::Hook { script: script.clone(), failure: failure.clone() });
                 }
             }
             Step::Bind(bind) => self.bind(bind)?,
@@ -97,6 +102,7 @@ impl Build<'_> {
             }
             Step::MergeImage { tree } => self.merge(tree)?,
             Step::OverlayEtc => self.overlay_etc()?,
+            Step::Volume(map, propagation) => self.mount_volume(map, *propagation)?,
             Step::StateFile { content } => {
                 dir::write_new(&self.find("/var")?, STATE_FILE, content.as_bytes())?;
             }
@@ -165,10 +171,16 @@ impl Build<'_> {
         let Some(copy) = node_copy::of(&source, from)? else {
             return Ok(dir::copy_tree(&source, &place, node_copy::MOST_DEPTH)?);
         };
-        let changes = if writable { Some(changes_over(&place, to)?) } else { None };
-        let write = changes.as_ref().map(|[upper, work]| [upper, work]);
-        let overlay = mount::new_overlay(self.locked.proc(), &[&place, &copy], write)?;
-        Ok(mount::attach(&overlay, &place, to)?)
+        let within = to == UDI_IMAGE; // modules have their places in it
+        let shown = if writable || within {
+            let changes = if writable { Some(changes_over(&place, to)?) } else { None };
+            let layers = [&place, &copy];
+            let write = changes.as_ref().map(|[upper, work]| [upper, work]);
+            mount::new_overlay(self.locked.proc(), if within { &layers } else { &layers[1..] }, write)?
+        } else {
+            mount::executable_copy_of(&copy, to)?
+        };
+        Ok(mount::attach(&shown, &place, to)?)
     }
 
     /// The place to mount on, made if it is missing.

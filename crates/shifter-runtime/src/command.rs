@@ -8,11 +8,13 @@ pub enum Entrypoint {
     Unused,
     /// `--entrypoint`: the image's.
     OfImage,
+    /// `--run`: the image's if it has one, then the words or the image's command, as Docker does.
+    AsImageSays,
     /// `--entrypoint=PROGRAM`: one word, not split.
     Given(Vec<u8>),
 }
 
-/// The image has no entry point to use.
+/// The image has no entry point to use, or nothing to run at all.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoEntrypoint;
 
@@ -28,9 +30,15 @@ pub fn select(
         Entrypoint::Unused if words.is_empty() => vec![b"/bin/sh".to_vec()],
         Entrypoint::Unused => words.to_vec(),
         Entrypoint::Given(program) => [std::slice::from_ref(program), words].concat(),
-        Entrypoint::OfImage => {
-            let mut argv = bytes(image_entry.filter(|entry| !entry.is_empty()).ok_or(NoEntrypoint)?);
-            argv.extend(if words.is_empty() { bytes(image_cmd.unwrap_or(&[])) } else { words.to_vec() });
+        Entrypoint::OfImage | Entrypoint::AsImageSays => {
+            let mut argv = bytes(image_entry.unwrap_or_default());
+            if argv.is_empty() && *entrypoint == Entrypoint::OfImage {
+                return Err(NoEntrypoint);
+            }
+            argv.extend(if words.is_empty() { bytes(image_cmd.unwrap_or_default()) } else { words.to_vec() });
+            if argv.is_empty() {
+                return Err(NoEntrypoint);
+            }
             argv
         }
     })
@@ -54,6 +62,10 @@ mod tests {
             (OfImage, &["x"], true, Ok(&["/entry", "-e", "x"])),
             (OfImage, &["x"], false, Err(NoEntrypoint)),
             (OfImage, &[], false, Err(NoEntrypoint)),
+            (AsImageSays, &[], true, Ok(&["/entry", "-e", "cmd"])),
+            (AsImageSays, &["x"], true, Ok(&["/entry", "-e", "x"])),
+            (AsImageSays, &[], false, Ok(&["cmd"])),
+            (AsImageSays, &["x"], false, Ok(&["x"])),
             (given(), &[], true, Ok(&["/bin/echo a"])),
             (given(), &["x"], false, Ok(&["/bin/echo a", "x"])),
         ] {

@@ -39,7 +39,9 @@ impl TrustedConfig {
         let (path, text) = read(UDIROOT_CONF);
         let udiroot = UdiRootConf::parse(&text.map_err(Error::ConfigurationFile)?)
             .map_err(|fault| Error::Configuration { path, fault })?;
-        refuse_what_is_not_built_yet(&udiroot)?;
+        if udiroot.site_fs.iter().any(|map| map.cache.is_some()) {
+            return Err(Error::Unsupported { what: "a perNodeCache in siteFs".to_owned() });
+        }
         let shifter = match read(SHIFTER_CONF) {
             (path, Ok(text)) => {
                 ShifterConf::parse(&text).map_err(|fault| Error::Configuration { path, fault })?
@@ -51,15 +53,10 @@ impl TrustedConfig {
     }
 }
 
-/// A setting that is accepted must work: what this version cannot do is said, not skipped.
-fn refuse_what_is_not_built_yet(conf: &UdiRootConf) -> Result<()> {
-    let cache = conf.site_fs.iter().any(|map| map.cache.is_some());
-    for (key, set) in
-        [("defaultModules", !conf.default_modules.is_empty()), ("a perNodeCache in siteFs", cache)]
-    {
-        if set {
-            return Err(Error::Unsupported { what: format!("{key} of udiRoot.conf") });
-        }
+#[cfg(test)]
+impl TrustedConfig {
+    /// What no program can do: a configuration from text alone.
+    pub(crate) fn of(udiroot: &str) -> std::result::Result<Self, shifter_core::udiroot::ConfError> {
+        Ok(Self { udiroot: UdiRootConf::parse(udiroot)?, shifter: ShifterConf::default() })
     }
-    Ok(())
 }

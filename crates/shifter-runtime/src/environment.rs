@@ -1,9 +1,9 @@
-//! The container's environment, in the original's order: caller, Shifter, image, command line, site. Later
+//! The container's environment, in the original's order: caller, Shifter, image, file, command line, modules, site. Later
 //! ones win, so nobody overrides the site; a container without any `PATH` gets a usual one before the site
 //! adds to it.
 
 use shifter_core::environment::{DEFAULT_PATH, Environment};
-use shifter_core::udiroot::SiteEnv;
+use shifter_core::udiroot::{Module, SiteEnv};
 
 /// What an environment is made of.
 #[derive(Debug)]
@@ -16,8 +16,12 @@ pub struct Sources<'a> {
     pub id: &'a str,
     /// The image's `ENV`.
     pub image: &'a [String],
+    /// `--env-file`, in order.
+    pub file: &'a [Vec<u8>],
     /// `--env`, in order.
     pub command_line: &'a [Vec<u8>],
+    /// Active modules, in order.
+    pub modules: &'a [Module],
     /// udiRoot.conf's `siteEnv…`.
     pub site: &'a SiteEnv,
 }
@@ -30,13 +34,15 @@ pub fn build(sources: &Sources<'_>) -> Environment {
     for variable in sources.image {
         environment.set(variable.as_bytes());
     }
-    for variable in sources.command_line {
+    for variable in sources.file.iter().chain(sources.command_line) {
         environment.set(variable);
     }
     if environment.get(b"PATH").is_none() {
         environment.set(format!("PATH={DEFAULT_PATH}").as_bytes());
     }
-    apply_site(&mut environment, sources.site);
+    for settings in sources.modules.iter().map(|module| &module.env).chain([sources.site]) {
+        apply_site(&mut environment, settings);
+    }
     environment
 }
 
@@ -69,13 +75,24 @@ mod tests {
             prepend: own(&["L=/first"]),
             unset: own(&["GONE"]),
         };
+        let module = |name: &str| {
+            let env = SiteEnv {
+                set: own(&["A=module", "D=module"]),
+                append: own(&["L=module"]),
+                ..SiteEnv::default()
+            };
+            Module { name: name.to_owned(), env, ..Module::default() }
+        };
+        let modules = [module("one")];
         let check = |inherited: &[&str], image: &[&str], command_line: &[&str], expected: &[&str]| {
             let environment = build(&Sources {
                 inherited: &bytes(inherited),
                 request: "docker:x",
                 id: "0123",
                 image: &own(image),
+                file: &bytes(&["C=file", "F=file"]),
                 command_line: &bytes(command_line),
+                modules: if inherited.is_empty() { &[] } else { &modules },
                 site: &site,
             });
             assert_eq!(environment.entries(), bytes(expected));
@@ -91,7 +108,9 @@ mod tests {
                 "PATH=/image:/opt/udiImage/bin",
                 "SHIFTER_IMAGEREQUEST=docker:x",
                 "SHIFTER_IMAGE=0123",
-                "L=/first",
+                "F=file",
+                "D=module",
+                "L=/first:module",
             ],
         );
         check(
@@ -101,6 +120,8 @@ mod tests {
             &[
                 "SHIFTER_IMAGEREQUEST=docker:x",
                 "SHIFTER_IMAGE=0123",
+                "C=file",
+                "F=file",
                 "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/udiImage/bin",
                 "A=site",
                 "L=/first",

@@ -78,7 +78,14 @@ pub enum Error {
         /// Its path.
         script: String,
         /// The original's words for it.
-        failure: &'static str,
+        failure: String,
+    },
+    /// What the user wants mounted cannot be.
+    Volume {
+        /// The map, as its signature has it.
+        map: String,
+        /// The rule it breaks, or what failed.
+        rule: String,
     },
     /// No name is known for the caller's uid.
     NoAccount {
@@ -150,6 +157,9 @@ impl fmt::Display for Error {
             Error::Target { path, rule } => {
                 write!(f, "FAILED to create volume \"{}\": {rule}", path.escape_debug())
             }
+            Error::Volume { map, rule } => {
+                write!(f, "FAILED to setup user-requested mounts. Volume {}: {rule}", map.escape_debug())
+            }
             Error::Hook { script, failure } => write!(f, "{failure} {script} must end with status 0"),
             Error::NoAccount { uid } => write!(
                 f,
@@ -169,6 +179,14 @@ impl fmt::Display for Error {
                 )
             }
         }
+    }
+}
+
+impl Error {
+    /// Whether the rights of this process did not suffice.
+    pub fn is_permission(&self) -> bool {
+        const EACCES: i32 = 13;
+        matches!(self, Error::System(error) | Error::Image { cause: error, .. } if error.errno() == Some(EACCES))
     }
 }
 

@@ -1,9 +1,10 @@
 //! What will be done, as a list: built without touching anything, printed by `--dry-run`, carried out by
 //! `apply` in this order. The order is the original's (its documents promise sites what comes after what).
 
+use crate::config::TrustedConfig;
 use crate::etc::File;
-use shifter_core::udiroot::UdiRootConf;
-use shifter_core::volume::{Propagation as Wanted, VolumeMap};
+use shifter_core::udiroot::Module;
+use shifter_core::volume::{self, VolumeMap};
 use shifter_sys::mount::{self, Depth, Flags, Propagation};
 use std::fmt;
 
@@ -34,7 +35,7 @@ pub enum Step {
         /// Its path on the host.
         script: String,
         /// What is said when it fails.
-        failure: &'static str,
+        failure: String,
     },
     /// Mount something of the host.
     Bind(Bind),
@@ -63,6 +64,8 @@ pub enum Step {
     },
     /// Lay the root's `/etc` over the image's.
     OverlayEtc,
+    /// Mount what the user asked for.
+    Volume(VolumeMap, Propagation),
     /// Write the record by which old versions find a container again.
     StateFile {
         /// Its whole text.
@@ -89,12 +92,15 @@ pub struct Bind {
     pub optional: bool,
 }
 
+/// Where the site's own tree is shown.
+pub(crate) const UDI_IMAGE: &str = "/opt/udiImage";
+
 /// Directories every container has, in the order they are made.
 const DIRECTORIES: [(&str, u32); 14] = [
     ("/etc", 0o755),
     ("/etc/udiImage", 0o755),
     ("/opt", 0o755),
-    ("/opt/udiImage", 0o755),
+    (UDI_IMAGE, 0o755),
     ("/opt/udiImage/modules", 0o755),
     ("/var", 0o755),
     ("/var/spool", 0o755),
@@ -114,12 +120,27 @@ pub struct MountPlan {
     pub steps: Vec<Step>,
 }
 
+/// What a plan is made for, beside the site's configuration.
+#[derive(Debug, Default)]
+pub struct Wanted<'a> {
+    /// The image's identifier, for the state file.
+    pub id: &'a str,
+    /// The user's name, for the state file.
+    pub user: &'a str,
+    /// Active modules, in order.
+    pub modules: &'a [Module],
+    /// What the user wants mounted.
+    pub volumes: &'a [VolumeMap],
+    /// The site layer of `/etc`.
+    pub etc: Vec<File>,
+}
+
 impl MountPlan {
-    /// Decides everything that can be decided without looking at the image's content. `etc` is the site layer,
-    /// `id` and `user` label the state file.
-    pub fn build(conf: &UdiRootConf, id: &str, user: &str, etc: Vec<File>) -> Self {
+    /// Decides everything that can be decided without looking at the image's content.
+    pub fn build(config: &TrustedConfig, wanted: Wanted<'_>) -> Self {
+        let (conf, modules) = (&config.udiroot, wanted.modules);
         let usual = match conf.mount_propagation {
-            Some(Wanted::Slave) => Propagation::Slave,
+            Some(volume::Propagation::Slave) => Propagation::Slave,
             _ => Propagation::Private,
         };
         let mut steps = vec![
@@ -130,15 +151,26 @@ impl MountPlan {
         steps.extend(hook(&conf.site_pre_mount_hook, "Site premount hook failed. Exiting."));
         steps.extend(conf.site_fs.iter().map(|map| Step::Bind(site_mount(map, usual))));
         steps.extend(hook(&conf.site_post_mount_hook, "Site postmount hook failed."));
+        let of_modules = modules.iter().flat_map(|module| &module.site_fs);
+        steps.extend(of_modules.clone().map(|map| Step::Bind(site_mount(map, usual))));
         steps.push(Step::Link { path: "/etc/mtab".to_owned(), target: "/proc/mounts".to_owned() });
-        steps.extend(etc.into_iter().map(Step::EtcFile));
-        if !conf.opt_udi_image.is_empty() {
-            steps.push(Step::Copy {
-                from: conf.opt_udi_image.clone(),
-                to: "/opt/udiImage".to_owned(),
-                writable: false,
-            });
-        }
+        steps.extend(wanted.etc.into_iter().map(Step::EtcFile));
+        let copied = modules.iter().filter_map(|module| {
+            Some((module.copy_path.clone()?, format!("{UDI_IMAGE}/modules/{}", module.name)))
+        });
+        let copied: Vec<_> = Some((conf.opt_udi_image.clone(), UDI_IMAGE.to_owned()))
+            .into_iter()
+            .filter(|(from, _)| !from.is_empty())
+            .chain(copied)
+            .collect();
+        // Before the first of them is shown read-only.
+        let places = copied.iter().map(|(_, to)| Step::Directory { path: to.clone(), mode: 0o755 });
+        steps.extend(places);
+        let writable = modules.iter().any(|module| module.roothook.is_some());
+        steps.extend(copied.into_iter().map(|(from, to)| Step::Copy { from, to, writable }));
+        steps.extend(modules.iter().filter_map(|module| {
+            hook(module.roothook.as_deref()?, &format!("{} module roothook failed.", module.name))
+        }));
         steps.extend(
             [
                 // The host's own proc mount, not a new one: a new one would not have its hidepid= options.
@@ -150,14 +182,8 @@ impl MountPlan {
             ]
             .map(|(path, depth, flags, optional)| {
                 let propagation = if depth == Depth::Recursive { Propagation::Private } else { usual };
-                Step::Bind(Bind {
-                    from: path.to_owned(),
-                    to: path.to_owned(),
-                    depth,
-                    flags,
-                    propagation,
-                    optional,
-                })
+                let bind = plain_bind(path.to_owned(), path.to_owned(), propagation);
+                Step::Bind(Bind { depth, flags, optional, ..bind })
             }),
         );
         steps.extend(["/", "/var", "/opt"].map(|tree| Step::MergeImage { tree }));
@@ -165,9 +191,11 @@ impl MountPlan {
         steps.push(Step::Directory { path: "/etc/ssh".to_owned(), mode: 0o755 });
         steps.push(Step::OverlayEtc);
         // The overlay covers what the site mounted below /etc: the hooks had to see it there before.
-        let below_etc = conf.site_fs.iter().filter(|map| map.to.starts_with("/etc/"));
+        let below_etc = conf.site_fs.iter().chain(of_modules).filter(|map| map.to.starts_with("/etc/"));
         steps.extend(below_etc.map(|map| Step::Bind(site_mount(map, usual))));
-        steps.push(Step::StateFile { content: state_record(id, user) });
+        steps.extend(wanted.volumes.iter().map(|map| Step::Volume(map.clone(), usual)));
+        let content = state_record(wanted.id, wanted.user, wanted.volumes, modules);
+        steps.push(Step::StateFile { content });
         if !conf.mount_udi_root_writable {
             steps.push(Step::SealRoot);
         }
@@ -175,8 +203,12 @@ impl MountPlan {
     }
 }
 
-fn hook(script: &str, failure: &'static str) -> Option<Step> {
-    (!script.is_empty()).then(|| Step::Hook { script: script.to_owned(), failure })
+fn hook(script: &str, failure: &str) -> Option<Step> {
+    (!script.is_empty()).then(|| Step::Hook { script: script.to_owned(), failure: failure.to_owned() })
+}
+
+fn plain_bind(from: String, to: String, propagation: Propagation) -> Bind {
+    Bind { from, to, depth: Depth::One, flags: mount::SAFE, propagation, optional: false }
 }
 
 fn site_mount(map: &VolumeMap, usual: Propagation) -> Bind {
@@ -187,23 +219,23 @@ fn site_mount(map: &VolumeMap, usual: Propagation) -> Bind {
     if map.read_only {
         flags |= Flags::MOUNT_ATTR_RDONLY;
     }
-    Bind {
-        from: map.from.clone(),
-        to: map.to.clone(),
-        depth: if map.recursive { Depth::Recursive } else { Depth::One },
-        flags,
-        propagation: map.propagation.map_or(usual, |wanted| match wanted {
-            Wanted::Private => Propagation::Private,
-            Wanted::Slave => Propagation::Slave,
-            Wanted::Shared => Propagation::Shared,
-        }),
-        optional: false,
-    }
+    let propagation = map.propagation.map_or(usual, |wanted| match wanted {
+        volume::Propagation::Private => Propagation::Private,
+        volume::Propagation::Slave => Propagation::Slave,
+        volume::Propagation::Shared => Propagation::Shared,
+    });
+    let depth = if map.recursive { Depth::Recursive } else { Depth::One };
+    Bind { depth, flags, ..plain_bind(map.from.clone(), map.to.clone(), propagation) }
 }
 
-/// The original's record, byte for byte; its fields have no characters that need escaping.
-fn state_record(id: &str, user: &str) -> String {
-    format!("{{\"identifier\":\"{id}\",\"user\":\"{user}\",\"volMap\":\"\",\"modules\":\"\"}}\n")
+/// The original's record, byte for byte. Only a backslash in a volume's path needs escaping: quotes and control
+/// characters are refused there, names have neither.
+fn state_record(id: &str, user: &str, volumes: &[VolumeMap], modules: &[Module]) -> String {
+    let volumes = volume::signature(volumes).replace('\\', "\\\\");
+    let modules: String = modules.iter().map(|module| format!("{},", module.name)).collect();
+    format!(
+        "{{\"identifier\":\"{id}\",\"user\":\"{user}\",\"volMap\":\"{volumes}\",\"modules\":\"{modules}\"}}\n"
+    )
 }
 
 impl fmt::Display for MountPlan {
@@ -225,6 +257,7 @@ impl fmt::Display for Step {
             Step::Link { path, target } => write!(f, "link       {path} -> {target}"),
             Step::MergeImage { tree } => write!(f, "merge      image:{tree} -> {tree}"),
             Step::OverlayEtc => f.write_str("overlay    /etc over image:/etc (ro,nosuid,nodev)"),
+            Step::Volume(map, _) => write!(f, "volume     {}", map.signature),
             Step::StateFile { .. } => f.write_str("file       /var/shifterConfig.json"),
             Step::SealRoot => f.write_str("read-only  /"),
         }
@@ -260,10 +293,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn plan(text: &str) -> String {
-        let conf = UdiRootConf::parse(text).unwrap();
+    fn plan(text: &str, choice: &str, volumes: &str) -> String {
+        let config = TrustedConfig::of(text).unwrap();
         let etc = vec![File { name: "passwd".to_owned(), content: "alice".to_owned() }];
-        MountPlan::build(&conf, "0123", "alice", etc).to_string()
+        let modules: Vec<_> =
+            config.udiroot.select_modules(Some(choice)).unwrap().into_iter().cloned().collect();
+        let volumes = volume::parse_user(volumes, &config.shifter.volumes).unwrap();
+        let wanted = Wanted { id: "0123", user: "alice", modules: &modules, volumes: &volumes, etc };
+        MountPlan::build(&config, wanted).to_string()
     }
 
     #[test]
@@ -271,7 +308,10 @@ mod tests {
         let text = plan(
             "imagePath=/images\nsiteFs=/home;/scratch:/global/s:ro:rec:slave;/dev/hugepages;/a:/etc/opt/a\n\
              mountPropagationStyle=slave\nmountUdiRootWritable=0\nsitePreMountHook=/pre.sh\n\
-             sitePostMountHook=/post.sh\noptUdiImage=/usr/libexec/udiImage/",
+             sitePostMountHook=/post.sh\noptUdiImage=/usr/libexec/udiImage/\n\
+             module_mpich_copyPath=/opt/mpich\nmodule_mpich_siteFs=/m\nmodule_gpu_roothook=/gpu.sh",
+            "mpich,gpu",
+            "/scratch:/mnt:ro",
         );
         let mounts: Vec<&str> = text
             .lines()
@@ -290,7 +330,10 @@ mod tests {
                 "bind       /dev/hugepages -> /dev/hugepages (nosuid,slave)",
                 "bind       /a -> /etc/opt/a (nosuid,nodev,slave)",
                 "hook       /post.sh",
+                "bind       /m -> /m (nosuid,nodev,slave)",
                 "copy       /usr/libexec/udiImage -> /opt/udiImage",
+                "copy       /opt/mpich -> /opt/udiImage/modules/mpich",
+                "hook       /gpu.sh",
                 "bind       /proc -> /proc (nosuid,nodev,noexec,slave)",
                 "bind       /sys -> /sys (nosuid,nodev,slave)",
                 "bind       /dev -> /dev (nosuid,rec,private)",
@@ -301,6 +344,7 @@ mod tests {
                 "merge      image:/opt -> /opt",
                 "overlay    /etc over image:/etc (ro,nosuid,nodev)",
                 "bind       /a -> /etc/opt/a (nosuid,nodev,slave)",
+                "volume     /scratch:/mnt:ro",
                 "read-only  /",
             ]
         );
@@ -308,9 +352,18 @@ mod tests {
 
     #[test]
     fn the_state_record_is_the_originals() {
-        assert_eq!(
-            state_record("abc", "alice"),
-            "{\"identifier\":\"abc\",\"user\":\"alice\",\"volMap\":\"\",\"modules\":\"\"}\n"
-        );
+        let module = |name: &str| Module { name: name.to_owned(), ..Module::default() };
+        for (volumes, modules, expected) in [
+            ("", &[][..], "\"volMap\":\"\",\"modules\":\"\""),
+            ("/b:/c;/a:/x:ro", &["m1", "m2"], "\"volMap\":\"/a:/x:ro;/b:/c\",\"modules\":\"m1,m2,\""),
+            ("/b\\:/c", &[], "\"volMap\":\"/b\\\\:/c\",\"modules\":\"\""),
+        ] {
+            let volumes = volume::parse_user(volumes, &volume::UserRules::default()).unwrap();
+            let modules: Vec<_> = modules.iter().copied().map(module).collect();
+            assert_eq!(
+                state_record("abc", "alice", &volumes, &modules),
+                format!("{{\"identifier\":\"abc\",\"user\":\"alice\",{expected}}}\n")
+            );
+        }
     }
 }

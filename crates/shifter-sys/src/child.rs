@@ -2,7 +2,7 @@
 //! user, fully dropped before they start, and what they print is the user's word, not root's. Site hooks run as
 //! root with nothing of the user's: standard streams only, a fixed environment, root's limits.
 
-use crate::credentials::irrevocably_drop_privileges;
+use crate::credentials::{Unprivileged, irrevocably_drop_privileges};
 use crate::error::{During, Error, Result};
 use crate::exec::exec;
 use crate::lockdown::LockedDown;
@@ -55,6 +55,15 @@ pub fn run_hook(script: &str, directory: &OwnedFd) -> Result<Option<i32>> {
         let words = [c"/bin/sh".to_owned(), std::ffi::CString::new(script).unwrap_or_default()];
         let environment = ENVIRONMENT.map(|variable| std::ffi::CString::new(variable).unwrap_or_default());
         Err(crate::exec::execve(&words[0], &words, &environment)).during("run", "/bin/sh")
+    })?;
+    wait(pid, script)
+}
+
+/// Runs `/bin/sh SCRIPT` as the user this process has become, to its end; returns its exit status.
+pub fn run_as_user(proof: &Unprivileged, script: &str, environment: &[Vec<u8>]) -> Result<Option<i32>> {
+    let pid = start(script, || {
+        let argv = [b"/bin/sh".to_vec(), script.as_bytes().to_vec()];
+        Err(exec(proof, &argv, environment, b"")).during("run", script)
     })?;
     wait(pid, script)
 }

@@ -30,6 +30,13 @@ pub fn path_of(_proc: &Proc, fd: &impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }
 
+/// Where the thing open as `fd` lies, seen from this process's root; only while nobody moves it.
+pub fn path_of_open(proc: &Proc, fd: &impl AsFd) -> Result<String> {
+    let link = format!("self/fd/{}", fd.as_fd().as_raw_fd());
+    let path = fs::readlinkat(&proc.0, &link, Vec::new()).during("find the path of", &link)?;
+    path.into_string().map_err(|_| Error::refused("find the path of", link, "it is not UTF-8"))
+}
+
 /// Opens `/dev/null` on those of 0, 1 and 2 that are closed, so that no file we open can take their place.
 pub fn ensure_standard_streams() -> Result<()> {
     loop {

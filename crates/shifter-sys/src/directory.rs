@@ -1,6 +1,7 @@
 //! Making and writing things in a directory tree held by descriptor. Paths are relative to the descriptor and
 //! resolved inside it: no `..`, no magic links, and links only as far as the caller says.
 
+use crate::credentials::Unprivileged;
 use crate::error::{During, Error, Result};
 use crate::trusted::check_roots_alone;
 use rustix::fd::OwnedFd;
@@ -83,9 +84,17 @@ pub fn open_host(path: &str) -> Result<OwnedFd> {
 
 /// Reads a file of the host whose content is no secret and decides nothing (`/etc/hosts`).
 pub fn read_host(path: &str, limit: u64) -> Result<String> {
-    let file = fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
-        .during("open", path)?;
-    crate::trusted::read_all(file, path, limit)
+    crate::trusted::read_all(open_to_read(path)?, path, limit)
+}
+
+/// Reads a file the user names, as the user.
+pub fn read_as_user(_proof: &Unprivileged, path: &str, limit: u64) -> Result<Vec<u8>> {
+    crate::trusted::read_bytes(open_to_read(path)?, path, limit)
+}
+
+fn open_to_read(path: &str) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    fs::open(path, flags, Mode::empty()).during("open", path)
 }
 
 /// Makes a directory directly in `parent`; one that is there stays as it is.

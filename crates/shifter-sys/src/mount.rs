@@ -112,6 +112,14 @@ pub fn copy_of(
     Ok(copy)
 }
 
+/// A private read-only copy of the mount at an open place of root's, from which programs can run: `/run`, where the
+/// place may lie, is mounted noexec by some distributions.
+pub fn executable_copy_of(place: &impl AsFd, name: &str) -> Result<OwnedFd> {
+    let copy = copy_of(place, name, Depth::One, SAFE_READ_ONLY, Propagation::Private)?;
+    change_attributes(&copy, "", libc::AT_EMPTY_PATH, [0, libc::MOUNT_ATTR_NOEXEC, 0])?;
+    Ok(copy)
+}
+
 /// Mounts what `from` has under `name` on what `to` has under the same name. The mount `from` lies on must be
 /// private and carry its flags already: a copy inherits both, so this is two system calls per entry.
 pub fn graft(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr) -> Result<()> {
@@ -147,8 +155,13 @@ pub fn set_attributes_at(
     if depth == Depth::Recursive {
         how |= libc::AT_RECURSIVE;
     }
-    let attributes =
-        MountAttr { set: flags.bits().into(), clear: 0, propagation: propagation as u64, user_namespace: 0 };
+    change_attributes(directory, path, how, [flags.bits().into(), 0, propagation as u64])
+}
+
+/// mount_setattr(2); `[set, clear, propagation]`.
+fn change_attributes(directory: impl AsFd, path: &str, how: i32, change: [u64; 3]) -> Result<()> {
+    let [set, clear, propagation] = change;
+    let attributes = MountAttr { set, clear, propagation, user_namespace: 0 };
     let c_path =
         std::ffi::CString::new(path).map_err(std::io::Error::from).during("set the flags of", path)?;
     // SAFETY: the path is NUL-terminated, the structure is mount_attr in its first version, whose size is

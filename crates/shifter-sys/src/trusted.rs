@@ -115,16 +115,21 @@ pub fn read(path: &str, limit: u64) -> Result<String> {
 
 /// Reads an open file of at most `limit` bytes as UTF-8; other bytes become U+FFFD.
 pub fn read_all(file: OwnedFd, name: &str, limit: u64) -> Result<String> {
+    Ok(match String::from_utf8(read_bytes(file, name, limit)?) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    })
+}
+
+/// Reads an open file of at most `limit` bytes.
+pub fn read_bytes(file: OwnedFd, name: &str, limit: u64) -> Result<Vec<u8>> {
     let size = fs::fstat(&file).map_or(0, |found| found.st_size as u64); // one read then does it
     let mut bytes = Vec::with_capacity(size.min(limit) as usize + 1);
     std::fs::File::from(file).take(limit + 1).read_to_end(&mut bytes).during("read", name)?;
     if bytes.len() as u64 > limit {
         return Err(Error::refused("read", name, "it is larger than such a file can be"));
     }
-    Ok(match String::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
-    })
+    Ok(bytes)
 }
 
 /// Opens a regular file in a directory held by descriptor: no link, owned by root or one of `owners`,

@@ -7,15 +7,18 @@ mod messages;
 mod options;
 
 use options::{Options, Outcome};
-use shifter_core::environment::DEFAULT_PATH;
+use shifter_core::environment::{DEFAULT_PATH, Environment};
 use shifter_core::meta::Meta;
-use shifter_core::udiroot::SiteEnv;
+use shifter_core::udiroot::{Module, SiteEnv};
+use shifter_core::volume;
 use shifter_runtime::apply::Container;
 use shifter_runtime::config::TrustedConfig;
 use shifter_runtime::image::Image;
-use shifter_runtime::plan::MountPlan;
+use shifter_runtime::plan::{MountPlan, Wanted};
 use shifter_runtime::{account, apply, command, environment, etc, lookup};
-use shifter_sys::credentials::irrevocably_drop_privileges;
+use shifter_sys::child;
+use shifter_sys::credentials::{Unprivileged, irrevocably_drop_privileges};
+use shifter_sys::directory::read_as_user;
 use shifter_sys::exec::{enter_directory, exec};
 use shifter_sys::lockdown::{LockedDown, lock_down};
 use std::process::ExitCode;
@@ -37,6 +40,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Largest `--env-file`, in bytes.
+const LARGEST_ENVIRONMENT_FILE: u64 = 1 << 20;
+
 type Failure = Box<dyn std::error::Error>;
 
 fn run(words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
@@ -55,97 +61,132 @@ fn run(words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
     let verbose = messages::Verbose::new(options.verbose, start);
 
     let locked = lock_down()?;
-    let Ready { container, request, id, meta, site, argv, directory } =
-        match assemble(&options, &locked, &verbose) {
-            Ok(ready) => ready,
-            Err(stop) => {
-                let user = irrevocably_drop_privileges(locked.caller())?;
-                locked.give_back(&user)?;
-                verbose.flush();
-                return stop.said();
-            }
-        };
+    if options.dry_run {
+        // What is only shown is shown with the user's own rights.
+        irrevocably_drop_privileges(locked.caller())?;
+    }
+    let (built, ready) = match assemble(&options, &locked, &verbose) {
+        Ok(both) => both,
+        Err(failure) => {
+            let user = irrevocably_drop_privileges(locked.caller())?;
+            locked.give_back(&user)?;
+            verbose.flush();
+            return Err(failure);
+        }
+    };
+    let container = match built {
+        Built::Container(container) => container,
+        Built::Plan(plan) => {
+            let environment = ready.environment(&options, &locked, &[]);
+            let lines = environment.entries().iter().map(|entry| format!("{}\n", entry.escape_ascii()));
+            messages::print(&format!("{plan}\n{}", lines.collect::<String>()));
+            verbose.flush();
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let user = container.drop_privileges_forever(locked.caller())?;
     locked.give_back(&user)?;
     verbose.flush();
     // Work that grows with what caller and image bring is the user's to do, under the user's limits.
-    let environment = environment::build(&environment::Sources {
-        inherited: if options.clear_environment { &[] } else { locked.environment() },
-        request: &request,
-        id: &id,
-        image: &meta.env,
-        command_line: &options.environment,
-        site: &site,
-    });
-    if let Err(error) = enter_directory(&user, &directory) {
+    if let Err(error) = enter_directory(&user, &ready.directory) {
         messages::warning(&format!("Failed to switch to working dir, staying in /: {error}"));
         enter_directory(&user, b"/")?;
     }
+    let file = options.environment_file(&user)?;
+    let environment = ready.environment(&options, &locked, &file);
+    for module in &ready.modules {
+        let Some(script) = &module.userhook else { continue };
+        if child::run_as_user(&user, script, environment.entries())? != Some(0) {
+            return Err(
+                options::Fault::UserHook { module: module.name.clone(), script: script.clone() }.into()
+            );
+        }
+    }
+    let argv = &ready.argv;
     verbose.say("run        ", &String::from_utf8_lossy(&argv[0]));
     verbose.flush();
     let search = environment.get(b"PATH").unwrap_or(DEFAULT_PATH.as_bytes());
-    let error = exec(&user, &argv, environment.entries(), search);
+    let error = exec(&user, argv, environment.entries(), search);
     messages::error(&format!("{}: {}", String::from_utf8_lossy(&argv[0]).escape_debug(), error));
     Ok(ExitCode::from(NOT_STARTED))
 }
 
-/// A container and what will run in it.
+/// What will run in a container.
 struct Ready {
-    container: Container,
     request: String,
     id: String,
     meta: Meta,
+    modules: Vec<Module>,
     site: SiteEnv,
     argv: Vec<Vec<u8>>,
     directory: Vec<u8>,
 }
 
-/// Why there is no container.
-enum Stop {
-    /// `--dry-run`: the plan.
-    Planned(String),
-    Failed(Failure),
+/// What was made for it.
+enum Built {
+    Container(Container),
+    /// `--dry-run`
+    Plan(MountPlan),
 }
 
-impl<E: std::error::Error + 'static> From<E> for Stop {
-    fn from(error: E) -> Self {
-        Stop::Failed(Box::new(error))
-    }
-}
-
-impl Stop {
-    fn said(self) -> Result<ExitCode, Failure> {
-        match self {
-            Stop::Failed(failure) => Err(failure),
-            Stop::Planned(plan) => {
-                messages::print(&plan);
-                Ok(ExitCode::SUCCESS)
-            }
-        }
+impl Ready {
+    fn environment(&self, options: &Options, locked: &LockedDown, file: &[Vec<u8>]) -> Environment {
+        environment::build(&environment::Sources {
+            inherited: if options.clear_environment { &[] } else { locked.environment() },
+            request: &self.request,
+            id: &self.id,
+            image: &self.meta.env,
+            file,
+            command_line: &options.environment,
+            modules: &self.modules,
+            site: &self.site,
+        })
     }
 }
 
 /// All that root does. Nothing is written to the caller's streams meanwhile (see [`messages::Verbose`]).
-fn assemble(options: &Options, locked: &LockedDown, verbose: &messages::Verbose) -> Result<Ready, Stop> {
+fn assemble(
+    options: &Options,
+    locked: &LockedDown,
+    verbose: &messages::Verbose,
+) -> Result<(Built, Ready), Failure> {
     verbose.closed_descriptors(locked.closed_descriptors());
     let config = TrustedConfig::open(locked)?;
     verbose.warnings(&config.udiroot.warnings);
     let request = options.image_request(locked.environment(), config.udiroot.default_image_type)?;
+    let volumes = options.volume_map(locked.environment());
+    let volumes = volume::parse_user(&volumes, &config.shifter.volumes).map_err(options::Fault::Volume)?;
+    let choice = options.module_choice(locked.environment());
+    let modules = config.udiroot.select_modules(choice.as_deref()).map_err(options::Fault::Module)?;
+    let modules: Vec<Module> = modules.into_iter().cloned().collect();
     let id = lookup::identifier(&config, locked, &request.descriptor)?;
     verbose.say("looked up  ", &id);
-    let image = Image::open(&config, locked.caller(), &id)?;
+    let image = match Image::open(&config, locked.caller(), &id) {
+        Err(error) if options.dry_run && error.is_permission() => {
+            verbose.say("not shown  ", "what the image itself sets: its record is root's alone to read");
+            None
+        }
+        other => Some(other?),
+    };
+    let unknown = Meta::default();
+    let meta = image.as_ref().map_or(&unknown, |image| &image.meta);
     let account = account::of_caller(&config, locked)?;
-    let argv = options.command(&image.meta)?;
-    let directory = options.directory(&image.meta, locked.working_directory())?;
-    let layer = etc::site_layer(&config, locked, &account)?;
-    let plan = MountPlan::build(&config.udiroot, &image.id, &account.name, layer);
-    if options.dry_run {
-        return Err(Stop::Planned(plan.to_string()));
-    }
-    let container = apply::apply(plan, &image, locked, &mut |step, took| verbose.step(step, took))?;
-    let Image { id, meta, .. } = image;
-    let site = config.udiroot.site_env;
-    Ok(Ready { container, request: request.text, id, meta, site, argv, directory })
+    let (argv, directory) = match image {
+        None => (Vec::new(), Vec::new()),
+        Some(_) => (options.command(meta)?, options.directory(meta, locked.working_directory())?),
+    };
+    let etc = etc::site_layer(&config, locked, &account)?;
+    let wanted = Wanted { id: &id, user: &account.name, modules: &modules, volumes: &volumes, etc };
+    let plan = MountPlan::build(&config, wanted);
+    let built = match &image {
+        Some(image) if !options.dry_run => {
+            let mut told = |step: &dyn std::fmt::Display, took| verbose.step(step, took);
+            Built::Container(apply::apply(plan, &config, image, locked, &mut told)?)
+        }
+        _ => Built::Plan(plan),
+    };
+    let (meta, site) = (image.map_or(unknown, |image| image.meta), config.udiroot.site_env);
+    Ok((built, Ready { request: request.text, id, meta, modules, site, argv, directory }))
 }
 
 impl Options {
@@ -161,7 +202,18 @@ impl Options {
             options::Workdir::OfImage => {
                 meta.workdir.as_ref().map(|path| path.as_bytes().to_vec()).ok_or(options::Fault::NoWorkdir)
             }
+            options::Workdir::OfCaller if self.run_image => {
+                Ok(meta.workdir.as_deref().unwrap_or("/").as_bytes().to_vec())
+            }
             options::Workdir::OfCaller => Ok(caller_stands_in.unwrap_or(b"/").to_vec()),
         }
+    }
+
+    /// The variables of `--env-file`, a path in the container.
+    fn environment_file(&self, user: &Unprivileged) -> Result<Vec<Vec<u8>>, Failure> {
+        let Some(path) = &self.environment_file else { return Ok(Vec::new()) };
+        let path = String::from_utf8_lossy(path).into_owned();
+        let text = read_as_user(user, &path, LARGEST_ENVIRONMENT_FILE)?;
+        Environment::read_file(&text).map_err(|line| options::Fault::EnvironmentFile { path, line }.into())
     }
 }

@@ -4,6 +4,8 @@
 
 use shifter_core::descriptor::{Descriptor, DescriptorError};
 use shifter_core::image_type::ImageType;
+use shifter_core::udiroot::ModuleError;
+use shifter_core::volume::VolumeError;
 use shifter_runtime::command::Entrypoint;
 use std::fmt;
 
@@ -18,16 +20,24 @@ Usage: shifter [options] [--] [command [arguments]]
 Runs a command (a shell if none is given) in a container made of an image.
 
   -i, --image=[TYPE:]NAME   the image: docker:debian:12, id:<identifier>, custom:NAME
+  -V, --volume=FROM:TO[:FLAG...]
+                            show FROM, a path in the container, at TO; flags are ro and perNodeCache=size=N;
+                            may be repeated, or list several separated by ;
+  -m, --module=NAME[,NAME]  use these modules of the site instead of the default ones; none for none
   -w, --workdir[=DIR]       start in DIR, or in the image's own directory; default: where you are
       --entrypoint[=CMD]    run the image's entry point (or CMD) with the words given as arguments
+      --run                 run what the image is made to run, in its own directory: its entry point, with
+                            the words given in place of its command
   -e, --env=NAME=VALUE      set a variable; may be repeated
+      --env-file=FILE       set variables from a file in the container, one NAME=VALUE a line
   -E, --clearenv            start from an empty environment instead of yours
   -v, --verbose             explain each step with its time
-      --dry-run             print what would be mounted, and stop
+      --dry-run             print what would be mounted and the environment, and stop
   -h, --help                this text
 
 Without --image, the image is taken from SHIFTER_IMAGETYPE and SHIFTER_IMAGE, or SHIFTER_IMAGEREQUEST,
-each also with SLURM_SPANK_ in front.
+each also with SLURM_SPANK_ in front, or from SHIFTER=TYPE:NAME; without --volume and --module, these are
+taken from SHIFTER_VOLUME and SHIFTER_MODULE.
 
 Exit status: the command's own; 127 if it could not be started; 1 for every other error.
 ";
@@ -53,7 +63,11 @@ pub(crate) struct Options {
     pub(crate) image: Option<Vec<u8>>,
     pub(crate) workdir: Workdir,
     pub(crate) entrypoint: Entrypoint,
+    pub(crate) run_image: bool,
+    pub(crate) volumes: Option<Vec<u8>>,
+    pub(crate) modules: Option<Vec<u8>>,
     pub(crate) environment: Vec<Vec<u8>>,
+    pub(crate) environment_file: Option<Vec<u8>>,
     pub(crate) clear_environment: bool,
     pub(crate) verbose: bool,
     pub(crate) dry_run: bool,
@@ -80,7 +94,10 @@ pub(crate) enum Fault {
     Image { text: String, fault: DescriptorError },
     NoEntrypoint,
     NoWorkdir,
-    NotYet(&'static str),
+    Volume(VolumeError),
+    Module(ModuleError),
+    EnvironmentFile { path: String, line: usize },
+    UserHook { module: String, script: String },
 }
 
 impl fmt::Display for Fault {
@@ -103,10 +120,17 @@ impl fmt::Display for Fault {
             Fault::Image { text, fault } => {
                 write!(f, "Incorrect format for image identifier \"{}\": {fault}", text.escape_debug())
             }
-            Fault::NotYet(name) => {
-                write!(f, "{name} is set, which this version does not support yet; unset it")
-            }
             Fault::NoEntrypoint => f.write_str("Image does not have a defined entrypoint."),
+            Fault::Volume(error) => write!(f, "Failed to parse volume map options: {error}"),
+            Fault::Module(error) => write!(f, "Invalid shifter module selection: {error}"),
+            Fault::EnvironmentFile { path, line } => write!(
+                f,
+                "ERROR: Invalid env-file entry: line {line} of {} is not NAME=VALUE",
+                path.escape_debug()
+            ),
+            Fault::UserHook { module, script } => {
+                write!(f, "Failed to setup module {module}: {script} must end with status 0")
+            }
             Fault::NoWorkdir => f.write_str("No workdir specified on command line or in image definition."),
         }
     }
@@ -127,9 +151,13 @@ const OPTIONS: &[(u8, &str, Value)] = &[
     (b'h', "help", Value::None),
     (b'v', "verbose", Value::None),
     (b'i', "image", Value::Required),
+    (b'V', "volume", Value::Required),
+    (b'm', "module", Value::Required),
     (b'w', "workdir", Value::Optional),
     (0, "entrypoint", Value::Optional),
+    (0, "run", Value::None),
     (b'e', "env", Value::Required),
+    (0, "env-file", Value::Required),
     (b'E', "clearenv", Value::None),
     (0, "dry-run", Value::None),
     (b'n', "", Value::None),
@@ -216,6 +244,18 @@ impl Options {
             "image" => self.image = value,
             "workdir" => self.workdir = value.map_or(Workdir::OfImage, Workdir::Given),
             "entrypoint" => self.entrypoint = value.map_or(Entrypoint::OfImage, Entrypoint::Given),
+            "run" => {
+                self.run_image = true;
+                if self.entrypoint == Entrypoint::Unused {
+                    self.entrypoint = Entrypoint::AsImageSays;
+                }
+            }
+            "volume" => {
+                let before = self.volumes.take().map(|text| [&text[..], b";"].concat());
+                self.volumes = Some([before.unwrap_or_default(), value.unwrap_or_default()].concat());
+            }
+            "module" => self.modules = value,
+            "env-file" => self.environment_file = value,
             "env" => self.environment.extend(value.map(checked_variable).transpose()?),
             "clearenv" => self.clear_environment = true,
             "dry-run" => self.dry_run = true,
@@ -225,24 +265,13 @@ impl Options {
     }
 
     /// The image: `--image`; else type and name from the environment, each `SHIFTER_…` before
-    /// `SLURM_SPANK_SHIFTER_…`; else a whole request from there.
+    /// `SLURM_SPANK_SHIFTER_…`; else a whole request from there; else `SHIFTER=type:name`.
     pub(crate) fn image_request(
         &self,
         environment: &[Vec<u8>],
         default: Option<ImageType>,
     ) -> Result<ImageRequest, Fault> {
-        let variable = |name: &str| {
-            ["", "SLURM_SPANK_"].iter().find_map(|prefix| {
-                let start = format!("{prefix}{name}=");
-                let value = environment.iter().find_map(|entry| entry.strip_prefix(start.as_bytes()))?;
-                std::str::from_utf8(value).ok().filter(|value| !value.is_empty())
-            })
-        };
-        if let Some(name) =
-            ["SHIFTER_VOLUME", "SHIFTER_MODULE"].into_iter().find(|name| variable(name).is_some())
-        {
-            return Err(Fault::NotYet(name));
-        }
+        let variable = |name: &str| variable(environment, name);
         let request = variable("SHIFTER_IMAGEREQUEST");
         if let Some(image) = &self.image {
             let text = String::from_utf8_lossy(image).into_owned();
@@ -251,17 +280,41 @@ impl Options {
                 Err(fault) => Err(Fault::Image { text, fault }),
             };
         }
-        if let (Some(image_type), Some(tag)) = (variable("SHIFTER_IMAGETYPE"), variable("SHIFTER_IMAGE")) {
-            let found = ImageType::parse(image_type).and_then(|known| Descriptor::new(known, tag).ok());
-            if let Some(descriptor) = found {
-                let text = request.map_or_else(|| descriptor.to_string(), str::to_owned);
-                return Ok(ImageRequest { descriptor, text });
-            }
-        }
-        let text = request.ok_or(Fault::NoImage)?.to_owned();
-        let descriptor = Descriptor::parse(&text, default).map_err(|_| Fault::NoImage)?;
-        Ok(ImageRequest { descriptor, text })
+        let pair = || {
+            let image_type = ImageType::parse(&variable("SHIFTER_IMAGETYPE")?)?;
+            let descriptor = Descriptor::new(image_type, &variable("SHIFTER_IMAGE")?).ok()?;
+            Some(ImageRequest { text: request.clone().unwrap_or_else(|| descriptor.to_string()), descriptor })
+        };
+        let whole = |text: Option<String>, default| {
+            let text = text?;
+            Some(ImageRequest { descriptor: Descriptor::parse(&text, default).ok()?, text })
+        };
+        pair()
+            .or_else(|| whole(request.clone(), default))
+            .or_else(|| whole(variable("SHIFTER"), None))
+            .ok_or(Fault::NoImage)
     }
+
+    /// `--volume` in the order given, or else `SHIFTER_VOLUME`, or else `SLURM_SPANK_SHIFTER_VOLUME`.
+    pub(crate) fn volume_map(&self, environment: &[Vec<u8>]) -> String {
+        let given = self.volumes.as_ref().map(|text| String::from_utf8_lossy(text).into_owned());
+        given.or_else(|| variable(environment, "SHIFTER_VOLUME")).unwrap_or_default()
+    }
+
+    /// `--module`, or else `SHIFTER_MODULE`, or else `SLURM_SPANK_SHIFTER_MODULE`.
+    pub(crate) fn module_choice(&self, environment: &[Vec<u8>]) -> Option<String> {
+        let given = self.modules.as_ref().map(|text| String::from_utf8_lossy(text).into_owned());
+        given.or_else(|| variable(environment, "SHIFTER_MODULE"))
+    }
+}
+
+/// A variable that is not empty, or the same one as Slurm passes it on.
+fn variable(environment: &[Vec<u8>], name: &str) -> Option<String> {
+    ["", "SLURM_SPANK_"].iter().find_map(|prefix| {
+        let start = format!("{prefix}{name}=");
+        let value = environment.iter().find_map(|entry| entry.strip_prefix(start.as_bytes()))?;
+        std::str::from_utf8(value).ok().filter(|value| !value.is_empty()).map(str::to_owned)
+    })
 }
 
 fn checked_variable(entry: Vec<u8>) -> Result<Vec<u8>, Fault> {

@@ -47,7 +47,9 @@ fn what_is_wrong_is_said() {
     for (words, expected) in [
         (&["--colour"][..], "there is no option --colour"),
         (&["-x"], "there is no option -x"),
-        (&["--en"], "--en could be --entrypoint or --env"),
+        (&["--en"], "--en could be --entrypoint or --env or --env-file"),
+        (&["--v=x"], "--v could be --verbose or --volume"),
+        (&["-V"], "--volume needs a value"),
         (&["--"], ""),
         (&["--image"], "--image needs a value"),
         (&["-i"], "--image needs a value"),
@@ -86,8 +88,12 @@ fn the_command_line_beats_the_pair_beats_the_request() {
         (&[], &["SHIFTER_IMAGETYPE=bogus", "SHIFTER_IMAGE=b"], Err(Fault::NoImage)),
         (&[], &["SHIFTER_IMAGEREQUEST=a b"], Err(Fault::NoImage)),
         (&["-i", "a"], &["SHIFTER_VOLUME="], Ok(("docker:a", "a"))),
-        (&["-i", "a"], &["SLURM_SPANK_SHIFTER_VOLUME=/a:/b"], Err(Fault::NotYet("SHIFTER_VOLUME"))),
-        (&["-i", "a"], &["SHIFTER_MODULE=mpich"], Err(Fault::NotYet("SHIFTER_MODULE"))),
+        (&[], &["SHIFTER=docker:deb:1"], Ok(("docker:deb:1", "docker:deb:1"))),
+        (&[], &["SHIFTER=docker:deb:1", "SLURM_SPANK_SHIFTER_IMAGEREQUEST=b"], Ok(("docker:b", "b"))),
+        (&[], &["SHIFTER=docker:deb:1", "SHIFTER_IMAGEREQUEST=a b"], Ok(("docker:deb:1", "docker:deb:1"))),
+        (&[], &["SHIFTER=deb"], Err(Fault::NoImage)),
+        (&[], &["SHIFTER=/opt/shifter"], Err(Fault::NoImage)),
+        (&[], &["SHIFTER=module:deb"], Err(Fault::NoImage)),
         (&[], &[], Err(Fault::NoImage)),
     ] {
         let got = parsed(arguments).unwrap().image_request(&bytes(environment), docker);
@@ -98,4 +104,35 @@ fn the_command_line_beats_the_pair_beats_the_request() {
         parsed(&["-i", "a b"]).unwrap().image_request(&[], docker),
         Err(Fault::Image { fault: DescriptorError::Character { character: ' ', .. }, .. })
     ));
+}
+
+#[test]
+fn volumes_and_modules_of_the_command_line_replace_those_of_the_environment() {
+    let environment = bytes(&[
+        "SHIFTER_VOLUME=/e:/e",
+        "SLURM_SPANK_SHIFTER_VOLUME=/s:/s",
+        "SLURM_SPANK_SHIFTER_MODULE=m,n",
+    ]);
+    for (words, volumes, modules) in [
+        (&[][..], "/e:/e", Some("m,n")),
+        (&["-V", "/a:/b", "--vol=/c:/d; /e:/f", "-m", "x", "--module=y"], "/a:/b;/c:/d; /e:/f", Some("y")),
+        (&["-V/a:/b:ro", "-mnone"], "/a:/b:ro", Some("none")),
+    ] {
+        let options = parsed(words).unwrap();
+        assert_eq!(options.volume_map(&environment), volumes, "{words:?}");
+        assert_eq!(options.module_choice(&environment).as_deref(), modules, "{words:?}");
+    }
+    assert_eq!(parsed(&[]).unwrap().volume_map(&[]), "");
+}
+
+#[test]
+fn run_follows_the_image_unless_a_program_is_given() {
+    for (words, expected) in [
+        (&["--run", "x"][..], Entrypoint::AsImageSays),
+        (&["--run", "--entrypoint=/e"], Entrypoint::Given(b"/e".to_vec())),
+        (&["--entrypoint=/e", "--run"], Entrypoint::Given(b"/e".to_vec())),
+    ] {
+        let options = parsed(words).unwrap();
+        assert!(options.run_image && options.entrypoint == expected, "{words:?}");
+    }
 }

@@ -1,0 +1,73 @@
+//! What the user wants mounted. Paths users name are looked up inside the container with the users' own rights, and
+//! from then on held by descriptor: a name exchanged in between changes nothing (CVE-2021-30465).
+//!
+//! Which targets are open to users is `shifter_core::volume`'s rule; here it is applied to what was found.
+
+use super::{Build, ENOENT};
+use crate::error::{Error, Result};
+use shifter_core::volume::VolumeMap;
+use shifter_sys::credentials::{Access, with_access};
+use shifter_sys::descriptors::path_of_open;
+use shifter_sys::directory::{self as dir, Links};
+use shifter_sys::mount;
+use std::os::fd::OwnedFd;
+
+impl Build<'_> {
+    /// Mounts what the user wants. Its source and its target are looked up in the container, with the user's rights;
+    /// what was found is checked, and what was checked is mounted.
+    pub(super) fn mount_volume(&self, map: &VolumeMap, propagation: mount::Propagation) -> Result<()> {
+        let refuse = |rule: String| Error::Volume { map: map.signature.clone(), rule };
+        let caller = self.locked.caller();
+        let root = self.root()?;
+        let as_caller = |path| with_access(Access::AsCaller(caller), || dir::find(root, path, Links::InTree));
+        let source = as_caller(&map.from).map_err(|error| {
+            refuse(format!(
+                "FAILED to find real path for volume \"from\": {error}; of the host only siteFs{} and /tmp are there",
+                self.shown_of_host()
+            ))
+        })?;
+        let source_path = self.path_in_root(&source)?;
+        let directory = dir::file_type(&source, &map.from)?.is_dir();
+        let place = match as_caller(&map.to) {
+            Err(error) if error.errno() == Some(ENOENT) => self.make_target(&map.to, directory),
+            other => other.map_err(Error::System),
+        };
+        let place = place.map_err(|error| refuse(error.to_string()))?;
+        let (path, found) = (self.path_in_root(&place)?, dir::status(&place, &map.to)?);
+        if !self.config.shifter.volumes.allow_target(&path) {
+            return Err(refuse(format!("Invalid destination: it leads to {path}, which Shifter fills")));
+        }
+        let ours = |handle: &OwnedFd| dir::status(handle, "/").is_ok_and(|of| of.st_dev == found.st_dev);
+        let image = self.image_root.as_ref().is_some_and(ours);
+        let in_tmp =
+            || ["/tmp", "/var/tmp"].iter().any(|tmp| dir::open_host(tmp).is_ok_and(|tmp| ours(&tmp)));
+        if !(ours(root) || image || in_tmp() || found.st_uid == caller.uid()) {
+            let rule = "is not on an approved device for volume mounts: only the image, /tmp, /var/tmp and directories of your own are";
+            return Err(refuse(format!("Mount request path {path} {rule}")));
+        }
+        if dir::file_type(&place, &map.to)?.is_dir() != directory {
+            return Err(refuse("source and target must both be directories or both be files".to_owned()));
+        }
+        let mut flags = if source_path.starts_with("/dev/") { mount::NO_SETUID } else { mount::SAFE };
+        flags.set(mount::Flags::MOUNT_ATTR_RDONLY, map.read_only);
+        let copy = mount::copy_of(&source, &map.from, mount::Depth::One, flags, propagation)?;
+        Ok(mount::attach(&copy, &place, &map.to)?)
+    }
+
+    /// The path of something found in the root, as the container will see it.
+    fn path_in_root(&self, handle: &OwnedFd) -> Result<String> {
+        let path = path_of_open(self.locked.proc(), handle)?;
+        let root = path_of_open(self.locked.proc(), self.root()?)?;
+        let inside = path.strip_prefix(&root).filter(|inside| inside.is_empty() || inside.starts_with('/'));
+        match inside {
+            Some("") => Ok("/".to_owned()),
+            Some(inside) => Ok(inside.to_owned()),
+            None => Err(Error::Target { path, rule: "it lies outside the container" }),
+        }
+    }
+
+    fn shown_of_host(&self) -> String {
+        let shown: Vec<&str> = self.config.udiroot.site_fs.iter().map(|map| map.to.as_str()).collect();
+        if shown.is_empty() { String::new() } else { format!(" ({})", shown.join(", ")) }
+    }
+}

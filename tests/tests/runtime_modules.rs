@@ -141,11 +141,14 @@ fn a_user_hook_runs_as_the_user_with_the_containers_environment() {
 #[test]
 fn programs_of_modules_run_where_run_is_mounted_noexec() {
     let machine = machine();
-    machine.sandbox.root().run(&["mount", "-o", "remount,noexec", "/run"]).unwrap().success().unwrap();
+    let remount =
+        |how: &str| machine.sandbox.root().run(&["mount", "-o", how, "/run"]).unwrap().success().unwrap();
+    remount("remount,noexec");
     let tool = machine.sandbox.prefix().join("mpich/tool");
     fs::write(&tool, "#!/bin/sh\necho tool\n").unwrap();
     fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
     let out = machine.run("alice", &["/opt/udiImage/modules/mpich/tool"]);
     assert_eq!(out.success().unwrap(), "tool\n");
+    remount("remount,exec");
     machine.finish();
 }

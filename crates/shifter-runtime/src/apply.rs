@@ -3,12 +3,13 @@
 
 use crate::config::TrustedConfig;
 use crate::error::{Error, Result};
-use crate::image::Image;
+use crate::image::{Content, Image};
 use crate::kernel;
 use crate::node_copy;
 use crate::plan::{Bind, MountPlan, Step, UDI_IMAGE};
 use shifter_core::paths::RUN_DIRECTORY;
-use shifter_sys::credentials::{Caller, Unprivileged, irrevocably_drop_privileges};
+use shifter_sys::credentials::{Access, Caller, Unprivileged, irrevocably_drop_privileges, with_access};
+use shifter_sys::descriptors::path_of;
 use shifter_sys::directory::{self as dir, FileType, Links};
 use shifter_sys::lockdown::LockedDown;
 use shifter_sys::{child, loopdev, mount, trusted};
@@ -139,15 +140,31 @@ impl Build<'_> {
     }
 
     fn mount_image(&mut self, at: &str) -> Result<()> {
-        let status = dir::status(&self.image.file, &self.image.file_name)?;
-        let state = trusted::open_or_make_directory(RUN_DIRECTORY, 0o700).ok();
-        let device = loopdev::device_for(&self.image.file, &status, &self.image.file_name, state.as_ref())?;
-        let source = shifter_sys::descriptors::path_of(self.locked.proc(), &device);
-        let kind = &self.image.meta.format;
-        let image = mount::new_file_system(kind, &[("source", &source)], mount::SAFE_READ_ONLY)
-            .map_err(|error| kernel::explained(error, kind))?;
+        let image = match &self.image.content {
+            Content::File(file, name) => self.mount_file(file, name)?,
+            Content::Directory | Content::Local => {
+                let directory = self.image.directory(self.config, self.locked.caller())?;
+                let (one, private) = (mount::Depth::One, mount::Propagation::Private);
+                mount::copy_of(&directory, &self.image.id, one, mount::SAFE_READ_ONLY, private)?
+            }
+        };
         self.image_root = Some(attach_on_host(image, at)?);
         Ok(())
+    }
+
+    fn mount_file(&self, file: &OwnedFd, name: &str) -> Result<OwnedFd> {
+        let (status, kind) = (dir::status(file, name)?, self.image.meta.format.as_str());
+        let state = trusted::open_or_make_directory(RUN_DIRECTORY, 0o700).ok();
+        let device = loopdev::device_for(file, &status, name, state.as_ref());
+        // The kernel can read EROFS straight from a file; that shares nothing, so only where no device is to be had.
+        let straight = kind == "erofs" && device.is_err();
+        let carrier = if straight { None } else { Some(device?) };
+        let source = path_of(self.locked.proc(), carrier.as_ref().unwrap_or(file));
+        // xfs: nothing is written, not even the journal's end, and other copies may be mounted.
+        let options = [("source", source.as_str()), ("norecovery", ""), ("nouuid", "")];
+        let options = if kind == "xfs" { &options[..] } else { &options[..1] };
+        mount::new_file_system(kind, options, mount::SAFE_READ_ONLY)
+            .map_err(|error| kernel::explained(error, kind, file))
     }
 
     fn bind(&self, bind: &Bind) -> Result<()> {
@@ -224,11 +241,25 @@ impl Build<'_> {
         Ok(place)
     }
 
+    /// Whose rights look into the image: a directory that the caller named must not be opened to them by root.
+    fn access(&self) -> Access<'_> {
+        match self.image.content {
+            Content::Local => Access::AsCaller(self.locked.caller()),
+            _ => Access::AsRoot,
+        }
+    }
+
     /// The image's directory `path`; `None` if it has none or something else has the name.
     fn image_directory(&self, path: &str) -> Result<Option<OwnedFd>> {
         let Some(image_root) = &self.image_root else { return Ok(None) };
-        match dir::find_if_present(image_root, path, Links::Refuse) {
-            Ok(Some(found)) if dir::file_type(&found, path)?.is_dir() => Ok(Some(found)),
+        match with_access(self.access(), || dir::find_if_present(image_root, path, Links::Refuse)) {
+            Ok(Some(found)) if dir::file_type(&found, path)?.is_dir() => {
+                if let Content::Local = self.image.content {
+                    // What is merged of it no longer shows its own mode.
+                    with_access(self.access(), || dir::entries(&found, path, MOST_ENTRIES))?;
+                }
+                Ok(Some(found))
+            }
             Ok(_) => Ok(None),
             Err(error) if error.errno() == Some(dir::IS_A_LINK) => Ok(None),
             Err(error) => Err(error.into()),
@@ -238,7 +269,7 @@ impl Build<'_> {
     fn merge(&self, tree: &str) -> Result<()> {
         let Some(from) = self.image_directory(tree)? else { return Ok(()) };
         let to = self.find(tree)?;
-        let entries = dir::entries(&from, tree, MOST_ENTRIES)?;
+        let entries = with_access(self.access(), || dir::entries(&from, tree, MOST_ENTRIES))?;
         for entry in entries {
             let name = entry.name.as_c_str();
             if tree == "/var" && name.to_bytes() == STATE_FILE.as_bytes() {

@@ -54,10 +54,23 @@ pub enum Error {
         /// `FORMAT` of the record.
         format: String,
     },
+    /// The image is a directory of somebody who could change it.
+    ForeignImage(String),
+    /// The site does not let users name directories as images.
+    LocalForbidden,
     /// The kernel cannot mount this.
     NoFileSystem {
         /// Its name.
         kind: String,
+    },
+    /// The kernel does not take this squashfs, perhaps for want of its codec.
+    Codec {
+        /// What it said.
+        error: shifter_sys::Error,
+        /// The codec's name.
+        codec: &'static str,
+        /// The kernel option that has it, after `CONFIG_SQUASHFS_`.
+        option: &'static str,
     },
     /// The image's access list has neither the caller nor one of their groups.
     Denied {
@@ -139,13 +152,28 @@ impl fmt::Display for Error {
             }
             Error::Format { id, format } => write!(
                 f,
-                "FAILED to mount image {id}: format \"{}\" is not supported, only squashfs; pull the image again",
+                "FAILED to mount image {id}: format \"{}\" is not supported; squashfs, erofs, VFS and, with \
+                 xfsImages=1 in shifter.conf, xfs are; pull the image again",
                 format.escape_debug()
+            ),
+            Error::ForeignImage(id) => {
+                write!(
+                    f,
+                    "the image directory {id} belongs neither to root nor to the image owner; give it to root"
+                )
+            }
+            Error::LocalForbidden => f.write_str(
+                "images of type local are not allowed here: udiRoot.conf lacks allowLocalChroot=1",
             ),
             Error::NoFileSystem { kind } => write!(
                 f,
                 "ERROR: no apparent support for {kind}! It is not in /proc/filesystems; an administrator loads it \
                  with \"modprobe {kind}\""
+            ),
+            Error::Codec { error, codec, option } => write!(
+                f,
+                "{error}; the image is compressed with {codec}, for which the kernel needs CONFIG_SQUASHFS_{option}, \
+                 or it is damaged: pull it again"
             ),
             Error::Denied { id } => write!(
                 f,

@@ -22,10 +22,19 @@ pub struct Image {
     pub id: String,
     /// Its record.
     pub meta: Meta,
-    /// Name of the image file in `imagePath`.
-    pub file_name: String,
-    /// The image file, open for reading.
-    pub file: OwnedFd,
+    /// What is mounted.
+    pub content: Content,
+}
+
+/// Where an image's tree comes from.
+#[derive(Debug)]
+pub enum Content {
+    /// A file system in a file of `imagePath`, open for reading, and its name there.
+    File(OwnedFd, String),
+    /// A directory in `imagePath` (`VFS`).
+    Directory,
+    /// The directory of the host that the caller names as identifier.
+    Local,
 }
 
 impl Image {
@@ -54,7 +63,12 @@ impl Image {
         if !meta.acl.allows(caller.uid(), caller.gid(), caller.groups()) {
             return Err(Error::Denied { id: id.to_owned() });
         }
-        if meta.format != "squashfs" {
+        if meta.format == "VFS" {
+            return Ok(Self { id: id.to_owned(), meta, content: Content::Directory });
+        }
+        let mountable = matches!(meta.format.as_str(), "squashfs" | "erofs")
+            || (meta.format == "xfs" && config.shifter.xfs_images);
+        if !mountable {
             return Err(Error::Format { id: id.to_owned(), format: meta.format });
         }
         let file_name = format!("{id}.{}", meta.format);
@@ -62,6 +76,38 @@ impl Image {
         if meta.rich.as_ref().is_some_and(|rich| i64::try_from(rich.size) != Ok(status.st_size)) {
             return Err(Error::Size { name: file_name });
         }
-        Ok(Self { id: id.to_owned(), meta, file_name, file })
+        Ok(Self { id: id.to_owned(), meta, content: Content::File(file, file_name) })
+    }
+
+    /// The directory `path` of the host as an image, where the site allows that.
+    pub fn local(config: &TrustedConfig, path: &str) -> Result<Self> {
+        if !config.udiroot.allow_local_chroot {
+            return Err(Error::LocalForbidden);
+        }
+        Ok(Self { id: path.to_owned(), meta: Meta::default(), content: Content::Local })
+    }
+
+    /// The directory of a `VFS` or local image; opened in the namespace in which it is to be mounted. A directory of
+    /// `imagePath` must belong to root or the image owner; a local one must be open to the caller.
+    pub(crate) fn directory(&self, config: &TrustedConfig, caller: &Caller) -> Result<OwnedFd> {
+        if let Content::Local = self.content {
+            let open = || shifter_sys::directory::open_to_list(&self.id);
+            return with_access(Access::AsCaller(caller), open).map_err(|cause| self.unusable(cause));
+        }
+        let (path, other_owner) = (&config.udiroot.image_path, config.shifter.image_owner);
+        let open = |path: &str| trusted::open_owned_directory(path, other_owner);
+        // The original looked for a name with a dot at its end.
+        let found = open(&format!("{path}/{}", self.id)).or_else(|_| open(&format!("{path}/{}.", self.id)));
+        let (directory, status) = found.map_err(|cause| self.unusable(cause))?;
+        let owners = [Some(0), Some(open(path)?.1.st_uid), other_owner];
+        if owners.contains(&Some(status.st_uid)) {
+            Ok(directory)
+        } else {
+            Err(Error::ForeignImage(self.id.clone()))
+        }
+    }
+
+    fn unusable(&self, cause: shifter_sys::Error) -> Error {
+        Error::Image { id: self.id.clone(), cause }
     }
 }

@@ -1,18 +1,30 @@
 //! What the running kernel lacks, in words. Nothing is loaded: a setuid program is no way to load modules.
 
 use crate::error::Error;
-use shifter_sys::directory::read_host;
+use shifter_sys::directory::{read_host, read_u16};
+use std::os::fd::OwnedFd;
 
 const ENODEV: i32 = 19;
+const EINVAL: i32 = 22;
 
-/// A mount error as the user should read it: if the kernel has no such file system, that is what is said.
-pub(crate) fn explained(error: shifter_sys::Error, kind: &str) -> Error {
+/// A mount error as the user should read it: if the kernel has no such file system, or perhaps not the codec of this
+/// image, that is what is said.
+pub(crate) fn explained(error: shifter_sys::Error, kind: &str, image: &OwnedFd) -> Error {
     let known = read_host("/proc/filesystems", 1 << 20).unwrap_or_default();
     if error.errno() == Some(ENODEV) && !has(&known, kind) {
         return Error::NoFileSystem { kind: kind.to_owned() };
     }
-    Error::System(error)
+    let codec = Some(kind).filter(|kind| *kind == "squashfs").and_then(|_| read_u16(image, CODEC_OFFSET));
+    match codec.and_then(|number| CODECS.get(usize::from(number).checked_sub(1)?)) {
+        Some((codec, option)) if error.errno() == Some(EINVAL) => Error::Codec { error, codec, option },
+        _ => Error::System(error),
+    }
 }
+
+/// Where a squashfs says how it is compressed (Documentation/filesystems/squashfs.rst), by number from 1.
+const CODEC_OFFSET: u64 = 20;
+const CODECS: [(&str, &str); 6] =
+    [("gzip", "ZLIB"), ("lzma", "LZMA"), ("lzo", "LZO"), ("xz", "XZ"), ("lz4", "LZ4"), ("zstd", "ZSTD")];
 
 /// Whether `/proc/filesystems` of this text has a line for `kind` (proc_filesystems(5)).
 fn has(text: &str, kind: &str) -> bool {

@@ -16,8 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// The identifier of the image `wanted` names.
 pub fn identifier(config: &TrustedConfig, locked: &LockedDown, wanted: &Descriptor) -> Result<String> {
     match wanted.image_type {
-        ImageType::Id => return Ok(wanted.tag.clone()),
-        ImageType::Local => return Err(Error::Unsupported { what: "images of type local".to_owned() }),
+        ImageType::Id | ImageType::Local => return Ok(wanted.tag.clone()),
         ImageType::Docker | ImageType::Custom => {}
     }
     let program = format!("{}/bin/shifterimg", config.udiroot.udi_root_path);

@@ -82,6 +82,18 @@ pub fn open_host(path: &str) -> Result<OwnedFd> {
     }
 }
 
+/// A directory of the host that whoever opens it may list, links followed as the kernel does for them.
+pub fn open_to_list(path: &str) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    fs::openat2(fs::CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).during("open", path)
+}
+
+/// The two bytes at `offset` of an open file, little-endian.
+pub fn read_u16(file: &OwnedFd, offset: u64) -> Option<u16> {
+    let mut bytes = [0; 2];
+    (rustix::io::pread(file, &mut bytes[..], offset) == Ok(2)).then(|| u16::from_le_bytes(bytes))
+}
+
 /// Reads a file of the host whose content is no secret and decides nothing (`/etc/hosts`).
 pub fn read_host(path: &str, limit: u64) -> Result<String> {
     crate::trusted::read_all(open_to_read(path)?, path, limit)

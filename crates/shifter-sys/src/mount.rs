@@ -56,15 +56,17 @@ pub fn cut_off() -> Result<()> {
     set_attributes_at(CWD, "/", Depth::Recursive, Flags::empty(), Propagation::Slave)
 }
 
-/// A new file system, detached. `options` are keys with values; `ro` is set for those with the flag.
+/// A new file system, detached. `options` are keys with values, or with none; `ro` is set for those with the flag.
 pub fn new_file_system(kind: &str, options: &[(&str, &str)], flags: Flags) -> Result<OwnedFd> {
     // ENODEV, "no such device", is the answer to an unknown kind.
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).during("use the file system", kind)?;
-    for (key, value) in options {
-        fsconfig_set_string(&context, *key, *value).map_err(|error| explain(&context, kind, error))?;
-    }
-    if flags.contains(Flags::MOUNT_ATTR_RDONLY) {
-        fsconfig_set_flag(&context, "ro").map_err(|error| explain(&context, kind, error))?;
+    let read_only = flags.contains(Flags::MOUNT_ATTR_RDONLY).then_some(("ro", ""));
+    for (key, value) in options.iter().copied().chain(read_only) {
+        let set = match value {
+            "" => fsconfig_set_flag(&context, key),
+            value => fsconfig_set_string(&context, key, value),
+        };
+        set.map_err(|error| explain(&context, kind, error))?;
     }
     fsconfig_create(&context).map_err(|error| explain(&context, kind, error))?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(|error| explain(&context, kind, error))

@@ -8,6 +8,7 @@ mod options;
 
 use options::{Options, Outcome};
 use shifter_core::environment::{DEFAULT_PATH, Environment};
+use shifter_core::image_type::ImageType;
 use shifter_core::meta::Meta;
 use shifter_core::udiroot::{Module, SiteEnv};
 use shifter_core::volume;
@@ -161,7 +162,11 @@ fn assemble(
     let modules: Vec<Module> = modules.into_iter().cloned().collect();
     let id = lookup::identifier(&config, locked, &request.descriptor)?;
     verbose.say("looked up  ", &id);
-    let image = match Image::open(&config, locked.caller(), &id) {
+    let opened = match request.descriptor.image_type {
+        ImageType::Local => Image::local(&config, &id),
+        _ => Image::open(&config, locked.caller(), &id),
+    };
+    let image = match opened {
         Err(error) if options.dry_run && error.is_permission() => {
             verbose.say("not shown  ", "what the image itself sets: its record is root's alone to read");
             None

@@ -6,13 +6,13 @@ use crate::error::{Error, Result};
 use crate::image::{Content, Image};
 use crate::kernel;
 use crate::node_copy;
-use crate::plan::{Bind, MountPlan, Step, UDI_IMAGE};
+use crate::plan::{Bind, MountPlan, STATE_FILE, Step, UDI_IMAGE};
 use shifter_core::paths::RUN_DIRECTORY;
 use shifter_sys::credentials::{Access, Caller, Unprivileged, irrevocably_drop_privileges, with_access};
 use shifter_sys::descriptors::path_of;
 use shifter_sys::directory::{self as dir, FileType, Links};
 use shifter_sys::lockdown::LockedDown;
-use shifter_sys::{child, loopdev, mount, trusted};
+use shifter_sys::{child, loopdev, mount, namespace, trusted};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -20,8 +20,6 @@ mod volumes;
 
 /// Most entries of a directory of the image that are mounted one by one; real images have a few dozen.
 const MOST_ENTRIES: usize = 4096;
-/// Name in `/var` of the record by which old versions find a container again.
-const STATE_FILE: &str = "shifterConfig.json";
 const ENOENT: i32 = 2;
 const EEXIST: i32 = 17;
 
@@ -30,6 +28,11 @@ const EEXIST: i32 = 17;
 pub struct Container(());
 
 impl Container {
+    /// This process is in one that was prepared.
+    pub(crate) fn joined() -> Self {
+        Self(())
+    }
+
     /// Gives root up for good, so that the user's program may run.
     pub fn drop_privileges_forever(self, caller: &Caller) -> Result<Unprivileged> {
         Ok(irrevocably_drop_privileges(caller)?)
@@ -51,7 +54,7 @@ struct Build<'a> {
 
 /// Does every step and makes the result this process's root. `told` hears of each step and how long it took.
 pub fn apply(
-    plan: MountPlan,
+    plan: &MountPlan,
     config: &TrustedConfig,
     image: &Image,
     locked: &LockedDown,
@@ -60,19 +63,57 @@ pub fn apply(
     mount::enter_new_namespace()?;
     let shared = plan.steps.iter().filter_map(shared_copy).collect::<Result<_>>()?;
     mount::cut_off()?;
-    let mut build = Build { config, locked, image, shared, image_root: None, root: None, last: None };
-    for step in &plan.steps {
-        let start = Instant::now();
-        build.perform(step)?;
-        told(step, start.elapsed());
+    // A prepared container may stand where this one is assembled; here, and only here, it goes.
+    for place in [&config.udiroot.udi_mount, &config.udiroot.loop_mount] {
+        namespace::unmount_all(place)?;
     }
+    let mut build = Build { config, locked, image, shared, image_root: None, root: None, last: None };
+    build.perform_all(plan, told)?;
     let start = Instant::now();
     mount::pivot_into(build.root()?)?;
     told(&"enter      /", start.elapsed());
     Ok(Container(()))
 }
 
+/// Does every step in the namespace this process is in, and leaves the result where the configuration says: for
+/// programs that root runs. Later mounts on it are seen in every namespace made from this one. On failure, what was
+/// mounted stays, for `unsetupRoot`.
+pub fn assemble_in_place(
+    plan: &MountPlan,
+    config: &TrustedConfig,
+    image: &Image,
+    locked: &LockedDown,
+    told: &mut dyn FnMut(&dyn std::fmt::Display, std::time::Duration),
+) -> Result<()> {
+    let shared = plan.steps.iter().filter_map(shared_copy).collect::<Result<_>>()?;
+    let mut build = Build { config, locked, image, shared, image_root: None, root: None, last: None };
+    build.perform_all(plan, told)?;
+    let (none, shared) = (mount::Flags::empty(), mount::Propagation::Shared);
+    Ok(mount::set_attributes_at(build.root()?, "", mount::Depth::One, none, shared)?)
+}
+
+/// Makes what [`assemble_in_place`] left this process's root, in a namespace of its own.
+pub fn enter_in_place(config: &TrustedConfig) -> Result<()> {
+    mount::enter_new_namespace()?;
+    mount::cut_off()?;
+    let root = trusted::open(&config.udiroot.udi_mount, trusted::Kind::Directory)?;
+    Ok(mount::pivot_into(&root)?)
+}
+
 impl Build<'_> {
+    fn perform_all(
+        &mut self,
+        plan: &MountPlan,
+        told: &mut dyn FnMut(&dyn std::fmt::Display, std::time::Duration),
+    ) -> Result<()> {
+        for step in &plan.steps {
+            let start = Instant::now();
+            self.perform(step)?;
+            told(step, start.elapsed());
+        }
+        Ok(())
+    }
+
     fn perform(&mut self, step: &Step) -> Result<()> {
         if !matches!(step, Step::Directory { .. } | Step::EtcFile(_) | Step::Link { .. }) {
             self.last = None; // a mount may cover it
@@ -104,8 +145,8 @@ impl Build<'_> {
             Step::MergeImage { tree } => self.merge(tree)?,
             Step::OverlayEtc => self.overlay_etc()?,
             Step::Volume(map, propagation) => self.mount_volume(map, *propagation)?,
-            Step::StateFile { content } => {
-                dir::write_new(&self.find("/var")?, STATE_FILE, content.as_bytes())?;
+            Step::VarFile { name, content } => {
+                dir::write_new(&self.find("/var")?, name, content.as_bytes())?;
             }
             Step::SealRoot => {
                 let (flags, private) = (mount::SAFE_READ_ONLY, mount::Propagation::Private);

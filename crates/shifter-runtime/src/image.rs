@@ -24,6 +24,8 @@ pub struct Image {
     pub meta: Meta,
     /// What is mounted.
     pub content: Content,
+    /// Which record this is, for that of a prepared container.
+    pub(crate) identity: String,
 }
 
 /// Where an image's tree comes from.
@@ -58,13 +60,15 @@ impl Image {
             |name: &str| open_as(owner, name).or_else(|_| open_as(Access::AsRoot, name)).map_err(missing);
 
         let meta_name = format!("{id}.meta");
-        let text = trusted::read_all(open(&meta_name)?.0, &meta_name, LARGEST_META).map_err(missing)?;
+        let (record, status) = open(&meta_name)?;
+        let identity = shifter_sys::directory::identity(&status);
+        let text = trusted::read_all(record, &meta_name, LARGEST_META).map_err(missing)?;
         let meta = Meta::parse(&text).map_err(|fault| Error::Meta { name: meta_name, fault })?;
         if !meta.acl.allows(caller.uid(), caller.gid(), caller.groups()) {
             return Err(Error::Denied { id: id.to_owned() });
         }
         if meta.format == "VFS" {
-            return Ok(Self { id: id.to_owned(), meta, content: Content::Directory });
+            return Ok(Self { id: id.to_owned(), meta, content: Content::Directory, identity });
         }
         let mountable = matches!(meta.format.as_str(), "squashfs" | "erofs")
             || (meta.format == "xfs" && config.shifter.xfs_images);
@@ -76,7 +80,7 @@ impl Image {
         if meta.rich.as_ref().is_some_and(|rich| i64::try_from(rich.size) != Ok(status.st_size)) {
             return Err(Error::Size { name: file_name });
         }
-        Ok(Self { id: id.to_owned(), meta, content: Content::File(file, file_name) })
+        Ok(Self { id: id.to_owned(), meta, content: Content::File(file, file_name), identity })
     }
 
     /// The directory `path` of the host as an image, where the site allows that.
@@ -84,7 +88,12 @@ impl Image {
         if !config.udiroot.allow_local_chroot {
             return Err(Error::LocalForbidden);
         }
-        Ok(Self { id: path.to_owned(), meta: Meta::default(), content: Content::Local })
+        Ok(Self {
+            id: path.to_owned(),
+            meta: Meta::default(),
+            content: Content::Local,
+            identity: String::new(),
+        })
     }
 
     /// The directory of a `VFS` or local image; opened in the namespace in which it is to be mounted. A directory of

@@ -17,5 +17,6 @@ pub mod kernel;
 pub mod lookup;
 mod node_copy;
 pub mod plan;
+pub mod prepared;
 
 pub use error::{Error, Result};

@@ -66,8 +66,10 @@ pub enum Step {
     OverlayEtc,
     /// Mount what the user asked for.
     Volume(VolumeMap, Propagation),
-    /// Write the record by which old versions find a container again.
-    StateFile {
+    /// Write a file in `/var`.
+    VarFile {
+        /// Its name.
+        name: &'static str,
         /// Its whole text.
         content: String,
     },
@@ -92,6 +94,8 @@ pub struct Bind {
     pub optional: bool,
 }
 
+/// Name in `/var` of the record by which old versions find a container again.
+pub(crate) const STATE_FILE: &str = "shifterConfig.json";
 /// Where the site's own tree is shown.
 pub(crate) const UDI_IMAGE: &str = "/opt/udiImage";
 
@@ -133,6 +137,8 @@ pub struct Wanted<'a> {
     pub volumes: &'a [VolumeMap],
     /// The site layer of `/etc`.
     pub etc: Vec<File>,
+    /// The job's hosts, one a line, each as often as it has tasks.
+    pub hosts: Option<String>,
 }
 
 impl MountPlan {
@@ -168,6 +174,7 @@ impl MountPlan {
         steps.extend(places);
         let writable = modules.iter().any(|module| module.roothook.is_some());
         steps.extend(copied.into_iter().map(|(from, to)| Step::Copy { from, to, writable }));
+        steps.extend(wanted.hosts.map(|content| Step::VarFile { name: "hostsfile", content }));
         steps.extend(modules.iter().filter_map(|module| {
             hook(module.roothook.as_deref()?, &format!("{} module roothook failed.", module.name))
         }));
@@ -195,7 +202,7 @@ impl MountPlan {
         steps.extend(below_etc.map(|map| Step::Bind(site_mount(map, usual))));
         steps.extend(wanted.volumes.iter().map(|map| Step::Volume(map.clone(), usual)));
         let content = state_record(wanted.id, wanted.user, wanted.volumes, modules);
-        steps.push(Step::StateFile { content });
+        steps.push(Step::VarFile { name: STATE_FILE, content });
         if !conf.mount_udi_root_writable {
             steps.push(Step::SealRoot);
         }
@@ -258,7 +265,7 @@ impl fmt::Display for Step {
             Step::MergeImage { tree } => write!(f, "merge      image:{tree} -> {tree}"),
             Step::OverlayEtc => f.write_str("overlay    /etc over image:/etc (ro,nosuid,nodev)"),
             Step::Volume(map, _) => write!(f, "volume     {}", map.signature),
-            Step::StateFile { .. } => f.write_str("file       /var/shifterConfig.json"),
+            Step::VarFile { name, .. } => write!(f, "file       /var/{name}"),
             Step::SealRoot => f.write_str("read-only  /"),
         }
     }
@@ -299,7 +306,8 @@ mod tests {
         let modules: Vec<_> =
             config.udiroot.select_modules(Some(choice)).unwrap().into_iter().cloned().collect();
         let volumes = volume::parse_user(volumes, &config.shifter.volumes).unwrap();
-        let wanted = Wanted { id: "0123", user: "alice", modules: &modules, volumes: &volumes, etc };
+        let wanted =
+            Wanted { id: "0123", user: "alice", modules: &modules, volumes: &volumes, etc, hosts: None };
         MountPlan::build(&config, wanted).to_string()
     }
 

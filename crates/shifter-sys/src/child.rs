@@ -3,13 +3,13 @@
 //! root with nothing of the user's: standard streams only, a fixed environment, root's limits.
 
 use crate::credentials::{Unprivileged, irrevocably_drop_privileges};
-use crate::error::{During, Error, Result};
+use crate::error::{Cause, During, Error, Result};
 use crate::exec::exec;
 use crate::lockdown::LockedDown;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
-use std::io::{PipeReader, PipeWriter, Read};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::time::{Duration, Instant};
 
 /// Everything a helper gets as environment.
@@ -66,6 +66,48 @@ pub fn run_as_user(proof: &Unprivileged, script: &str, environment: &[Vec<u8>]) 
         Err(exec(proof, &argv, environment, b"")).during("run", script)
     })?;
     wait(pid, script)
+}
+
+/// A child that did its part and stays as it is until this value, or its maker, is gone.
+pub(crate) struct Held {
+    pid: Pid,
+    _until_closed: PipeReader,
+}
+
+impl Held {
+    /// Forks, and returns when the child has done `build`; a failure is the child's words.
+    pub(crate) fn start(build: impl FnOnce() -> std::result::Result<(), String>) -> Result<Self> {
+        const NAME: &str = "the container's process";
+        const DONE: &[u8] = b"1";
+        let (mut said, mut tell) = std::io::pipe().during("make a pipe for", NAME)?;
+        let parents_end = said.as_fd().as_raw_fd();
+        let pid = start(NAME, || {
+            // SAFETY: this process's copy, which the child never uses otherwise: it ends by _exit.
+            unsafe { libc::close(parents_end) };
+            match build() {
+                Err(text) => tell.write_all(text.as_bytes()).during("write to", NAME),
+                Ok(()) => {
+                    tell.write_all(DONE).during("write to", NAME)?;
+                    // Nobody reads any more: an error, which poll(2) always reports.
+                    let mut gone = [rustix::event::PollFd::new(&tell, rustix::event::PollFlags::empty())];
+                    rustix::event::poll(&mut gone, None).map(drop).during("wait for", NAME)
+                }
+            }
+        })?;
+        drop(tell);
+        let mut text = vec![0];
+        said.read_exact(&mut text).during("hear from", NAME)?;
+        if text == DONE {
+            return Ok(Self { pid, _until_closed: said });
+        }
+        said.read_to_end(&mut text).during("hear from", NAME)?;
+        let cause = Cause::Said(String::from_utf8_lossy(&text).into_owned());
+        Err(Error { operation: "prepare", object: "the container".to_owned(), cause })
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
 }
 
 /// Forks; the child does `action`, which execs, or ends with status 127.

@@ -37,6 +37,15 @@ impl Caller {
         Ok(Self { uid, gid, groups })
     }
 
+    /// The user a program of root's prepares a container for; the same are refused.
+    pub fn of_job(uid: u32, gid: u32, groups: &[u32]) -> Result<Self> {
+        if uid == 0 || gid == 0 || uid == u32::MAX || gid == u32::MAX {
+            let rule = "containers are for ordinary users whose primary group is not 0";
+            return Err(Error::refused("prepare a container for", format!("uid {uid}, gid {gid}"), rule));
+        }
+        Ok(Self { uid, gid, groups: groups.iter().copied().filter(|group| *group != 0).collect() })
+    }
+
     /// Real user id, never 0.
     pub fn uid(&self) -> u32 {
         self.uid

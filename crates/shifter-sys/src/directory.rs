@@ -64,6 +64,17 @@ pub fn status(handle: &OwnedFd, name: &str) -> Result<Stat> {
     fs::fstat(handle).during("examine", name)
 }
 
+/// What tells one state of a file from every other, as text.
+pub fn identity(status: &Stat) -> String {
+    let Stat { st_dev, st_ino, st_size, st_ctime, st_ctime_nsec, .. } = status;
+    format!("{st_dev:x}:{st_ino}:{st_size}:{st_ctime}.{st_ctime_nsec}")
+}
+
+/// Device and inode of what a path of the host leads to, as text; `-` if nothing is there.
+pub fn place(path: &str) -> String {
+    fs::stat(path).map_or("-".to_owned(), |found| format!("{:x}:{}", found.st_dev, found.st_ino))
+}
+
 /// The type of an open thing.
 pub fn file_type(handle: &OwnedFd, name: &str) -> Result<FileType> {
     Ok(FileType::from_raw_mode(status(handle, name)?.st_mode))

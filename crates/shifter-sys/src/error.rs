@@ -21,6 +21,8 @@ pub enum Cause {
     Kernel(io::Error),
     /// A check of ours refused; the text completes "because".
     Refused(&'static str),
+    /// A process of ours failed and said this.
+    Said(String),
 }
 
 /// Results of this crate.
@@ -32,6 +34,7 @@ impl fmt::Display for Error {
         match &self.cause {
             Cause::Kernel(error) => error.fmt(f),
             Cause::Refused(rule) => f.write_str(rule),
+            Cause::Said(text) => f.write_str(text),
         }
     }
 }
@@ -48,7 +51,7 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match &self.cause {
             Cause::Kernel(error) => error.raw_os_error(),
-            Cause::Refused(_) => None,
+            _ => None,
         }
     }
 }

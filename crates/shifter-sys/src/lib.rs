@@ -14,6 +14,7 @@ pub mod exec;
 pub mod lockdown;
 pub mod loopdev;
 pub mod mount;
+pub mod namespace;
 pub mod signals;
 pub mod trusted;
 

@@ -40,7 +40,22 @@ pub fn lock_down() -> Result<LockedDown> {
         let rule = "the program is not setuid root, or lies on a file system mounted nosuid";
         return Err(Error::refused("work without", "root privileges", rule));
     }
-    let caller = Caller::of_this_process()?;
+    shut_out(Caller::of_this_process()?)
+}
+
+/// The same for a program that root runs on behalf of `user`: only what could steer it is taken away.
+pub fn lock_down_for(user: Caller) -> Result<LockedDown> {
+    if !rustix::process::getuid().is_root() || !rustix::process::geteuid().is_root() {
+        return Err(Error::refused(
+            "work without",
+            "root privileges",
+            "run it as root, as the batch system does",
+        ));
+    }
+    shut_out(user)
+}
+
+fn shut_out(caller: Caller) -> Result<LockedDown> {
     become_root_wholly()?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("forbid", "core dumps")?;
     let signals = signals::quiet()?;
@@ -58,6 +73,11 @@ impl LockedDown {
     /// Who called.
     pub fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// Goes on for this user, of whom more is known now; for programs that root runs.
+    pub fn act_for(&mut self, user: Caller) {
+        self.caller = user;
     }
 
     /// The verified `/proc`.

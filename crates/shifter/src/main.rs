@@ -16,7 +16,7 @@ use shifter_runtime::apply::Container;
 use shifter_runtime::config::TrustedConfig;
 use shifter_runtime::image::Image;
 use shifter_runtime::plan::{MountPlan, Wanted};
-use shifter_runtime::{account, apply, command, environment, etc, lookup};
+use shifter_runtime::{account, apply, command, environment, etc, lookup, prepared};
 use shifter_sys::child;
 use shifter_sys::credentials::{Unprivileged, irrevocably_drop_privileges};
 use shifter_sys::directory::read_as_user;
@@ -154,7 +154,13 @@ fn assemble(
     verbose.closed_descriptors(locked.closed_descriptors());
     let config = TrustedConfig::open(locked)?;
     verbose.warnings(&config.udiroot.warnings);
-    let request = options.image_request(locked.environment(), config.udiroot.default_image_type)?;
+    let request = match options.image_request(locked.environment(), config.udiroot.default_image_type) {
+        Err(options::Fault::NoImage) => match prepared::image_of_caller(locked) {
+            Some(id) => options::ImageRequest::identifier(id)?,
+            None => return Err(options::Fault::NoImage.into()),
+        },
+        other => other?,
+    };
     let volumes = options.volume_map(locked.environment());
     let volumes = volume::parse_user(&volumes, &config.shifter.volumes).map_err(options::Fault::Volume)?;
     let choice = options.module_choice(locked.environment());
@@ -175,20 +181,33 @@ fn assemble(
     };
     let unknown = Meta::default();
     let meta = image.as_ref().map_or(&unknown, |image| &image.meta);
-    let account = account::of_caller(&config, locked)?;
     let (argv, directory) = match image {
         None => (Vec::new(), Vec::new()),
         Some(_) => (options.command(meta)?, options.directory(meta, locked.working_directory())?),
     };
-    let etc = etc::site_layer(&config, locked, &account)?;
-    let wanted = Wanted { id: &id, user: &account.name, modules: &modules, volumes: &volumes, etc };
-    let plan = MountPlan::build(&config, wanted);
-    let built = match &image {
-        Some(image) if !options.dry_run => {
-            let mut told = |step: &dyn std::fmt::Display, took| verbose.step(step, took);
-            Built::Container(apply::apply(plan, &config, image, locked, &mut told)?)
+    let joined = match &image {
+        Some(image) if !options.dry_run => prepared::join(&config, locked, image, &modules, &volumes)?,
+        _ => None,
+    };
+    let built = match joined {
+        Some(container) => {
+            verbose.say("joined     ", "the container prepared for this job");
+            Built::Container(container)
         }
-        _ => Built::Plan(plan),
+        None => {
+            let account = account::of_caller(&config, locked)?;
+            let etc = etc::site_layer(&config, locked, &account)?;
+            let (user, modules, volumes) = (account.name.as_str(), &modules[..], &volumes[..]);
+            let plan =
+                MountPlan::build(&config, Wanted { id: &id, user, modules, volumes, etc, hosts: None });
+            match &image {
+                Some(image) if !options.dry_run => {
+                    let mut told = |step: &dyn std::fmt::Display, took| verbose.step(step, took);
+                    Built::Container(apply::apply(&plan, &config, image, locked, &mut told)?)
+                }
+                _ => Built::Plan(plan),
+            }
+        }
     };
     let (meta, site) = (image.map_or(unknown, |image| image.meta), config.udiroot.site_env);
     Ok((built, Ready { request: request.text, id, meta, modules, site, argv, directory }))

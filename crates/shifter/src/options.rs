@@ -82,6 +82,15 @@ pub(crate) struct ImageRequest {
     pub(crate) text: String,
 }
 
+impl ImageRequest {
+    /// For an image known by its identifier alone.
+    pub(crate) fn identifier(id: String) -> Result<Self, Fault> {
+        let descriptor = Descriptor::new(ImageType::Id, &id);
+        let descriptor = descriptor.map_err(|fault| Fault::Image { text: id, fault })?;
+        Ok(Self { text: descriptor.to_string(), descriptor })
+    }
+}
+
 /// What is wrong with a command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fault {

@@ -25,6 +25,7 @@ const FLOORS: [(&str, &[&str]); 14] = [
     ("shifter-spank", &["shifter-core"]),
     // Programs.
     ("shifter", &["shifter-runtime", "shifter-core", "shifter-sys"]),
+    ("shifter-setup", &["shifter-runtime", "shifter-core", "shifter-sys"]),
     ("shifterimg", &["shifter-api", "shifter-core"]),
     (
         "shifter-imagegw",

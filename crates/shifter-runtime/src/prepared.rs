@@ -1,0 +1,127 @@
+//! Prepared containers: built once per job by `setupRoot`, kept as a pinned mount namespace, joined by every start
+//! of the job's user that would build the very same.
+//!
+//! Beside each pin lies a record of everything the container depends on. It is compared as text with what holds for
+//! this start, in the caller's own namespace: a job with a `/tmp` of its own is never given the node's. Only root can
+//! write records; the key that selects one, the job's number, may come from anybody.
+
+use crate::apply::Container;
+use crate::config::TrustedConfig;
+use crate::error::Result;
+use crate::image::Image;
+use shifter_core::paths::RUN_DIRECTORY;
+use shifter_core::udiroot::Module;
+use shifter_core::volume::{self, VolumeMap};
+use shifter_sys::credentials::Caller;
+use shifter_sys::directory::{self as dir, place, read_host};
+use shifter_sys::lockdown::LockedDown;
+use shifter_sys::{namespace, trusted};
+use std::os::fd::OwnedFd;
+
+/// Names in a job's directory.
+pub const PIN: &str = "ns";
+/// See [`describe`].
+pub const RECORD: &str = "record";
+/// Largest record, in bytes.
+const LARGEST: u64 = 1 << 20;
+/// Most jobs of a node that are looked at.
+const MOST_JOBS: usize = 256;
+/// What tells this job from others, set by Slurm.
+const SELECTORS: [&[u8]; 2] = [b"SLURM_JOB_ID=", b"SLURM_JOBID="];
+
+/// Where prepared containers are kept.
+pub fn directory() -> String {
+    format!("{RUN_DIRECTORY}/jobs")
+}
+
+/// Whether `text` can be a job's key: a number.
+pub fn is_key(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// All that a container for this user, image and choice depends on, one line each. A prepared one is joined only if
+/// its record is this, byte for byte.
+pub fn describe(
+    config: &TrustedConfig,
+    user: &Caller,
+    image: &Image,
+    modules: &[Module],
+    volumes: &[VolumeMap],
+) -> Result<String> {
+    let mut groups = user.groups().to_vec();
+    groups.sort_unstable();
+    groups.dedup();
+    let names: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
+    let boot = read_host("/proc/sys/kernel/random/boot_id", 64)?;
+    let mut text = format!(
+        "uid {}\ngid {}\ngroups {groups:?}\nimage {}\nmeta {}\nconfig {}\nmodules {}\nvolumes {}\nboot {}\n",
+        user.uid(),
+        user.gid(),
+        image.id,
+        image.identity,
+        config.identity,
+        names.join(","),
+        volume::signature(volumes),
+        boot.trim(),
+    );
+    let site = config.udiroot.site_fs.iter().chain(modules.iter().flat_map(|module| &module.site_fs));
+    for path in ["/tmp", "/var/tmp", "/dev/shm"].into_iter().chain(site.map(|map| map.from.as_str())) {
+        text.push_str(&format!("place {path} {}\n", place(path)));
+    }
+    Ok(text)
+}
+
+/// Joins the caller's prepared container of this image and choice, if this node has one.
+pub fn join(
+    config: &TrustedConfig,
+    locked: &LockedDown,
+    image: &Image,
+    modules: &[Module],
+    volumes: &[VolumeMap],
+) -> Result<Option<Container>> {
+    let mut wanted = None;
+    for job in jobs(locked) {
+        let wanted = match &wanted {
+            Some(text) => text,
+            None => wanted.insert(describe(config, locked.caller(), image, modules, volumes)?),
+        };
+        let pin = |job: &OwnedFd| trusted::open_file_in(job, PIN, &[]).map(|(pin, _)| pin);
+        if record_of(&job).as_ref() == Some(wanted)
+            && pin(&job).is_ok_and(|pin| namespace::join(&pin).is_ok())
+        {
+            return Ok(Some(Container::joined()));
+        }
+    }
+    Ok(None)
+}
+
+/// The image of the caller's prepared container, for starts that name none.
+pub fn image_of_caller(locked: &LockedDown) -> Option<String> {
+    let mine = format!("uid {}\n", locked.caller().uid());
+    let records = jobs(locked).into_iter().filter_map(|job| record_of(&job));
+    let record = records.into_iter().find(|record| record.starts_with(&mine))?;
+    record.lines().find_map(|line| line.strip_prefix("image ")).map(str::to_owned)
+}
+
+fn record_of(job: &OwnedFd) -> Option<String> {
+    let (record, _) = trusted::open_file_in(job, RECORD, &[]).ok()?;
+    trusted::read_all(record, RECORD, LARGEST).ok()
+}
+
+/// The job's directory if the caller is in one that has one, else those of all jobs.
+fn jobs(locked: &LockedDown) -> Vec<OwnedFd> {
+    let Ok(all) = trusted::open(&directory(), trusted::Kind::Directory) else { return Vec::new() };
+    let find = |key: &str| dir::find(&all, key, dir::Links::Refuse).ok();
+    let selected = locked.environment().iter().find_map(|entry| {
+        let value = SELECTORS.iter().find_map(|name| entry.strip_prefix(*name))?;
+        std::str::from_utf8(value).ok().filter(|key| is_key(key)).and_then(find)
+    });
+    if let Some(job) = selected {
+        return vec![job];
+    }
+    let entries = dir::entries(&all, RECORD, MOST_JOBS).unwrap_or_default();
+    entries
+        .iter()
+        .filter_map(|entry| entry.name.to_str().ok().filter(|key| is_key(key)).and_then(find))
+        .collect()
+}

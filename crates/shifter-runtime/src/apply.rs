@@ -16,6 +16,7 @@ use shifter_sys::{child, loopdev, mount, namespace, trusted};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+mod cache;
 mod volumes;
 
 /// Most entries of a directory of the image that are mounted one by one; real images have a few dozen.
@@ -78,6 +79,7 @@ pub fn apply(
 /// Does every step in the namespace this process is in, and leaves the result where the configuration says: for
 /// programs that root runs. Later mounts on it are seen in every namespace made from this one. On failure, what was
 /// mounted stays, for `unsetupRoot`.
+#[cfg(feature = "setup")]
 pub fn assemble_in_place(
     plan: &MountPlan,
     config: &TrustedConfig,
@@ -93,6 +95,7 @@ pub fn assemble_in_place(
 }
 
 /// Makes what [`assemble_in_place`] left this process's root, in a namespace of its own.
+#[cfg(feature = "setup")]
 pub fn enter_in_place(config: &TrustedConfig) -> Result<()> {
     mount::enter_new_namespace()?;
     mount::cut_off()?;
@@ -144,6 +147,10 @@ impl Build<'_> {
             }
             Step::MergeImage { tree } => self.merge(tree)?,
             Step::OverlayEtc => self.overlay_etc()?,
+            Step::Cache(map, cache) => {
+                let made = self.new_cache(map, cache)?;
+                mount::attach(&made, &self.target(&map.to, true)?, &map.to)?;
+            }
             Step::Volume(map, propagation) => self.mount_volume(map, *propagation)?,
             Step::VarFile { name, content } => {
                 dir::write_new(&self.find("/var")?, name, content.as_bytes())?;

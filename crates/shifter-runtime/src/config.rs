@@ -31,6 +31,7 @@ impl TrustedConfig {
     }
 
     /// The same with another `udiRoot.conf`, for programs that root runs.
+    #[cfg(feature = "setup")]
     pub fn open_at(_locked: &LockedDown, path: &str) -> Result<Self> {
         let (directory, name) = path.rsplit_once('/').unwrap_or((".", path));
         Self::open_in(directory, name)
@@ -54,9 +55,6 @@ impl TrustedConfig {
         let (path, text) = read(name);
         let (text, mut identity) = text.map_err(Error::ConfigurationFile)?;
         let udiroot = UdiRootConf::parse(&text).map_err(|fault| Error::Configuration { path, fault })?;
-        if udiroot.site_fs.iter().any(|map| map.cache.is_some()) {
-            return Err(Error::Unsupported { what: "a perNodeCache in siteFs".to_owned() });
-        }
         let shifter = match read(SHIFTER_CONF) {
             (path, Ok((text, of_file))) => {
                 identity = format!("{identity} {of_file}");

@@ -21,11 +21,6 @@ pub enum Error {
         /// Line and fault.
         fault: ConfError,
     },
-    /// Configuration or user ask for something this version does not do.
-    Unsupported {
-        /// What, as they wrote it.
-        what: String,
-    },
     /// The identifier is none.
     NotAnId(String),
     /// There is no such image, or its files cannot be used.
@@ -129,7 +124,6 @@ impl fmt::Display for Error {
             Error::Configuration { path, fault } => {
                 write!(f, "FAILED to parse udiRoot configuration. {path}, {fault}")
             }
-            Error::Unsupported { what } => write!(f, "this version does not support {what} yet"),
             Error::NotAnId(id) => write!(
                 f,
                 "\"{}\" is not an image identifier: 64 lower-case hexadecimal digits, as shifterimg lookup prints them",

@@ -4,7 +4,7 @@
 use crate::config::TrustedConfig;
 use crate::etc::File;
 use shifter_core::udiroot::Module;
-use shifter_core::volume::{self, VolumeMap};
+use shifter_core::volume::{self, PerNodeCache, VolumeMap};
 use shifter_sys::mount::{self, Depth, Flags, Propagation};
 use std::fmt;
 
@@ -64,6 +64,8 @@ pub enum Step {
     },
     /// Lay the root's `/etc` over the image's.
     OverlayEtc,
+    /// Mount a perNodeCache of the site's.
+    Cache(VolumeMap, PerNodeCache),
     /// Mount what the user asked for.
     Volume(VolumeMap, Propagation),
     /// Write a file in `/var`.
@@ -155,10 +157,10 @@ impl MountPlan {
         ];
         steps.extend(DIRECTORIES.map(|(path, mode)| Step::Directory { path: path.to_owned(), mode }));
         steps.extend(hook(&conf.site_pre_mount_hook, "Site premount hook failed. Exiting."));
-        steps.extend(conf.site_fs.iter().map(|map| Step::Bind(site_mount(map, usual))));
+        steps.extend(conf.site_fs.iter().map(|map| site_mount(map, usual)));
         steps.extend(hook(&conf.site_post_mount_hook, "Site postmount hook failed."));
         let of_modules = modules.iter().flat_map(|module| &module.site_fs);
-        steps.extend(of_modules.clone().map(|map| Step::Bind(site_mount(map, usual))));
+        steps.extend(of_modules.clone().map(|map| site_mount(map, usual)));
         steps.push(Step::Link { path: "/etc/mtab".to_owned(), target: "/proc/mounts".to_owned() });
         steps.extend(wanted.etc.into_iter().map(Step::EtcFile));
         let copied = modules.iter().filter_map(|module| {
@@ -199,7 +201,7 @@ impl MountPlan {
         steps.push(Step::OverlayEtc);
         // The overlay covers what the site mounted below /etc: the hooks had to see it there before.
         let below_etc = conf.site_fs.iter().chain(of_modules).filter(|map| map.to.starts_with("/etc/"));
-        steps.extend(below_etc.map(|map| Step::Bind(site_mount(map, usual))));
+        steps.extend(below_etc.map(|map| site_mount(map, usual)));
         steps.extend(wanted.volumes.iter().map(|map| Step::Volume(map.clone(), usual)));
         let content = state_record(wanted.id, wanted.user, wanted.volumes, modules);
         steps.push(Step::VarFile { name: STATE_FILE, content });
@@ -218,7 +220,10 @@ fn plain_bind(from: String, to: String, propagation: Propagation) -> Bind {
     Bind { from, to, depth: Depth::One, flags: mount::SAFE, propagation, optional: false }
 }
 
-fn site_mount(map: &VolumeMap, usual: Propagation) -> Bind {
+fn site_mount(map: &VolumeMap, usual: Propagation) -> Step {
+    if let Some(cache) = &map.cache {
+        return Step::Cache(map.clone(), cache.clone());
+    }
     let mut flags = mount::SAFE;
     if map.from == "/dev" || map.from.starts_with("/dev/") {
         flags = mount::NO_SETUID;
@@ -232,7 +237,7 @@ fn site_mount(map: &VolumeMap, usual: Propagation) -> Bind {
         volume::Propagation::Shared => Propagation::Shared,
     });
     let depth = if map.recursive { Depth::Recursive } else { Depth::One };
-    Bind { depth, flags, ..plain_bind(map.from.clone(), map.to.clone(), propagation) }
+    Step::Bind(Bind { depth, flags, ..plain_bind(map.from.clone(), map.to.clone(), propagation) })
 }
 
 /// The original's record, byte for byte. Only a backslash in a volume's path needs escaping: quotes and control
@@ -264,7 +269,7 @@ impl fmt::Display for Step {
             Step::Link { path, target } => write!(f, "link       {path} -> {target}"),
             Step::MergeImage { tree } => write!(f, "merge      image:{tree} -> {tree}"),
             Step::OverlayEtc => f.write_str("overlay    /etc over image:/etc (ro,nosuid,nodev)"),
-            Step::Volume(map, _) => write!(f, "volume     {}", map.signature),
+            Step::Volume(map, _) | Step::Cache(map, _) => write!(f, "volume     {}", map.signature),
             Step::VarFile { name, .. } => write!(f, "file       /var/{name}"),
             Step::SealRoot => f.write_str("read-only  /"),
         }

@@ -14,8 +14,9 @@ use shifter_runtime::plan::{MountPlan, Wanted};
 use shifter_runtime::{Error, account, apply, etc, prepared};
 use shifter_sys::child::output_of;
 use shifter_sys::credentials::Caller;
+use shifter_sys::directory as dir;
 use shifter_sys::lockdown::{LockedDown, lock_down_for};
-use shifter_sys::{directory as dir, namespace};
+use shifter_sys::namespace::pin;
 use std::time::Duration;
 
 type Failure = Box<dyn std::error::Error>;
@@ -70,7 +71,7 @@ pub fn prepare(options: &Options) -> Result<String, Failure> {
     let shown = format!("{record}{plan}");
 
     let key = options.job.as_deref().unwrap_or(NO_JOB);
-    let jobs = namespace::private_directory(&prepared::directory())?;
+    let jobs = pin::private_directory(&prepared::directory())?;
     if !dir::make_if_absent(&jobs, key, 0o700)? {
         return Err(
             format!("a container for job {key} is prepared already; unsetupRoot takes it down").into()
@@ -91,7 +92,7 @@ fn build(
     image: &Image,
     locked: &LockedDown,
 ) -> Result<(), Failure> {
-    let jobs = namespace::private_directory(&prepared::directory())?;
+    let jobs = pin::private_directory(&prepared::directory())?;
     let job = dir::find(&jobs, key, dir::Links::Refuse)?;
     dir::make_file(&job, prepared::PIN)?;
     let place = dir::find(&job, prepared::PIN, dir::Links::Refuse)?;
@@ -99,9 +100,9 @@ fn build(
     if dir::make_if_absent(&jobs, OWNER, 0o700)? {
         dir::make_file(&dir::find(&jobs, OWNER, dir::Links::Refuse)?, key)?;
         apply::assemble_in_place(plan, config, image, locked, &mut |_, _| {})?;
-        namespace::pin(locked.proc(), &place, || apply::enter_in_place(config).map_err(said))?;
+        pin::pin(locked.proc(), &place, || apply::enter_in_place(config).map_err(said))?;
     } else {
-        namespace::pin(locked.proc(), &place, || {
+        pin::pin(locked.proc(), &place, || {
             apply::apply(plan, config, image, locked, &mut |_, _| {}).map(drop).map_err(said)
         })?;
     }

@@ -3,13 +3,13 @@
 //! root with nothing of the user's: standard streams only, a fixed environment, root's limits.
 
 use crate::credentials::{Unprivileged, irrevocably_drop_privileges};
-use crate::error::{Cause, During, Error, Result};
+use crate::error::{During, Error, Result};
 use crate::exec::exec;
 use crate::lockdown::LockedDown;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
-use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::io::{PipeReader, PipeWriter, Read};
 use std::time::{Duration, Instant};
 
 /// Everything a helper gets as environment.
@@ -47,16 +47,40 @@ pub fn output_of(locked: &LockedDown, argv: &[&str], limit: usize, patience: Dur
 pub fn run_hook(script: &str, directory: &OwnedFd) -> Result<Option<i32>> {
     let pid = start(script, || {
         rustix::process::fchdir(directory).during("enter", "the container's root")?;
-        let null = fs::open("/dev/null", OFlags::RDONLY, Mode::empty()).during("open", "/dev/null")?;
-        rustix::stdio::dup2_stdin(&null).during("redirect", "standard input")?;
-        // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC only marks descriptors; exec then closes them.
-        unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-        crate::signals::reset();
-        let words = [c"/bin/sh".to_owned(), std::ffi::CString::new(script).unwrap_or_default()];
-        let environment = ENVIRONMENT.map(|variable| std::ffi::CString::new(variable).unwrap_or_default());
-        Err(crate::exec::execve(&words[0], &words, &environment)).during("run", "/bin/sh")
+        exec_as_root(&["/bin/sh", script])
     })?;
     wait(pid, script)
+}
+
+/// Runs a program of the system as root, silently, to its end; it gets `file` as descriptor 3.
+pub fn run_on(argv: &[&str], file: &OwnedFd) -> Result<Option<i32>> {
+    let name = argv.first().copied().unwrap_or("");
+    let pid = start(name, || {
+        let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        let null = null.during("open", "/dev/null")?;
+        rustix::stdio::dup2_stdout(&null).during("redirect", "standard output")?;
+        rustix::stdio::dup2_stderr(&null).during("redirect", "standard error")?;
+        // SAFETY: descriptor numbers only; what was 3 is this child's copy, which it does not use any more.
+        unsafe { libc::dup2(file.as_raw_fd(), 3) };
+        if file.as_raw_fd() == 3 {
+            rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty()).during("keep", name)?;
+        }
+        exec_as_root(argv)
+    })?;
+    wait(pid, name)
+}
+
+/// In a child: standard streams, a fixed environment and default signals, then exec.
+fn exec_as_root(argv: &[&str]) -> Result<()> {
+    let null = fs::open("/dev/null", OFlags::RDONLY, Mode::empty()).during("open", "/dev/null")?;
+    rustix::stdio::dup2_stdin(&null).during("redirect", "standard input")?;
+    // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC only marks descriptors; exec then closes them.
+    unsafe { libc::syscall(libc::SYS_close_range, 4, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    crate::signals::reset();
+    let c_string = |word: &&str| std::ffi::CString::new(*word).unwrap_or_default();
+    let words: Vec<_> = argv.iter().map(c_string).collect();
+    let environment = ENVIRONMENT.map(|variable| std::ffi::CString::new(variable).unwrap_or_default());
+    Err(crate::exec::execve(&words[0], &words, &environment)).during("run", argv[0])
 }
 
 /// Runs `/bin/sh SCRIPT` as the user this process has become, to its end; returns its exit status.
@@ -68,50 +92,8 @@ pub fn run_as_user(proof: &Unprivileged, script: &str, environment: &[Vec<u8>]) 
     wait(pid, script)
 }
 
-/// A child that did its part and stays as it is until this value, or its maker, is gone.
-pub(crate) struct Held {
-    pid: Pid,
-    _until_closed: PipeReader,
-}
-
-impl Held {
-    /// Forks, and returns when the child has done `build`; a failure is the child's words.
-    pub(crate) fn start(build: impl FnOnce() -> std::result::Result<(), String>) -> Result<Self> {
-        const NAME: &str = "the container's process";
-        const DONE: &[u8] = b"1";
-        let (mut said, mut tell) = std::io::pipe().during("make a pipe for", NAME)?;
-        let parents_end = said.as_fd().as_raw_fd();
-        let pid = start(NAME, || {
-            // SAFETY: this process's copy, which the child never uses otherwise: it ends by _exit.
-            unsafe { libc::close(parents_end) };
-            match build() {
-                Err(text) => tell.write_all(text.as_bytes()).during("write to", NAME),
-                Ok(()) => {
-                    tell.write_all(DONE).during("write to", NAME)?;
-                    // Nobody reads any more: an error, which poll(2) always reports.
-                    let mut gone = [rustix::event::PollFd::new(&tell, rustix::event::PollFlags::empty())];
-                    rustix::event::poll(&mut gone, None).map(drop).during("wait for", NAME)
-                }
-            }
-        })?;
-        drop(tell);
-        let mut text = vec![0];
-        said.read_exact(&mut text).during("hear from", NAME)?;
-        if text == DONE {
-            return Ok(Self { pid, _until_closed: said });
-        }
-        said.read_to_end(&mut text).during("hear from", NAME)?;
-        let cause = Cause::Said(String::from_utf8_lossy(&text).into_owned());
-        Err(Error { operation: "prepare", object: "the container".to_owned(), cause })
-    }
-
-    pub(crate) fn pid(&self) -> i32 {
-        self.pid.as_raw_nonzero().get()
-    }
-}
-
 /// Forks; the child does `action`, which execs, or ends with status 127.
-fn start(name: &str, action: impl FnOnce() -> Result<()>) -> Result<Pid> {
+pub(crate) fn start(name: &str, action: impl FnOnce() -> Result<()>) -> Result<Pid> {
     // SAFETY: the process has one thread, so no lock can be held in the child, which only makes system
     // calls and allocates until it execs or exits.
     let pid = unsafe { libc::fork() };

@@ -38,6 +38,7 @@ impl Caller {
     }
 
     /// The user a program of root's prepares a container for; the same are refused.
+    #[cfg(feature = "setup")]
     pub fn of_job(uid: u32, gid: u32, groups: &[u32]) -> Result<Self> {
         if uid == 0 || gid == 0 || uid == u32::MAX || gid == u32::MAX {
             let rule = "containers are for ordinary users whose primary group is not 0";

@@ -167,6 +167,29 @@ pub fn make_file(parent: &OwnedFd, name: impl rustix::path::Arg + Copy) -> Resul
     fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)).map(drop).during("create", shown(name))
 }
 
+/// A file of `size` bytes without a name, in a directory: it is gone with its last user, whatever happens.
+pub fn make_nameless(directory: &OwnedFd, size: u64, shown: &str) -> Result<OwnedFd> {
+    let (mode, flags) = (Mode::from_raw_mode(0o600), OFlags::RDWR | OFlags::CLOEXEC);
+    let file = match fs::openat(directory, ".", flags | OFlags::TMPFILE, mode) {
+        // The file system has no such thing.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+            let name = format!(".perNodeCache.{}", rustix::process::getpid().as_raw_nonzero());
+            let file = fs::openat(directory, &name, flags | OFlags::CREATE | OFlags::EXCL, mode);
+            file.and_then(|file| fs::unlinkat(directory, &name, AtFlags::empty()).map(|()| file))
+        }
+        other => other,
+    };
+    let file = file.during("make a file in", shown)?;
+    fs::ftruncate(&file, size).during("make room in", shown)?;
+    Ok(file)
+}
+
+/// Gives the root of a new mount to somebody.
+pub fn give(place: &OwnedFd, uid: u32, gid: u32, name: &str) -> Result<()> {
+    let (uid, gid) = (fs::Uid::from_raw(uid), fs::Gid::from_raw(gid));
+    fs::chownat(place, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).during("give to its user", name)
+}
+
 /// Makes a symbolic link directly in `parent`.
 pub fn make_link(
     parent: &OwnedFd,

@@ -44,6 +44,7 @@ pub fn lock_down() -> Result<LockedDown> {
 }
 
 /// The same for a program that root runs on behalf of `user`: only what could steer it is taken away.
+#[cfg(feature = "setup")]
 pub fn lock_down_for(user: Caller) -> Result<LockedDown> {
     if !rustix::process::getuid().is_root() || !rustix::process::geteuid().is_root() {
         return Err(Error::refused(
@@ -76,6 +77,7 @@ impl LockedDown {
     }
 
     /// Goes on for this user, of whom more is known now; for programs that root runs.
+    #[cfg(feature = "setup")]
     pub fn act_for(&mut self, user: Caller) {
         self.caller = user;
     }

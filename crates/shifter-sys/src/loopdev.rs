@@ -49,7 +49,7 @@ struct LoopConfig {
 /// root's alone: a link in it remembers each image's device, and a lock there, held for at most a second look and
 /// the attaching, lets containers starting together find one another's device. Without it none is shared.
 pub fn device_for(image: &OwnedFd, status: &Stat, name: &str, state: Option<&OwnedFd>) -> Result<OwnedFd> {
-    let Some(state) = state else { return Ok(attach(image, status, name)?.0) };
+    let Some(state) = state else { return Ok(attach(image, status, name, LO_FLAGS_READ_ONLY)?.0) };
     let memory = format!("loop-{:x}-{:x}", status.st_dev, status.st_ino);
     if let Some(device) = remembered(state, &memory, status) {
         return Ok(device);
@@ -58,7 +58,7 @@ pub fn device_for(image: &OwnedFd, status: &Stat, name: &str, state: Option<&Own
     if let Some(device) = locked.as_ref().and_then(|_| remembered(state, &memory, status)) {
         return Ok(device);
     }
-    let (device, number) = attach(image, status, name)?;
+    let (device, number) = attach(image, status, name, LO_FLAGS_READ_ONLY)?;
     if locked.is_some() {
         // What cannot be remembered is only not shared.
         let _absent_is_fine = fs::unlinkat(state, &memory, fs::AtFlags::empty());
@@ -67,15 +67,20 @@ pub fn device_for(image: &OwnedFd, status: &Stat, name: &str, state: Option<&Own
     Ok(device)
 }
 
+/// A device of its own for a file that is to be written.
+pub fn writable_device_for(file: &OwnedFd, name: &str) -> Result<OwnedFd> {
+    Ok(attach(file, &fs::fstat(file).during("examine", name)?, name, 0)?.0)
+}
+
 /// The device a link names, if it still carries the image.
 fn remembered(state: &OwnedFd, memory: &str, status: &Stat) -> Option<OwnedFd> {
     let number = fs::readlinkat(state, memory, Vec::new()).ok()?;
     let device = open_device(number.to_str().ok()?.parse().ok()?).ok()?;
-    carries(&device, status).then_some(device)
+    carries(&device, status, LO_FLAGS_READ_ONLY).then_some(device)
 }
 
 /// The size was taken when the file was attached: a file grown or cut since is another image.
-fn carries(fd: &OwnedFd, status: &Stat) -> bool {
+fn carries(fd: &OwnedFd, status: &Stat, read_only: u32) -> bool {
     let mut info = MaybeUninit::<LoopInfo>::zeroed();
     // SAFETY: LOOP_GET_STATUS64 fills in a loop_info64, for which there is room.
     let code = unsafe { libc::ioctl(fd.as_raw_fd(), LOOP_GET_STATUS64 as _, info.as_mut_ptr()) };
@@ -88,7 +93,7 @@ fn carries(fd: &OwnedFd, status: &Stat) -> bool {
         && info.inode == status.st_ino
         && info.offset == 0
         && info.size_limit == 0
-        && info.flags & LO_FLAGS_READ_ONLY != 0
+        && info.flags & LO_FLAGS_READ_ONLY == read_only
         && fs::seek(fd, fs::SeekFrom::End(0)) == Ok(status.st_size as u64 / 512 * 512)
 }
 
@@ -104,7 +109,7 @@ fn open_device(number: u32) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-fn attach(image: &OwnedFd, status: &Stat, name: &str) -> Result<(OwnedFd, u32)> {
+fn attach(image: &OwnedFd, status: &Stat, name: &str, read_only: u32) -> Result<(OwnedFd, u32)> {
     let control = fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during(
         "attach the image to a loop device (is the loop module loaded?): open",
         "/dev/loop-control",
@@ -116,8 +121,8 @@ fn attach(image: &OwnedFd, status: &Stat, name: &str) -> Result<(OwnedFd, u32)> 
             .map_err(|_| std::io::Error::last_os_error())
             .during("find a free loop device for", name)?;
         let fd = open_device(number)?;
-        match configure(&fd, image, name) {
-            Ok(()) if carries(&fd, status) => return Ok((fd, number)),
+        match configure(&fd, image, name, read_only) {
+            Ok(()) if carries(&fd, status, read_only) => return Ok((fd, number)),
             Ok(()) => return Err(Error::refused("attach", name, "the loop device carries another file")),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {} // another process was faster
             Err(error) => return Err(error).during("attach to a loop device", name),
@@ -126,11 +131,11 @@ fn attach(image: &OwnedFd, status: &Stat, name: &str) -> Result<(OwnedFd, u32)> 
     Err(Error::refused("attach", name, "free loop devices were taken by others each time; try again"))
 }
 
-fn configure(fd: &OwnedFd, image: &OwnedFd, name: &str) -> std::io::Result<()> {
+fn configure(fd: &OwnedFd, image: &OwnedFd, name: &str, read_only: u32) -> std::io::Result<()> {
     // SAFETY: loop_config consists of integers and bytes, for which zeros are valid.
     let mut config: LoopConfig = unsafe { MaybeUninit::zeroed().assume_init() };
     config.fd = image.as_raw_fd() as u32;
-    config.info.flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
+    config.info.flags = read_only | LO_FLAGS_AUTOCLEAR;
     for (slot, byte) in config.info.file_name.iter_mut().take(63).zip(name.bytes()) {
         *slot = byte;
     }

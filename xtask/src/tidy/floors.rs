@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Finding;
 
 /// Crate, and the crates of ours that it may use.
-const FLOORS: [(&str, &[&str]); 14] = [
+const FLOORS: [(&str, &[&str]); 15] = [
     // Ground.
     ("shifter-sys", &[]),
     ("shifter-core", &[]),

@@ -2,8 +2,8 @@
 //!
 //! The rule for a code line: a physical line that is neither blank nor only comment, outside items under
 //! `#[cfg(test)]` and outside test-only files. Multi-line strings count, because someone must read them. What stands
-//! behind the feature `gateway` is not compiled into the setuid program and does not count; modules behind it are
-//! whole files, and no crate of the closure may switch it on.
+//! behind the features `gateway` and `setup` is not compiled into the setuid program and does not count; modules behind
+//! them are whole files, and the setuid program may not switch them on.
 
 use super::Finding;
 use super::files::TextFile;
@@ -21,8 +21,8 @@ const CLOSURE_BUDGET: usize = 4000;
 const SYS_BUDGET: usize = 1200;
 const UNSAFE_BUDGET: usize = 40;
 const TESTS: &str = "#[cfg(test)]";
-/// `#[cfg(feature = "gateway")]` as masked source has it: no other feature has a name of that length.
-const GATEWAY: &str = "#[cfg(feature = xxxxxxxxx)]";
+/// `#[cfg(feature = "gateway")]` and `"setup"` as masked source has them: no other feature has a name so long.
+const GATED: [&str; 2] = ["#[cfg(feature = xxxxxxxxx)]", "#[cfg(feature = xxxxxxx)]"];
 
 /// Where unsafe code may stand: prefixes of paths. Nothing else may contain the keyword.
 const UNSAFE_ADDRESSES: [&str; 4] =
@@ -40,9 +40,8 @@ pub(super) struct Sizes {
 pub(super) fn check(files: &[TextFile]) -> Sizes {
     let mut sizes = Sizes { closure_lines: 0, sys_lines: 0, unsafe_blocks: 0, findings: Vec::new() };
     for manifest in files.iter().filter(|file| file.path.ends_with("Cargo.toml")) {
-        let ours = CLOSURE[..2].iter().any(|place| manifest.path.starts_with(place.trim_end_matches("src/")));
-        if ours && manifest.text.contains("gateway") {
-            let message = "the setuid program is built without the feature gateway of shifter-core";
+        if manifest.path == "crates/shifter/Cargo.toml" && manifest.text.contains("features") {
+            let message = "the setuid program is built without the features gateway and setup";
             sizes.findings.push(Finding::error(&manifest.path, 0, message));
         }
     }
@@ -63,7 +62,7 @@ pub(super) fn check(files: &[TextFile]) -> Sizes {
         if file.is_test_only() || !in_closure || gated.iter().any(|path| file.path.starts_with(path)) {
             continue;
         }
-        let product = without(GATEWAY, &without(TESTS, &masked));
+        let product = GATED.iter().fold(without(TESTS, &masked), |text, gate| without(gate, &text));
         let lines = product.lines().filter(|line| !line.trim().is_empty()).count();
         sizes.closure_lines += lines;
         if file.path.starts_with(SYS) {
@@ -115,7 +114,8 @@ fn gated_modules(file: &TextFile) -> Vec<String> {
     let masked = lexer::mask(&file.text);
     let stem = file.path.trim_end_matches(".rs");
     let place = stem.strip_suffix("lib").map_or_else(|| format!("{stem}/"), str::to_owned);
-    let names = lexer::items_under(GATEWAY, &masked).into_iter().filter_map(|item| {
+    let items = GATED.iter().flat_map(|gate| lexer::items_under(gate, &masked));
+    let names = items.filter_map(|item| {
         let (_, name) = masked[item].trim_end_matches(';').rsplit_once("mod ")?;
         name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()).then(|| name.to_owned())
     });

@@ -20,14 +20,20 @@ impl Build<'_> {
         let caller = self.locked.caller();
         let root = self.root()?;
         let as_caller = |path| with_access(Access::AsCaller(caller), || dir::find(root, path, Links::InTree));
-        let source = as_caller(&map.from).map_err(|error| {
+        let find = || {
+            as_caller(&map.from).map_err(|error| {
             refuse(format!(
                 "FAILED to find real path for volume \"from\": {error}; of the host only siteFs{} and /tmp are there",
                 self.shown_of_host()
             ))
-        })?;
-        let source_path = self.path_in_root(&source)?;
-        let directory = dir::file_type(&source, &map.from)?.is_dir();
+        })
+        };
+        // What stands before the target of a cache is only a placeholder.
+        let source = if map.cache.is_none() { Some(find()?) } else { None };
+        let directory = match &source {
+            Some(source) => dir::file_type(source, &map.from)?.is_dir(),
+            None => true,
+        };
         let place = match as_caller(&map.to) {
             Err(error) if error.errno() == Some(ENOENT) => self.make_target(&map.to, directory),
             other => other.map_err(Error::System),
@@ -48,9 +54,16 @@ impl Build<'_> {
         if dir::file_type(&place, &map.to)?.is_dir() != directory {
             return Err(refuse("source and target must both be directories or both be files".to_owned()));
         }
-        let mut flags = if source_path.starts_with("/dev/") { mount::NO_SETUID } else { mount::SAFE };
-        flags.set(mount::Flags::MOUNT_ATTR_RDONLY, map.read_only);
-        let copy = mount::copy_of(&source, &map.from, mount::Depth::One, flags, propagation)?;
+        let copy = match (&source, &map.cache) {
+            (Some(source), _) => {
+                let of_dev = self.path_in_root(source)?.starts_with("/dev/");
+                let mut flags = if of_dev { mount::NO_SETUID } else { mount::SAFE };
+                flags.set(mount::Flags::MOUNT_ATTR_RDONLY, map.read_only);
+                mount::copy_of(source, &map.from, mount::Depth::One, flags, propagation)?
+            }
+            (None, Some(cache)) => self.new_cache(map, cache)?,
+            (None, None) => return Ok(()),
+        };
         Ok(mount::attach(&copy, &place, &map.to)?)
     }
 

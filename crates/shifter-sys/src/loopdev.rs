@@ -75,7 +75,7 @@ pub fn writable_device_for(file: &OwnedFd, name: &str) -> Result<OwnedFd> {
 /// The device a link names, if it still carries the image.
 fn remembered(state: &OwnedFd, memory: &str, status: &Stat) -> Option<OwnedFd> {
     let number = fs::readlinkat(state, memory, Vec::new()).ok()?;
-    let device = open_device(number.to_str().ok()?.parse().ok()?).ok()?;
+    let device = open_device(number.to_str().ok()?.parse().ok()?, LO_FLAGS_READ_ONLY).ok()?;
     carries(&device, status, LO_FLAGS_READ_ONLY).then_some(device)
 }
 
@@ -97,10 +97,11 @@ fn carries(fd: &OwnedFd, status: &Stat, read_only: u32) -> bool {
         && fs::seek(fd, fs::SeekFrom::End(0)) == Ok(status.st_size as u64 / 512 * 512)
 }
 
-fn open_device(number: u32) -> Result<OwnedFd> {
+fn open_device(number: u32, read_only: u32) -> Result<OwnedFd> {
     let path = format!("/dev/loop{number}");
-    let fd = fs::open(&path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .during("open", &path)?;
+    let access = if read_only == 0 { OFlags::RDWR } else { OFlags::RDONLY };
+    let fd =
+        fs::open(&path, access | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).during("open", &path)?;
     let status = fs::fstat(&fd).during("examine", &path)?;
     let block = FileType::from_raw_mode(status.st_mode) == FileType::BlockDevice;
     if !block || fs::major(status.st_rdev) != LOOP_MAJOR {
@@ -120,7 +121,7 @@ fn attach(image: &OwnedFd, status: &Stat, name: &str, read_only: u32) -> Result<
         let number = u32::try_from(number)
             .map_err(|_| std::io::Error::last_os_error())
             .during("find a free loop device for", name)?;
-        let fd = open_device(number)?;
+        let fd = open_device(number, read_only)?;
         match configure(&fd, image, name, read_only) {
             Ok(()) if carries(&fd, status, read_only) => return Ok((fd, number)),
             Ok(()) => return Err(Error::refused("attach", name, "the loop device carries another file")),

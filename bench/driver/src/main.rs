@@ -8,6 +8,7 @@ mod image;
 mod measure;
 mod mountinfo;
 mod report;
+mod root_shell;
 mod sandbox;
 mod variants;
 
@@ -38,6 +39,7 @@ fn run() -> Result<()> {
     sandbox::enter()?;
     sandbox::furnish(&programs)?;
     image::build(&programs.payload)?;
+    let root = root_shell::RootShell::start()?;
     sandbox::become_the_user()?;
 
     let keeper = variants::Keeper::start()?;
@@ -46,7 +48,7 @@ fn run() -> Result<()> {
     if options.check_only {
         return keeper.stop();
     }
-    let (variants, absent) = variants::usable(&keeper, programs.shifter_glibc.is_some())?;
+    let (variants, absent) = variants::usable(&keeper, programs.shifter_glibc.is_some(), &root)?;
     let (rounds, limit) = options.effort;
     let samples = measure::interleaved(&variants, rounds, limit)?;
     keeper.stop()?;
@@ -58,6 +60,8 @@ fn run() -> Result<()> {
 struct Paths {
     shifter: Option<String>,
     shifter_glibc: Option<String>,
+    setup_root: Option<String>,
+    unsetup_root: Option<String>,
     floor: Option<String>,
     payload: Option<String>,
 }
@@ -74,6 +78,8 @@ impl Paths {
                 Some(_) => Some(read(&self.shifter_glibc, "--shifter-glibc")?),
                 None => None,
             },
+            setup_root: read(&self.setup_root, "--setup-root")?,
+            unsetup_root: read(&self.unsetup_root, "--unsetup-root")?,
             floor: read(&self.floor, "--floor")?,
             payload: read(&self.payload, "--payload")?,
         })
@@ -101,6 +107,8 @@ impl Options {
                 }
                 "--shifter" => &mut options.programs.shifter,
                 "--shifter-glibc" => &mut options.programs.shifter_glibc,
+                "--setup-root" => &mut options.programs.setup_root,
+                "--unsetup-root" => &mut options.programs.unsetup_root,
                 "--floor" => &mut options.programs.floor,
                 "--payload" => &mut options.programs.payload,
                 _ => bail!("unknown option {word}; the options are --check and --full"),

@@ -73,6 +73,10 @@ fn figures(median: Figure<'_>, p10: Figure<'_>, rounds: usize) -> String {
         ("first_over_exec_ms", above("first", "exec")),
         ("first_over_exec_p10_ms", lucky("first")),
         ("first_over_floor", over("first", "floor_first", median)),
+        ("shared_over_exec_ms", above("private", "exec")),
+        ("prepared_over_exec_ms", above("prepared", "exec")),
+        ("prepared_over_exec_p10_ms", lucky("prepared")),
+        ("setuproot_ms", above("setuproot", "root_exec")),
         ("exec_ms", ms("exec")),
         ("floor_ms", ms("floor")),
         ("private_ms", ms("private")),
@@ -120,7 +124,7 @@ mod tests {
             figures(&times, &times, 3),
             "{\"bench\":\"start\",\"figures\":{\"rounds\":3,\"private_over_floor\":1.200,\
              \"private_over_floor_p10\":1.200,\"private_over_floor_above_exec\":1.300,\
-             \"private_over_exec_ms\":0.260,\"private_over_exec_p10_ms\":0.260,\"exec_ms\":0.100,\"floor_ms\":0.300,\"private_ms\":0.360}}"
+             \"private_over_exec_ms\":0.260,\"private_over_exec_p10_ms\":0.260,\"shared_over_exec_ms\":0.260,\"exec_ms\":0.100,\"floor_ms\":0.300,\"private_ms\":0.360}}"
         );
     }
 }

@@ -15,6 +15,8 @@ use std::path::Path;
 pub(crate) struct Programs {
     pub(crate) shifter: Vec<u8>,
     pub(crate) shifter_glibc: Option<Vec<u8>>,
+    pub(crate) setup_root: Vec<u8>,
+    pub(crate) unsetup_root: Vec<u8>,
     pub(crate) floor: Vec<u8>,
     pub(crate) payload: Vec<u8>,
 }
@@ -56,6 +58,8 @@ pub(crate) fn furnish(programs: &Programs) -> Result<()> {
     if let Some(glibc) = &programs.shifter_glibc {
         install("shifter-glibc", glibc, 0o4755)?;
     }
+    install("setupRoot", &programs.setup_root, 0o755)?;
+    install("unsetupRoot", &programs.unsetup_root, 0o755)?;
     install("floor", &programs.floor, 0o4755)?;
     install("true-static", &programs.payload, 0o755)
 }

@@ -2,8 +2,9 @@
 
 use crate::image::{FRESH, SHARED, tree};
 use crate::mountinfo;
+use crate::root_shell::RootShell;
 use anyhow::{Context as _, Result, bail};
-use bench_layout::{BASE, ETC, IMAGES};
+use bench_layout::{BASE, ETC, IMAGES, OTHER_GROUP, USER};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -33,11 +34,22 @@ pub(crate) struct Variant {
     pub(crate) title: &'static str,
     argv: Vec<String>,
     fresh_loop: bool,
+    /// Runs the program itself, where only root may.
+    by: Option<RootShell>,
+    /// What root does before and after each time, not measured.
+    around: Option<(RootShell, String, String)>,
 }
 
 impl Variant {
     fn new(key: &'static str, title: &'static str, argv: &[&str]) -> Self {
-        Self { key, title, argv: argv.iter().map(|word| (*word).to_owned()).collect(), fresh_loop: false }
+        Self {
+            key,
+            title,
+            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+            fresh_loop: false,
+            by: None,
+            around: None,
+        }
     }
 
     fn with_fresh_loop(self) -> Self {
@@ -53,12 +65,27 @@ impl Variant {
         if self.fresh_loop {
             wait_until_detached(FRESH)?;
         }
+        if let Some((root, before, _)) = &self.around {
+            root.run(before)?;
+        }
         let mut command = self.command();
         let start = Instant::now();
-        let status = command.status().with_context(|| format!("run {}", self.argv[0]))?;
-        let took = start.elapsed();
-        if !status.success() {
-            bail!("{}: {status}: {}", self.title, self.argv.join(" "));
+        let took = match &self.by {
+            Some(root) => {
+                root.run(&self.argv.join(" "))?;
+                start.elapsed()
+            }
+            None => {
+                let status = command.status().with_context(|| format!("run {}", self.argv[0]))?;
+                let took = start.elapsed();
+                if !status.success() {
+                    bail!("{}: {status}: {}", self.title, self.argv.join(" "));
+                }
+                took
+            }
+        };
+        if let Some((root, _, after)) = &self.around {
+            root.run(after)?;
         }
         Ok(took.as_secs_f64() * 1e6)
     }
@@ -180,7 +207,11 @@ fn shown(start: &[String], path: &str) -> Result<String> {
 }
 
 /// The rows that can be measured here, and why others cannot.
-pub(crate) fn usable(keeper: &Keeper, with_glibc: bool) -> Result<(Vec<Variant>, Vec<String>)> {
+pub(crate) fn usable(
+    keeper: &Keeper,
+    with_glibc: bool,
+    root: &RootShell,
+) -> Result<(Vec<Variant>, Vec<String>)> {
     let (shifter, floor, plain, tree) =
         (program("shifter"), program("floor"), program("true-static"), tree());
     let fresh = format!("{IMAGES}/{FRESH}.squashfs");
@@ -222,6 +253,35 @@ pub(crate) fn usable(keeper: &Keeper, with_glibc: bool) -> Result<(Vec<Variant>,
         Variant::new("first", "shifter, first container", &[&shifter, &of_image(FRESH), PAYLOAD])
             .with_fresh_loop(),
     ];
+    let (user, uid, gid) = USER;
+    let set_up = format!(
+        "{} -U {uid} -G {gid} -u {user} --groups={} id {SHARED}",
+        program("setupRoot"),
+        OTHER_GROUP.1
+    );
+    let (take_down, nothing) = (program("unsetupRoot"), "true".to_owned());
+    let joined = Variant::new(
+        "prepared",
+        "shifter, into a prepared container",
+        &[&shifter, &of_image(SHARED), PAYLOAD],
+    );
+    let by_root =
+        |key, title, argv: &[&str]| Variant { by: Some(root.clone()), ..Variant::new(key, title, argv) };
+    let words = [&shifter, "-v", &of_image(SHARED), PAYLOAD].map(str::to_owned);
+    root.run(&set_up)?;
+    let said = command(&words).output().context("run shifter")?;
+    root.run(&take_down)?;
+    if !String::from_utf8_lossy(&said.stderr).contains("joined ") {
+        bail!("the prepared container was not joined");
+    }
+    variants.extend([
+        Variant { around: Some((root.clone(), set_up.clone(), take_down.clone())), ..joined },
+        by_root("root_exec", "plain exec by root's shell", &[&plain]),
+        Variant {
+            around: Some((root.clone(), nothing, take_down)),
+            ..by_root("setuproot", "setupRoot by root's shell", &set_up.split(' ').collect::<Vec<_>>())
+        },
+    ]);
     let mut absent = Vec::new();
     if with_glibc {
         let glibc = program("shifter-glibc");

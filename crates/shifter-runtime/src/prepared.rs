@@ -48,7 +48,8 @@ pub fn describe(
     modules: &[Module],
     volumes: &[VolumeMap],
 ) -> Result<String> {
-    let mut groups = user.groups().to_vec();
+    // Some list the primary group among the others, some do not.
+    let mut groups: Vec<u32> = user.groups().iter().copied().filter(|group| *group != user.gid()).collect();
     groups.sort_unstable();
     groups.dedup();
     let names: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
@@ -110,7 +111,11 @@ fn record_of(job: &OwnedFd) -> Option<String> {
 
 /// The job's directory if the caller is in one that has one, else those of all jobs.
 fn jobs(locked: &LockedDown) -> Vec<OwnedFd> {
-    let Ok(all) = trusted::open(&directory(), trusted::Kind::Directory) else { return Vec::new() };
+    let path = directory();
+    if place(&path) == dir::NOTHING {
+        return Vec::new(); // before any walk: most nodes never have one
+    }
+    let Ok(all) = trusted::open(&path, trusted::Kind::Directory) else { return Vec::new() };
     let find = |key: &str| dir::find(&all, key, dir::Links::Refuse).ok();
     let selected = locked.environment().iter().find_map(|entry| {
         let value = SELECTORS.iter().find_map(|name| entry.strip_prefix(*name))?;

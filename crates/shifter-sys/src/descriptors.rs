@@ -39,6 +39,10 @@ pub fn path_of_open(proc: &Proc, fd: &impl AsFd) -> Result<String> {
 
 /// Opens `/dev/null` on those of 0, 1 and 2 that are closed, so that no file we open can take their place.
 pub fn ensure_standard_streams() -> Result<()> {
+    use rustix::stdio::{stderr, stdin, stdout};
+    if [stdin(), stdout(), stderr()].iter().all(|stream| rustix::io::fcntl_getfd(stream).is_ok()) {
+        return Ok(());
+    }
     loop {
         let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .during("open", "/dev/null")?;

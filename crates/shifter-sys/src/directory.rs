@@ -70,9 +70,12 @@ pub fn identity(status: &Stat) -> String {
     format!("{st_dev:x}:{st_ino}:{st_size}:{st_ctime}.{st_ctime_nsec}")
 }
 
-/// Device and inode of what a path of the host leads to, as text; `-` if nothing is there.
+/// What [`place`] says of a path that leads nowhere.
+pub const NOTHING: &str = "-";
+
+/// Device and inode of what a path of the host leads to, as text.
 pub fn place(path: &str) -> String {
-    fs::stat(path).map_or("-".to_owned(), |found| format!("{:x}:{}", found.st_dev, found.st_ino))
+    fs::stat(path).map_or(NOTHING.to_owned(), |found| format!("{:x}:{}", found.st_dev, found.st_ino))
 }
 
 /// The type of an open thing.

@@ -188,10 +188,23 @@ pub fn attach(mount: &OwnedFd, place: &OwnedFd, name: &str) -> Result<()> {
 }
 
 /// Makes `root`, a mount of this namespace, the root of everything and detaches all else.
+///
+/// On a node whose root is its initramfs nothing can be pivoted or detached (pivot_root(2), "rootfs"). There the
+/// container is moved over that root, as switch_root(8) does; what lies below can be named by nobody, since no
+/// directory outside is open and the process cannot leave its root without CAP_SYS_CHROOT.
 pub fn pivot_into(root: &OwnedFd) -> Result<()> {
     rustix::process::fchdir(root).during("enter", "the container's root")?;
-    rustix::process::pivot_root(".", ".").during("pivot into", "the container's root")?;
-    unmount(".", UnmountFlags::DETACH).during("detach", "the host's root")?;
+    match rustix::process::pivot_root(".", ".") {
+        Err(Errno::INVAL) => {
+            let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            move_mount(root, "", CWD, "/", how).during("move over the host's root", "the container's")?;
+            rustix::process::chroot(".").during("enter", "the container's root")?;
+        }
+        other => {
+            other.during("pivot into", "the container's root")?;
+            unmount(".", UnmountFlags::DETACH).during("detach", "the host's root")?;
+        }
+    }
     rustix::process::chdir("/").during("enter", "/")
 }
 

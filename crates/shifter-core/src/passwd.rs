@@ -74,6 +74,11 @@ fn groups(text: &str) -> impl Iterator<Item = (&str, u32)> {
     })
 }
 
+/// Those of `wanted` that no line of a group(5) text has.
+pub fn groups_missing_in(text: &str, wanted: &[u32]) -> Vec<u32> {
+    wanted.iter().copied().filter(|gid| groups(text).all(|(_, known)| known != *gid)).collect()
+}
+
 /// A container's `/etc/group`, from a host file: every group but gid 0 once; `user` is listed in those of
 /// `member_of`, at most `most` of them (0: no limit), because old libc readers fail on long files.
 /// With `only_member_of` the user's own groups alone are written.

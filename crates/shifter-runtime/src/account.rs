@@ -39,6 +39,16 @@ pub fn by_name(locked: &LockedDown, name: &str) -> Result<Account> {
         .ok_or_else(|| Error::UnknownImport(name.to_owned()))
 }
 
+/// The lines of these groups from the directory services, which `/etc/group` does not have; names only.
+pub(crate) fn groups_elsewhere(locked: &LockedDown, gids: &[u32]) -> String {
+    if gids.is_empty() {
+        return String::new();
+    }
+    let gids: Vec<String> = gids.iter().map(u32::to_string).collect();
+    let argv: Vec<&str> = [GETENT, "group"].into_iter().chain(gids.iter().map(String::as_str)).collect();
+    output_of(locked, &argv, 1 << 20, PATIENCE).map_or(String::new(), |output| format!("\n{}", output.text))
+}
+
 /// One line of `getent passwd KEY`; anything else is no answer.
 fn asked(locked: &LockedDown, key: &str) -> Option<Account> {
     let output = output_of(locked, &[GETENT, "passwd", key], 64 << 10, PATIENCE).ok()?;

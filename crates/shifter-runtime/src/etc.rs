@@ -4,7 +4,7 @@
 use crate::account::{self, LARGEST};
 use crate::config::TrustedConfig;
 use crate::error::{Error, Result};
-use shifter_core::passwd::{Account, container_groups};
+use shifter_core::passwd::{Account, container_groups, groups_missing_in};
 use shifter_sys::directory::{entries, read_host};
 use shifter_sys::lockdown::LockedDown;
 use shifter_sys::trusted::{self, Kind, open_file_in, read_all};
@@ -57,7 +57,8 @@ fn generated(config: &TrustedConfig, locked: &LockedDown, account: &Account) -> 
     for name in &config.udiroot.users_to_import {
         passwd.push_str(&account::by_name(locked, name)?.line());
     }
-    let groups = read_host("/etc/group", LARGEST).unwrap_or_default();
+    let mut groups = read_host("/etc/group", LARGEST).unwrap_or_default();
+    groups.push_str(&account::groups_elsewhere(locked, &groups_missing_in(&groups, &member_of(locked))));
     let most = usize::try_from(config.udiroot.max_group_count).unwrap_or(usize::MAX);
     let group = container_groups(&groups, &account.name, &member_of(locked), most, true);
     let file = |name: &str, content: String| File { name: name.to_owned(), content };

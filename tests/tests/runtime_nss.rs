@@ -1,0 +1,80 @@
+//! Users whom only a directory service knows; libnss-extrausers stands in for LDAP.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Machine, shell_image};
+use shifter_tests::harness::Outcome;
+use std::fs;
+
+const PLACE: &str = "/var/lib/extrausers";
+
+/// A machine that knows nora, her group and one project from the service alone.
+fn machine() -> Machine {
+    let machine = Machine::new(&shell_image(), "");
+    fs::create_dir_all(PLACE).unwrap();
+    machine.sandbox.root().run(&["mount", "-t", "tmpfs", "extrausers", PLACE]).unwrap().success().unwrap();
+    fs::write(format!("{PLACE}/passwd"), "nora:x:5300:5300:Nora, of LDAP:/home/nora:/bin/bash\n").unwrap();
+    fs::write(format!("{PLACE}/group"), "nora:x:5300:\nproject:x:5400:nora,other\nunused:x:5500:other\n")
+        .unwrap();
+    let names = "passwd: files extrausers\ngroup: files extrausers\ninitgroups: files extrausers\n";
+    fs::write("/etc/nsswitch.conf", names).unwrap();
+    machine
+}
+
+fn finish(machine: Machine) {
+    machine.sandbox.root().run(&["umount", PLACE]).unwrap().success().unwrap();
+    let _another_test_may_use_it = fs::remove_dir(PLACE);
+    machine.finish();
+}
+
+fn as_nora(machine: &Machine, words: &[&str]) -> Outcome {
+    let ids = ["setpriv", "--reuid=5300", "--regid=5300", "--groups=4301,5400"];
+    machine.sandbox.root().run(&[&ids[..], &machine.words(words)].concat()).unwrap()
+}
+
+#[test]
+fn such_a_user_has_name_home_shell_and_group_names() {
+    let machine = machine();
+    let out = as_nora(&machine, &["sh", "-c", "cat /etc/passwd; sort /etc/group; id -un; id -Gn"]);
+    assert_eq!(
+        out.out(),
+        "nora:x:5300:5300:Nora, of LDAP:/home/nora:/bin/bash\n\
+         nora:x:5300:nora\nphysics:x:4301:nora\nproject:x:5400:nora\n\
+         nora\nnora physics project\n",
+        "{}",
+        out.describe()
+    );
+    finish(machine);
+}
+
+#[test]
+fn access_is_decided_by_ids_whoever_names_them() {
+    let machine = machine();
+    for (list, allowed) in [
+        ("USERACL: 5300", true),
+        ("GROUPACL: 5400", true),
+        ("GROUPACL: 5500", false),
+        ("USERACL: 4201", false),
+    ] {
+        machine.sandbox.write_record(&machine.id, &format!("FORMAT: squashfs\n{list}\n")).unwrap();
+        let out = as_nora(&machine, &["true"]);
+        assert_eq!(out.status.success(), allowed, "{list}: {}", out.describe());
+    }
+    finish(machine);
+}
+
+#[test]
+fn a_prepared_container_has_the_groups_the_service_names() {
+    let machine = machine();
+    fs::write(format!("{PLACE}/group"), "nora:x:5300:\nproject:x:5400:nora\nphysics2:x:4301:nora\n").unwrap();
+    let setup = machine.sandbox.program("setupRoot").unwrap().display().to_string();
+    let words = [setup.as_str(), "-U", "5300", "-G", "5300", "-u", "nora", "id", &machine.id];
+    machine.sandbox.root().run(&words).unwrap().success().unwrap();
+    let out = as_nora(&machine, &["-v", "id", "-G"]);
+    assert!(out.err().contains("joined "), "{}", out.describe());
+    assert_eq!(out.success().unwrap(), "5300 4301 5400\n");
+    let unsetup = machine.sandbox.program("unsetupRoot").unwrap().display().to_string();
+    machine.sandbox.root().run(&[&unsetup]).unwrap().success().unwrap();
+    finish(machine);
+}

@@ -19,13 +19,28 @@ const ETC_FILES: usize = 60;
 /// Files of 16 KiB below `/usr/lib`.
 const LIBRARY_FILES: usize = 2000;
 
+/// Small files below `/usr/share/small`.
+pub(crate) const SMALL_FILES: usize = 10_000;
+
+/// Mounts the image where no container is, as a person would.
+pub(crate) fn mount_by_hand() -> Result<()> {
+    make_directory(crate::metadata::BY_HAND)?;
+    let image = format!("{IMAGES}/{SHARED}.squashfs");
+    let words = ["-t", "squashfs", "-o", "loop,ro,nosuid,nodev", &image, crate::metadata::BY_HAND];
+    let status = Command::new("mount").args(words).status().context("run mount")?;
+    if !status.success() {
+        bail!("mount {} failed", words.join(" "));
+    }
+    Ok(())
+}
+
 /// The image's tree, unpacked.
 pub(crate) fn tree() -> String {
     format!("{BASE}/tree")
 }
 
 /// Makes tree, images and records.
-pub(crate) fn build(payload: &[u8]) -> Result<()> {
+pub(crate) fn build(payload: &[u8], reader: &[u8]) -> Result<()> {
     let tree = tree();
     make_entries(&tree, &TOP)?;
     make_entries(&format!("{tree}/var"), &VAR)?;
@@ -33,6 +48,15 @@ pub(crate) fn build(payload: &[u8]) -> Result<()> {
         make_directory(&format!("{tree}/{directory}"))?;
     }
     write(&format!("{tree}/usr/bin/true-static"), payload, 0o755)?;
+    write(&format!("{tree}/usr/bin/bench-reader"), reader, 0o755)?;
+    make_directory(&format!("{tree}/usr/share/small"))?;
+    for number in 0..SMALL_FILES {
+        let directory = format!("{tree}/usr/share/small/part-{}", number / 200);
+        if number % 200 == 0 {
+            make_directory(&directory)?;
+        }
+        write(&format!("{directory}/file-{number}"), format!("{number}\n").repeat(200).as_bytes(), 0o644)?;
+    }
     // Charliecloud lays its own over these, and wants them to be there.
     for name in ["passwd", "group", "hosts", "resolv.conf"] {
         write(&format!("{tree}/etc/{name}"), b"", 0o644)?;

@@ -6,10 +6,12 @@
 
 mod image;
 mod measure;
+mod metadata;
 mod mountinfo;
 mod report;
 mod root_shell;
 mod sandbox;
+mod stress;
 mod variants;
 
 use anyhow::{Context as _, Result, bail};
@@ -38,10 +40,19 @@ fn run() -> Result<()> {
     let programs = options.programs.read()?;
     sandbox::enter()?;
     sandbox::furnish(&programs)?;
-    image::build(&programs.payload)?;
+    image::build(&programs.payload, &programs.reader)?;
+    if options.metadata {
+        image::mount_by_hand()?;
+    }
+    if options.stress {
+        return stress::run();
+    }
     let root = root_shell::RootShell::start()?;
     sandbox::become_the_user()?;
 
+    if options.metadata {
+        return metadata::run();
+    }
     let keeper = variants::Keeper::start()?;
     variants::compare_containers(&keeper)?;
     println!("floor and shifter give the program the same mounts, files in /etc and rights");
@@ -64,6 +75,7 @@ struct Paths {
     unsetup_root: Option<String>,
     floor: Option<String>,
     payload: Option<String>,
+    reader: Option<String>,
 }
 
 impl Paths {
@@ -82,6 +94,7 @@ impl Paths {
             unsetup_root: read(&self.unsetup_root, "--unsetup-root")?,
             floor: read(&self.floor, "--floor")?,
             payload: read(&self.payload, "--payload")?,
+            reader: read(&self.reader, "--reader")?,
         })
     }
 }
@@ -90,11 +103,19 @@ struct Options {
     programs: Paths,
     effort: (usize, Duration),
     check_only: bool,
+    metadata: bool,
+    stress: bool,
 }
 
 impl Options {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
-        let mut options = Self { programs: Paths::default(), effort: USUAL, check_only: false };
+        let mut options = Self {
+            programs: Paths::default(),
+            effort: USUAL,
+            check_only: false,
+            metadata: false,
+            stress: false,
+        };
         while let Some(word) = words.next() {
             let slot = match word.as_str() {
                 "--full" => {
@@ -105,13 +126,22 @@ impl Options {
                     options.check_only = true;
                     continue;
                 }
+                "--metadata" => {
+                    options.metadata = true;
+                    continue;
+                }
+                "--stress" => {
+                    options.stress = true;
+                    continue;
+                }
                 "--shifter" => &mut options.programs.shifter,
                 "--shifter-glibc" => &mut options.programs.shifter_glibc,
                 "--setup-root" => &mut options.programs.setup_root,
                 "--unsetup-root" => &mut options.programs.unsetup_root,
                 "--floor" => &mut options.programs.floor,
                 "--payload" => &mut options.programs.payload,
-                _ => bail!("unknown option {word}; the options are --check and --full"),
+                "--reader" => &mut options.programs.reader,
+                _ => bail!("unknown option {word}; the options are --check, --full, --metadata and --stress"),
             };
             *slot = Some(words.next().with_context(|| format!("{word} PATH is missing"))?);
         }

@@ -19,6 +19,7 @@ pub(crate) struct Programs {
     pub(crate) unsetup_root: Vec<u8>,
     pub(crate) floor: Vec<u8>,
     pub(crate) payload: Vec<u8>,
+    pub(crate) reader: Vec<u8>,
 }
 
 /// What the C library needs to find the peers' libraries as fast as it does on the host.
@@ -61,6 +62,7 @@ pub(crate) fn furnish(programs: &Programs) -> Result<()> {
     install("setupRoot", &programs.setup_root, 0o755)?;
     install("unsetupRoot", &programs.unsetup_root, 0o755)?;
     install("floor", &programs.floor, 0o4755)?;
+    install("reader", &programs.reader, 0o755)?;
     install("true-static", &programs.payload, 0o755)
 }
 

@@ -11,9 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The program in the image.
-const PAYLOAD: &str = "/bin/true-static";
+pub(crate) const PAYLOAD: &str = "/bin/true-static";
 /// A usual login's variables; every program gets these and no others.
-const ENVIRONMENT: [(&str, &str); 8] = [
+pub(crate) const ENVIRONMENT: [(&str, &str); 8] = [
     ("HOME", "/home/bench"),
     ("LANG", "C.UTF-8"),
     ("LOGNAME", "bench"),
@@ -91,17 +91,17 @@ impl Variant {
     }
 }
 
-fn command(argv: &[String]) -> Command {
+pub(crate) fn command(argv: &[String]) -> Command {
     let mut command = Command::new(&argv[0]);
     command.args(&argv[1..]).env_clear().envs(ENVIRONMENT);
     command
 }
 
-fn program(name: &str) -> String {
+pub(crate) fn program(name: &str) -> String {
     format!("{BASE}/bin/{name}")
 }
 
-fn of_image(id: &str) -> String {
+pub(crate) fn of_image(id: &str) -> String {
     format!("--image=id:{id}")
 }
 
@@ -139,7 +139,7 @@ impl Keeper {
 }
 
 /// The loop device that carries an image.
-fn device_of(id: &str) -> Result<Option<String>> {
+pub(crate) fn device_of(id: &str) -> Result<Option<String>> {
     for entry in fs::read_dir("/sys/block").context("list /sys/block")? {
         let entry = entry.context("list /sys/block")?;
         // A device that is not in use, or just being cleared, has no such file.

@@ -15,7 +15,8 @@ macro_rules! documents {
 fn document(name: &str) -> String {
     let all = documents!(
         "imagemanager.json.example" "imagemanager.local.json" "imagemanager.registries.json"
-        "imagemanager.remote.json" "postmount.sh" "premount.sh" "udiRoot.conf.cluster" "udiRoot.conf.example"
+        "imagemanager.remote.json" "postmount.sh" "premount.mpi.sh" "premount.sh" "udiRoot.conf.cluster"
+        "udiRoot.conf.example" "udiRoot.conf.mpi"
     );
     all.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no document {name}")).1.to_owned()
 }
@@ -32,6 +33,10 @@ fn at_home(machine: &Machine, text: &str) -> String {
         ("udiRootPath=/opt/shifter/udiRoot", format!("udiRootPath={prefix}")),
         ("/usr/libexec/shifter/opt/udiImage", format!("{prefix}/udiImage")),
         ("/scratch:/", "/home/scratch:/".to_owned()),
+        ("/var/opt/cray/alps:/", format!("{prefix}/alps:/")),
+        ("/var/opt/cray/dws:/", format!("{prefix}/dws:/")),
+        ("/etc/opt/cray/wlm_detect:/", format!("{prefix}/wlm_detect:/")),
+        ("/usr/lib/shifter/", format!("{prefix}/lib/")),
     ]
     .iter()
     .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
@@ -70,6 +75,40 @@ fn the_documented_cluster_configuration_starts_containers() {
     let out =
         machine.run("alice", &["sh", "-c", "id -un; ls /scratch; ls -d /home/alice"]).success().unwrap();
     assert_eq!(out, "alice\ndata\n/home/alice\n");
+    machine.finish();
+}
+
+#[test]
+fn the_documented_mpi_and_datawarp_configuration_shows_libraries_and_late_mounts() {
+    let machine = Machine::new(&shell_image(), "ENV: LD_LIBRARY_PATH=/usr/lib\n");
+    let prefix = machine.sandbox.prefix();
+    for (file, text) in [
+        ("alps/state", "alps\n"),
+        ("wlm_detect/active", "slurm\n"),
+        ("lib/opt/mpich-7.7/lib64/libmpi.so", "copied\n"),
+        ("lib/modules/mpich/lib64/libmpi.so", "mounted\n"),
+        ("dws/mounts/here", ""),
+    ] {
+        let path = prefix.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    fs::write("/etc/shifter/premount.mpi.sh", document("premount.mpi.sh")).unwrap();
+    fs::write("/etc/shifter/udiRoot.conf", at_home(&machine, &document("udiRoot.conf.mpi"))).unwrap();
+    let script = "cat /var/opt/cray/alps/state /etc/opt/cray/wlm_detect/active; echo $SHIFTER_MODULE_MPICH; \
+        echo $LD_LIBRARY_PATH; cat ${LD_LIBRARY_PATH%%:*}/libmpi.so";
+    let run =
+        |words: &[&str]| machine.run("alice", &[words, &["sh", "-c", script]].concat()).success().unwrap();
+    assert_eq!(run(&[]), "alps\nslurm\n1\n/opt/udiImage/modules/mpich/lib64:/usr/lib\ncopied\n");
+    assert_eq!(run(&["--module=mpichfs"]), "alps\nslurm\n\n/shifter/mpich/lib64:/usr/lib\nmounted\n");
+    let late = prefix.join("dws/mounts").display().to_string();
+    let mut running = machine.start("alice", "read x; cat /var/opt/cray/dws/mounts/job");
+    machine.sandbox.root().run(&["mount", "-t", "tmpfs", "dw", &late]).unwrap().success().unwrap();
+    fs::write(prefix.join("dws/mounts/job"), "data warp\n").unwrap();
+    std::io::Write::write_all(running.stdin.as_mut().unwrap(), b"\n").unwrap();
+    let out = running.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "data warp\n");
+    machine.sandbox.root().run(&["umount", &late]).unwrap().success().unwrap();
     machine.finish();
 }
 

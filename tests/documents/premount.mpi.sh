@@ -1,0 +1,3 @@
+mkdir -p var/opt/cray
+mkdir -p etc/opt/cray
+mkdir shifter

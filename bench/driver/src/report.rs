@@ -77,6 +77,8 @@ fn figures(median: Figure<'_>, p10: Figure<'_>, rounds: usize) -> String {
         ("prepared_over_exec_ms", above("prepared", "exec")),
         ("prepared_over_exec_p10_ms", lucky("prepared")),
         ("setuproot_ms", above("setuproot", "root_exec")),
+        ("setuproot_module_ms", above("setuproot_module", "root_exec")),
+        ("module_over_exec_ms", above("module", "exec")),
         ("exec_ms", ms("exec")),
         ("floor_ms", ms("floor")),
         ("private_ms", ms("private")),

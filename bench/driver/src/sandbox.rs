@@ -22,6 +22,9 @@ pub(crate) struct Programs {
     pub(crate) reader: Vec<u8>,
 }
 
+/// Files of the module, 1 MiB each.
+const MODULE_FILES: usize = 50;
+
 /// What the C library needs to find the peers' libraries as fast as it does on the host.
 const LINKER_FILES: [&str; 3] = ["/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.preload"];
 /// System accounts before the user's, and groups; about as many as a compute node has.
@@ -55,6 +58,10 @@ pub(crate) fn furnish(programs: &Programs) -> Result<()> {
         write(path, &content, 0o644)?;
     }
     write_etc()?;
+    make_directory(&format!("{BASE}/big"))?;
+    for number in 0..MODULE_FILES {
+        write(&format!("{BASE}/big/lib-{number}.so"), &vec![number as u8; 1 << 20], 0o644)?;
+    }
     install("shifter", &programs.shifter, 0o4755)?;
     if let Some(glibc) = &programs.shifter_glibc {
         install("shifter-glibc", glibc, 0o4755)?;
@@ -81,7 +88,8 @@ fn write_etc() -> Result<()> {
     let conf = format!(
         "udiMount={BASE}/udi\nloopMount={BASE}/loop\nimagePath={BASE}/images\nudiRootPath={BASE}\n\
          siteFs=/home:/home\nsiteEnv=SHIFTER_RUNTIME=1\nsiteEnvAppend=PATH=/opt/udiImage/bin\n\
-         populateEtcDynamically=1\nallowLibcPwdCalls=1\ndefaultImageType=docker\n"
+         populateEtcDynamically=1\nallowLibcPwdCalls=1\ndefaultImageType=docker\n\
+         module_big_copyPath={BASE}/big\n"
     );
     make_directory("/etc/shifter")?;
     for (name, content) in [

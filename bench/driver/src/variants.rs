@@ -260,6 +260,8 @@ pub(crate) fn usable(
         OTHER_GROUP.1
     );
     let (take_down, nothing) = (program("unsetupRoot"), "true".to_owned());
+    let private = [&shifter, &of_image(SHARED), "--module=big", PAYLOAD];
+    variants.push(Variant::new("module", "shifter, further, with a 50 MB module", &private));
     let joined = Variant::new(
         "prepared",
         "shifter, into a prepared container",
@@ -280,6 +282,14 @@ pub(crate) fn usable(
         Variant {
             around: Some((root.clone(), nothing, take_down)),
             ..by_root("setuproot", "setupRoot by root's shell", &set_up.split(' ').collect::<Vec<_>>())
+        },
+        Variant {
+            around: Some((root.clone(), "true".to_owned(), program("unsetupRoot"))),
+            ..by_root(
+                "setuproot_module",
+                "the same, with a 50 MB module",
+                &[&set_up.split(' ').collect::<Vec<_>>()[..], &["-m", "big"]].concat(),
+            )
         },
     ]);
     let mut absent = Vec::new();

@@ -101,7 +101,9 @@ fn users_volume_maps_never_lead_where_they_are_forbidden() {
     let rules = UserRules::default();
     check!().for_each(|bytes: &[u8]| {
         let text = text(bytes);
+        let closed = volume::USER_FORBIDDEN[bytes.len() % volume::USER_FORBIDDEN.len()];
         for text in [
+            format!("/a:/{closed}//{}", spelled(bytes)),
             spelled(bytes),
             format!("/a:{}", spelled(bytes)),
             text.clone(),

@@ -20,18 +20,17 @@ impl Build<'_> {
         let caller = self.locked.caller();
         let root = self.root()?;
         let as_caller = |path| with_access(Access::AsCaller(caller), || dir::find(root, path, Links::InTree));
-        let find = || {
-            as_caller(&map.from).map_err(|error| {
+        let unusable = |error| {
             refuse(format!(
-                "FAILED to find real path for volume \"from\": {error}; of the host only siteFs{} and /tmp are there",
+                "FAILED to find real path for volume \"from\": {error}; of the host only siteFs{} and /tmp are \
+                 there, and FUSE mounts of your own only with the option allow_other",
                 self.shown_of_host()
             ))
-        })
         };
         // What stands before the target of a cache is only a placeholder.
-        let source = if map.cache.is_none() { Some(find()?) } else { None };
+        let source = if map.cache.is_none() { Some(as_caller(&map.from).map_err(unusable)?) } else { None };
         let directory = match &source {
-            Some(source) => dir::file_type(source, &map.from)?.is_dir(),
+            Some(source) => dir::file_type(source, &map.from).map_err(unusable)?.is_dir(),
             None => true,
         };
         let place = match as_caller(&map.to) {

@@ -1,0 +1,119 @@
+//! Attacks on the process while it is root, on what jobs share, and by file systems that users serve themselves.
+//! Numbers such as ST08 are the field's list of attacks that this project's tests try.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Machine, shell_image};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::time::{Duration, Instant};
+
+/// ST08: a hook keeps the start in its privileged part for a second; its user can neither stop, kill, trace nor read it,
+/// and others start the same image meanwhile.
+#[test]
+fn a_start_can_be_held_up_by_nobody_while_it_is_root_and_holds_up_nobody() {
+    let mut machine = Machine::new(&shell_image(), "");
+    let hook = machine.sandbox.new_directory("hook").unwrap().join("pre.sh");
+    let flag = hook.with_file_name("here");
+    fs::write(&hook, format!("[ -e {0} ] && exit 0; : > {0}; sleep 1\n", flag.display())).unwrap();
+    machine.sandbox.write_udiroot(&[("sitePreMountHook", &hook.display().to_string())]).unwrap();
+    let mut held = machine.as_user("alice").spawn(&machine.words(&["echo", "started"])).unwrap();
+    let begin = Instant::now();
+    while !flag.exists() {
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let pid = held.id();
+    for (attack, expected) in [
+        (format!("kill -STOP {pid}"), "not permitted"),
+        (format!("kill -KILL {pid}"), "not permitted"),
+        (format!("cat /proc/{pid}/mem"), "denied"),
+        (format!("ls /proc/{pid}/fd/"), "denied"),
+        (format!("readlink /proc/{pid}/root"), ""),
+        (format!("echo x > /proc/{pid}/oom_score_adj"), "denied"),
+        (format!("strace -p {pid}"), "not permitted"),
+    ] {
+        let out = machine.as_user("alice").run(&["bash", "-c", &attack]).unwrap();
+        let said = out.err().to_lowercase();
+        assert!(!out.status.success() && said.contains(expected), "{attack}: {}", out.describe());
+    }
+    let other = Instant::now();
+    assert_eq!(machine.run("bob", &["echo", "other"]).success().unwrap(), "other\n");
+    assert!(held.try_wait().unwrap().is_none(), "the first was still held");
+    assert!(other.elapsed() < Duration::from_millis(900), "{:?}", other.elapsed());
+    let out = held.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "started\n");
+    machine.finish();
+}
+
+/// ST33: the image's name is given to a file of somebody else's while containers start: a start that does not see the
+/// trusted one is refused.
+#[test]
+fn an_image_exchanged_between_check_and_mount_is_the_one_that_was_checked() {
+    let machine = Machine::new(&shell_image(), "");
+    let image = machine.sandbox.image_file(&machine.id, "squashfs");
+    let foreign = image.with_extension("foreign");
+    fs::copy(&image, &foreign).unwrap();
+    chown(&foreign, Some(4202), None).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                renameat_with(CWD, &image, CWD, &foreign, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        let (mut good, mut refused) = (0, 0);
+        let begin = Instant::now();
+        while (good == 0 || refused == 0 || good + refused < 100) && begin.elapsed() < Duration::from_secs(20)
+        {
+            let out = machine.run("alice", &["true"]);
+            if out.status.success() {
+                good += 1;
+            } else {
+                assert!(out.err().contains("does not belong to root"), "{}", out.describe());
+                refused += 1;
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(good > 0 && refused > 0, "{good} started, {refused} refused: nothing was raced");
+    });
+    machine.finish();
+}
+
+/// ST23: a FUSE file system of the user's answers nobody else, so it cannot be shown elsewhere; the start says so and
+/// does not wait for it.
+#[test]
+fn a_volume_from_a_users_own_fuse_mount_is_refused_at_once() {
+    let machine = Machine::new(&shell_image(), "");
+    machine.sandbox.write_udiroot(&[("siteFs", "/home:/home:rec")]).unwrap();
+    let root = |words: &[&str]| machine.sandbox.root().run(words).unwrap().success().unwrap();
+    // The node may be root's alone where no udev runs.
+    root(&[
+        "sh",
+        "-c",
+        "touch /run/fuse && mknod -m 666 /run/fuse.node c 10 229 && mount --bind /run/fuse.node /dev/fuse",
+    ]);
+    fs::create_dir("/home/alice/served").unwrap();
+    chown("/home/alice/served", Some(4201), Some(4201)).unwrap();
+    let image = machine.sandbox.prefix().join("served.squashfs");
+    let image = image.display().to_string();
+    root(&["mksquashfs", "/etc/shifter", &image, "-quiet", "-no-progress"]);
+    fs::set_permissions(&image, fs::Permissions::from_mode(0o644)).unwrap();
+    let alice = |words: &[&str]| machine.as_user("alice").run(words).unwrap();
+    alice(&["squashfuse_ll", &image, "/home/alice/served"]).success().unwrap();
+    assert!(alice(&["ls", "/home/alice/served"]).success().unwrap().contains("udiRoot.conf"));
+    let begin = Instant::now();
+    let out = machine.run("alice", &["-V", "/home/alice/served:/mnt", "ls", "/mnt"]);
+    let said = out.failure(1).unwrap();
+    assert!(
+        said.contains("FAILED to find real path for volume \"from\"") && said.lines().count() == 1,
+        "{said}"
+    );
+    assert!(said.contains("allow_other"), "{said}");
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    alice(&["fusermount3", "-u", "/home/alice/served"]).success().unwrap();
+    root(&["sh", "-c", "umount /dev/fuse; rm /run/fuse /run/fuse.node"]);
+    machine.finish();
+}

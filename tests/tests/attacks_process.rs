@@ -117,3 +117,23 @@ fn a_volume_from_a_users_own_fuse_mount_is_refused_at_once() {
     root(&["sh", "-c", "umount /dev/fuse; rm /run/fuse /run/fuse.node"]);
     machine.finish();
 }
+
+/// ST07: what is mounted below a recursive site mount comes along, its setuid programs and devices do not work.
+#[test]
+fn setuid_programs_and_devices_below_a_recursive_site_mount_are_inert() {
+    let machine = Machine::new(&shell_image(), "");
+    machine.sandbox.write_udiroot(&[("siteFs", "/home:/home:rec")]).unwrap();
+    let root = |script: &str| machine.sandbox.root().run(&["sh", "-ec", script]).unwrap().success().unwrap();
+    root(
+        "mkdir /home/nested; mount -t tmpfs -o mode=0755 nested /home/nested; cp /bin/busybox /home/nested/; \
+         chmod 6755 /home/nested/busybox; mknod -m 666 /home/nested/zero c 1 5",
+    );
+    let script = "/home/nested/busybox id -u; /home/nested/busybox id -g; cat /home/nested/zero; \
+                  grep ' /home/nested ' /proc/self/mountinfo | cut -d' ' -f6";
+    let out = machine.run("alice", &["sh", "-c", script]);
+    let flags = out.out();
+    assert!(flags.starts_with("4201\n4201\n"), "{}", out.describe());
+    assert!(flags.contains("nosuid,nodev") && out.err().contains("Permission denied"), "{}", out.describe());
+    root("umount /home/nested");
+    machine.finish();
+}

@@ -130,6 +130,16 @@ fn sites_narrow_and_widen_where_users_may_mount() {
 }
 
 #[test]
+fn no_volume_reaches_the_host_through_a_mount_the_site_shares_with_it() {
+    let machine = machine();
+    machine.sandbox.write_udiroot(&[("siteFs", "/home:/home:shared")]).unwrap();
+    let said = machine.run("alice", &["-V/data:/home/alice/own", "true"]).failure(1).unwrap();
+    assert!(said.contains("the site shares with the host"), "{said}");
+    // The leak check would find the mount.
+    machine.finish();
+}
+
+#[test]
 fn a_hundred_volumes_are_mounted() {
     let machine = machine();
     let map: Vec<String> = (0..100).map(|number| format!("/data:/many/v-{number}:ro")).collect();

@@ -60,15 +60,18 @@ pub struct UserRules {
 impl UserRules {
     /// Whether a user may mount on `target`, an absolute path without `..`.
     pub fn allow_target(&self, target: &str) -> bool {
-        let below = |tree: &&str| {
-            let rest = target.strip_prefix(tree.trim_end_matches('/'));
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
+        let below = |tree: &&str| is_below(target, tree);
         let deny = USER_FORBIDDEN.into_iter().chain(self.deny.iter().map(String::as_str)).find(below);
         target == "/var/tmp"
             || self.allow.iter().map(String::as_str).any(|tree| below(&tree))
             || (deny.is_none() && !matches!(target, "/" | "/opt"))
     }
+}
+
+/// Whether `path` is `tree` or lies below it, by component.
+pub fn is_below(path: &str, tree: &str) -> bool {
+    let rest = path.strip_prefix(tree.trim_end_matches('/'));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Why a map is refused; `entry` is the text of the entry.

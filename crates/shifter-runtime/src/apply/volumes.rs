@@ -5,7 +5,7 @@
 
 use super::{Build, ENOENT};
 use crate::error::{Error, Result};
-use shifter_core::volume::VolumeMap;
+use shifter_core::volume::{Propagation, VolumeMap, is_below};
 use shifter_sys::credentials::{Access, with_access};
 use shifter_sys::descriptors::path_of_open;
 use shifter_sys::directory::{self as dir, Links};
@@ -41,6 +41,14 @@ impl Build<'_> {
         let (path, found) = (self.path_in_root(&place)?, dir::status(&place, &map.to)?);
         if !self.config.shifter.volumes.allow_target(&path) {
             return Err(refuse(format!("Invalid destination: it leads to {path}, which Shifter fills")));
+        }
+        let conf = &self.config.udiroot;
+        let site = conf.site_fs.iter().chain(conf.modules.iter().flat_map(|module| &module.site_fs));
+        let shared = |map: &&VolumeMap| map.propagation == Some(Propagation::Shared);
+        if site.filter(shared).any(|map| is_below(&path, &map.to)) {
+            let rule =
+                "the site shares with the host what is mounted there: nothing of a container's own may be";
+            return Err(refuse(format!("Invalid destination {path}: {rule}")));
         }
         let ours = |handle: &OwnedFd| dir::status(handle, "/").is_ok_and(|of| of.st_dev == found.st_dev);
         let image = self.image_root.as_ref().is_some_and(ours);

@@ -55,21 +55,15 @@ pub fn open_or_make_directory(path: &str, mode: u32) -> Result<OwnedFd> {
 /// Walks to `path`, checking modes; returns the owners other than root that were met on the way.
 fn walk(path: &str, kind: Kind) -> Result<(OwnedFd, Vec<u32>)> {
     let mut owners = Vec::new();
-    let root = || {
-        fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).during("open", "/")
-    };
-    let mut ancestors = vec![root()?];
+    let mut ancestors: Vec<OwnedFd> = Vec::new(); // without the root
     let mut pending: Vec<String> = components(path);
     let mut links = 0;
     while let Some(name) = pending.pop() {
         if name == ".." {
-            ancestors.truncate(1.max(ancestors.len() - 1));
+            ancestors.pop();
             continue;
         }
-        let Some(parent) = ancestors.last() else { break };
-        let handle =
-            fs::openat(parent, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-                .during("open", path)?;
+        let handle = open_next(&ancestors, &name, OFlags::PATH).during("open", path)?;
         let found = fs::fstat(&handle).during("examine", path)?;
         let file_type = FileType::from_raw_mode(found.st_mode);
         if kind == Kind::Anything && pending.is_empty() && file_type != FileType::Symlink {
@@ -87,7 +81,7 @@ fn walk(path: &str, kind: Kind) -> Result<(OwnedFd, Vec<u32>)> {
                     .to_str()
                     .map_err(|_| Error::refused("open", path, "a link on its way is not UTF-8"))?;
                 if target.starts_with('/') {
-                    ancestors = vec![root()?];
+                    ancestors.clear();
                 }
                 pending.extend(components(target));
             }
@@ -97,14 +91,24 @@ fn walk(path: &str, kind: Kind) -> Result<(OwnedFd, Vec<u32>)> {
             }
             FileType::RegularFile if kind == Kind::File && pending.is_empty() => {
                 check_mode(path, &found)?;
-                return Ok((reopen(parent, &name, path, &found)?, owners));
+                return Ok((reopen(&ancestors, &name, path, &found)?, owners));
             }
             _ => return Err(Error::refused("open", path, wrong_kind(kind))),
         }
     }
-    match ancestors.pop() {
-        Some(directory) if kind == Kind::Directory => Ok((directory, owners)),
-        _ => Err(Error::refused("open", path, wrong_kind(kind))),
+    if kind != Kind::Directory {
+        return Err(Error::refused("open", path, wrong_kind(kind)));
+    }
+    let root = || open_next(&[], "", OFlags::PATH | OFlags::DIRECTORY).during("open", path);
+    Ok((ancestors.pop().map_or_else(root, Ok)?, owners))
+}
+
+/// Opens `name` in the last of `ancestors`, or in the root where there is none; a link itself, if it is one.
+fn open_next(ancestors: &[OwnedFd], name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match ancestors.last() {
+        Some(parent) => fs::openat(parent, name, flags, Mode::empty()),
+        None => fs::open(format!("/{name}"), flags, Mode::empty()),
     }
 }
 
@@ -153,9 +157,8 @@ pub(crate) fn check_roots_alone(name: &str, found: &Stat) -> Result<()> {
 }
 
 /// The file behind an `O_PATH` look, opened for reading and seen to be the same.
-fn reopen(parent: &OwnedFd, name: &str, path: &str, looked_at: &Stat) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = fs::openat(parent, name, flags, Mode::empty()).during("open", path)?;
+fn reopen(ancestors: &[OwnedFd], name: &str, path: &str, looked_at: &Stat) -> Result<OwnedFd> {
+    let file = open_next(ancestors, name, OFlags::RDONLY | OFlags::NONBLOCK).during("open", path)?;
     let found = fs::fstat(&file).during("examine", path)?;
     if (found.st_dev, found.st_ino) != (looked_at.st_dev, looked_at.st_ino) {
         return Err(Error::refused("open", path, "it was replaced just now"));

@@ -2,6 +2,7 @@
 //!
 //! This file is the program's story, phase by phase, and its exit codes; each phase lives in
 //! `shifter-runtime`. The phases cannot be reordered: each takes what only the one before it can make.
+#![cfg_attr(not(test), no_main)]
 
 mod messages;
 mod options;
@@ -22,23 +23,23 @@ use shifter_sys::credentials::{Unprivileged, irrevocably_drop_privileges};
 use shifter_sys::directory::read_as_user;
 use shifter_sys::exec::{enter_directory, exec};
 use shifter_sys::lockdown::{LockedDown, lock_down};
-use std::process::ExitCode;
 use std::time::Instant;
 
+/// Help, and what `--dry-run` shows.
+const SUCCEEDED: u8 = 0;
 /// A handled error.
 const FAILED: u8 = 1;
 /// The program could not be started, as shells report it.
 const NOT_STARTED: u8 = 127;
 
-fn main() -> ExitCode {
-    let words: Vec<Vec<u8>> = std::env::args_os().map(std::os::unix::ffi::OsStringExt::into_vec).collect();
-    match run(words) {
-        Ok(code) => code,
-        Err(failure) => {
-            messages::error(&failure);
-            ExitCode::from(FAILED)
-        }
-    }
+#[cfg(not(test))]
+shifter_sys::program!(start);
+
+fn start(words: Vec<Vec<u8>>) -> u8 {
+    run(words).unwrap_or_else(|failure| {
+        messages::error(&failure);
+        FAILED
+    })
 }
 
 /// Largest `--env-file`, in bytes.
@@ -46,17 +47,17 @@ const LARGEST_ENVIRONMENT_FILE: u64 = 1 << 20;
 
 type Failure = Box<dyn std::error::Error>;
 
-fn run(words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
+fn run(words: Vec<Vec<u8>>) -> Result<u8, Failure> {
     let start = Instant::now();
     let options = match options::parse(words) {
         Ok(Outcome::Run(options)) => options,
         Ok(Outcome::Help) => {
             messages::print(options::HELP);
-            return Ok(ExitCode::SUCCESS);
+            return Ok(SUCCEEDED);
         }
         Err(fault) => {
             messages::usage_error(&fault, options::USAGE);
-            return Ok(ExitCode::from(FAILED));
+            return Ok(FAILED);
         }
     };
     let verbose = messages::Verbose::new(options.verbose, start);
@@ -82,7 +83,7 @@ fn run(words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
             let lines = environment.entries().iter().map(|entry| format!("{}\n", entry.escape_ascii()));
             messages::print(&format!("{plan}\n{}", lines.collect::<String>()));
             verbose.flush();
-            return Ok(ExitCode::SUCCESS);
+            return Ok(SUCCEEDED);
         }
     };
     let user = container.drop_privileges_forever(locked.caller())?;
@@ -109,7 +110,7 @@ fn run(words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
     let search = environment.get(b"PATH").unwrap_or(DEFAULT_PATH.as_bytes());
     let error = exec(&user, argv, environment.entries(), search);
     messages::error(&format!("{}: {}", String::from_utf8_lossy(&argv[0]).escape_debug(), error));
-    Ok(ExitCode::from(NOT_STARTED))
+    Ok(NOT_STARTED)
 }
 
 /// What will run in a container.

@@ -17,10 +17,17 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 mod cache;
+#[cfg(feature = "setup")]
+mod in_place;
 mod volumes;
+
+#[cfg(feature = "setup")]
+pub use in_place::{InPlace, assemble_in_place};
 
 /// Most entries of a directory of the image that are mounted one by one; real images have a few dozen.
 const MOST_ENTRIES: usize = 4096;
+/// See [`Build::is_ours`].
+const FOREIGN: &str = "its parent belongs to another mount, in which nothing is made";
 const ENOENT: i32 = 2;
 const EEXIST: i32 = 17;
 
@@ -41,14 +48,21 @@ impl Container {
 }
 
 /// What is known while the steps are done.
+#[derive(Debug)]
 struct Build<'a> {
     config: &'a TrustedConfig,
     locked: &'a LockedDown,
     image: &'a Image,
     /// Copies that go on sharing with the host, by target.
     shared: Vec<(String, OwnedFd)>,
+    /// Where the image is attached instead of the planned place, for a container that stands in sight of others.
+    image_at: Option<&'a str>,
     image_root: Option<OwnedFd>,
     root: Option<OwnedFd>,
+    /// What the last hook printed.
+    said: String,
+    /// Sizes of the caches made so far, bytes.
+    cached: u64,
     /// The directory in which the last step made something, for the next one.
     last: Option<(String, OwnedFd)>,
 }
@@ -68,51 +82,40 @@ pub fn apply(
     for place in [&config.udiroot.udi_mount, &config.udiroot.loop_mount] {
         namespace::unmount_all(place)?;
     }
-    let mut build = Build { config, locked, image, shared, image_root: None, root: None, last: None };
-    build.perform_all(plan, told)?;
+    let mut build = Build::new(config, locked, image, shared);
+    build.perform_all(&plan.steps, told)?;
     let start = Instant::now();
     mount::pivot_into(build.root()?)?;
     told(&"enter      /", start.elapsed());
     Ok(Container(()))
 }
 
-/// Does every step in the namespace this process is in, and leaves the result where the configuration says: for
-/// programs that root runs. Later mounts on it are seen in every namespace made from this one. On failure, what was
-/// mounted stays, for `unsetupRoot`.
-#[cfg(feature = "setup")]
-pub fn assemble_in_place(
-    plan: &MountPlan,
-    config: &TrustedConfig,
-    image: &Image,
-    locked: &LockedDown,
-    told: &mut dyn FnMut(&dyn std::fmt::Display, std::time::Duration),
-) -> Result<()> {
-    let shared = plan.steps.iter().filter_map(shared_copy).collect::<Result<_>>()?;
-    let mut build = Build { config, locked, image, shared, image_root: None, root: None, last: None };
-    build.perform_all(plan, told)?;
-    let (none, shared) = (mount::Flags::empty(), mount::Propagation::Shared);
-    Ok(mount::set_attributes_at(build.root()?, "", mount::Depth::One, none, shared)?)
-}
-
-/// Makes what [`assemble_in_place`] left this process's root, in a namespace of its own.
-#[cfg(feature = "setup")]
-pub fn enter_in_place(config: &TrustedConfig) -> Result<()> {
-    mount::enter_new_namespace()?;
-    mount::cut_off()?;
-    let root = trusted::open(&config.udiroot.udi_mount, trusted::Kind::Directory)?;
-    Ok(mount::pivot_into(&root)?)
+impl<'a> Build<'a> {
+    fn new(
+        config: &'a TrustedConfig,
+        locked: &'a LockedDown,
+        image: &'a Image,
+        shared: Vec<(String, OwnedFd)>,
+    ) -> Self {
+        let said = String::new();
+        let (image_at, image_root, root, last) = (None, None, None, None);
+        Self { config, locked, image, shared, image_at, image_root, root, said, cached: 0, last }
+    }
 }
 
 impl Build<'_> {
     fn perform_all(
         &mut self,
-        plan: &MountPlan,
+        steps: &[Step],
         told: &mut dyn FnMut(&dyn std::fmt::Display, std::time::Duration),
     ) -> Result<()> {
-        for step in &plan.steps {
+        for step in steps {
             let start = Instant::now();
             self.perform(step)?;
             told(step, start.elapsed());
+            for line in std::mem::take(&mut self.said).lines() {
+                told(&format_args!("said       {line}"), std::time::Duration::ZERO);
+            }
         }
         Ok(())
     }
@@ -122,11 +125,16 @@ impl Build<'_> {
             self.last = None; // a mount may cover it
         }
         match step {
-            Step::MountImage { at } => self.mount_image(at)?,
+            Step::MountImage { at } => self.mount_image(self.image_at.unwrap_or(at))?,
             Step::NewRoot { kind, at } => {
                 let options = [("source", "shifter"), ("mode", "0755")];
                 let options = if kind == "tmpfs" { &options[..] } else { &options[..1] }; // ramfs has no such option
-                self.root = Some(attach_on_host(mount::new_file_system(kind, options, mount::SAFE)?, at)?);
+                let new = mount::new_file_system(kind, options, mount::SAFE)?;
+                #[cfg(feature = "setup")]
+                if self.image_at.is_some() {
+                    dir::let_only_one_in(&new, self.locked.caller().uid(), at)?;
+                }
+                self.root = Some(attach_on_host(new, at)?);
             }
             Step::Directory { path, mode } => {
                 let (parent, name) = self.parent_of(path)?;
@@ -134,8 +142,11 @@ impl Build<'_> {
             }
             Step::Hook { script, failure } => {
                 drop(trusted::open(script, trusted::Kind::File)?);
-                if child::run_hook(script, self.root()?)? != Some(0) {
-                    return Err(Error::Hook { script: script.clone(), failure: failure.clone() });
+                let output = child::run_hook(script, self.root()?)?;
+                self.said = output.text;
+                if output.code != Some(0) {
+                    let (script, failure) = (script.clone(), failure.clone());
+                    return Err(Error::Hook { script, failure, said: self.said.trim().to_owned() });
                 }
             }
             Step::Bind(bind) => self.bind(bind)?,
@@ -153,7 +164,7 @@ impl Build<'_> {
             }
             Step::Volume(map, propagation) => self.mount_volume(map, *propagation)?,
             Step::VarFile { name, content } => {
-                dir::write_new(&self.find("/var")?, name, content.as_bytes())?;
+                dir::write_new(self.place("/var")?, name, content.as_bytes())?;
             }
             Step::SealRoot => {
                 let (flags, private) = (mount::SAFE_READ_ONLY, mount::Propagation::Private);
@@ -173,12 +184,20 @@ impl Build<'_> {
         Ok(dir::find(self.root()?, path, Links::Refuse)?)
     }
 
-    /// A directory of the root, looked up once for steps that follow one another in it.
+    /// Whether it lies in the root itself, not in something of the host's or the image's that is mounted there.
+    fn is_ours(&self, place: &OwnedFd) -> Result<bool> {
+        Ok(dir::status(place, "/")?.st_dev == dir::status(self.root()?, "/")?.st_dev)
+    }
+
+    /// A directory of the root itself, looked up once for steps that follow one another in it.
     fn place(&mut self, path: &str) -> Result<&OwnedFd> {
         let place = match self.last.take().filter(|(known, _)| known == path) {
             Some(known) => known,
             None => (path.to_owned(), self.find(path)?),
         };
+        if !self.is_ours(&place.1)? {
+            return Err(Error::Target { path: format!("{path}/"), rule: FOREIGN });
+        }
         Ok(&self.last.insert(place).1)
     }
 
@@ -233,10 +252,15 @@ impl Build<'_> {
     fn copy(&self, from: &str, to: &str, writable: bool) -> Result<()> {
         let source = trusted::open(from, trusted::Kind::Directory)?;
         let place = self.target(to, true)?;
-        let Some(copy) = node_copy::of(&source, from)? else {
-            return Ok(dir::copy_tree(&source, &place, node_copy::MOST_DEPTH)?);
-        };
         let within = to == UDI_IMAGE; // modules have their places in it
+        let Some(copy) = node_copy::of(&source, from)? else {
+            let own = [("source", "shifter"), ("mode", "0755")];
+            let own = mount::new_file_system("tmpfs", &own, mount::SAFE)?;
+            for tree in [&source, &place].into_iter().take(1 + usize::from(within)) {
+                dir::copy_tree(tree, &own, node_copy::MOST_DEPTH)?;
+            }
+            return Ok(mount::attach(&own, &place, to)?);
+        };
         let shown = if writable || within {
             let changes = if writable { Some(changes_over(&place, to)?) } else { None };
             let layers = [&place, &copy];
@@ -264,7 +288,6 @@ impl Build<'_> {
     /// Makes what is missing of a place, but only in the root itself: never in something of the host's or the
     /// image's that is mounted there already.
     fn make_target(&self, path: &str, directory: bool) -> Result<OwnedFd> {
-        let ours = dir::status(self.root()?, "/")?.st_dev;
         let mut place = self.find("/")?;
         let mut so_far = String::new();
         let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
@@ -272,9 +295,8 @@ impl Build<'_> {
             so_far = format!("{so_far}/{name}");
             place = match dir::find_if_present(self.root()?, &so_far, Links::Refuse)? {
                 Some(found) => found,
-                None if dir::status(&place, &so_far)?.st_dev != ours => {
-                    let rule = "its parent belongs to another mount, in which nothing is made";
-                    return Err(Error::Target { path: path.to_owned(), rule });
+                None if !self.is_ours(&place)? => {
+                    return Err(Error::Target { path: path.to_owned(), rule: FOREIGN });
                 }
                 None => {
                     if directory || index + 1 < names.len() {
@@ -317,6 +339,9 @@ impl Build<'_> {
     fn merge(&self, tree: &str) -> Result<()> {
         let Some(from) = self.image_directory(tree)? else { return Ok(()) };
         let to = self.find(tree)?;
+        if !self.is_ours(&to)? {
+            return Ok(()); // what the site mounted there wins
+        }
         let entries = with_access(self.access(), || dir::entries(&from, tree, MOST_ENTRIES))?;
         for entry in entries {
             let name = entry.name.as_c_str();

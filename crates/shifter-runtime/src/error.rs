@@ -87,6 +87,8 @@ pub enum Error {
         script: String,
         /// The original's words for it.
         failure: String,
+        /// What it printed.
+        said: String,
     },
     /// What the user wants mounted cannot be.
     Volume {
@@ -182,7 +184,10 @@ impl fmt::Display for Error {
             Error::Volume { map, rule } => {
                 write!(f, "FAILED to setup user-requested mounts. Volume {}: {rule}", map.escape_debug())
             }
-            Error::Hook { script, failure } => write!(f, "{failure} {script} must end with status 0"),
+            Error::Hook { script, failure, said } => {
+                write!(f, "{failure} {script} must end with status 0")?;
+                if said.is_empty() { Ok(()) } else { write!(f, "; it said: {said}") }
+            }
             Error::NoAccount { uid } => write!(
                 f,
                 "Failed to lookup username: no account of uid {uid} in etcPath/passwd, /etc/passwd or getent passwd"

@@ -23,21 +23,21 @@ pub(crate) fn of(source: &OwnedFd, path: &str) -> Result<Option<OwnedFd>> {
     let mut state = DefaultHasher::new();
     path.hash(&mut state);
     fingerprint(source, &mut state, MOST_DEPTH)?;
-    let name = format!("{:016x}", state.finish());
-    let Ok(copies) = trusted::open_or_make_directory(RUN_DIRECTORY, 0o700)
-        .and_then(|_| trusted::open_or_make_directory(&format!("{RUN_DIRECTORY}/copies"), 0o700))
-    else {
-        return Ok(None);
-    };
-    let found = dir::find_if_present(&copies, &name, dir::Links::Refuse)?;
+    Ok(found_or_made(source, &format!("{:016x}", state.finish())).ok().flatten())
+}
+
+fn found_or_made(source: &OwnedFd, name: &str) -> Result<Option<OwnedFd>> {
+    trusted::open_or_make_directory(RUN_DIRECTORY, 0o700)?;
+    let copies = trusted::open_or_make_directory(&format!("{RUN_DIRECTORY}/copies"), 0o700)?;
+    let found = dir::find_if_present(&copies, name, dir::Links::Refuse)?;
     if found.is_some() {
         return Ok(found);
     }
     let lock = dir::open_lock(&copies, "lock")?;
-    if !dir::wait_for(&lock) || dir::entries(&copies, "copies", usize::MAX)?.len() > MOST_COPIES {
+    if !dir::wait_for_recent(&lock) || dir::entries(&copies, "copies", usize::MAX)?.len() > MOST_COPIES {
         return Ok(None);
     }
-    if let Some(found) = dir::find_if_present(&copies, &name, dir::Links::Refuse)? {
+    if let Some(found) = dir::find_if_present(&copies, name, dir::Links::Refuse)? {
         return Ok(Some(found));
     }
     // Whoever held the lock before and was killed left this behind; nobody shows it.
@@ -45,11 +45,12 @@ pub(crate) fn of(source: &OwnedFd, path: &str) -> Result<Option<OwnedFd>> {
     dir::remove_tree(&copies, partial, MOST_DEPTH)?;
     dir::make(&copies, partial, 0o755)?;
     let target = dir::find_directory(&copies, partial)?;
-    if dir::copy_tree(source, &target, MOST_DEPTH).is_err() {
+    let copied = dir::copy_tree(source, &target, MOST_DEPTH);
+    if copied.is_err() {
         dir::remove_tree(&copies, partial, MOST_DEPTH)?;
-        return Ok(None); // the container's own copy fails the same way, or has more room
     }
-    dir::rename(&copies, partial, &name)?;
+    copied?;
+    dir::rename(&copies, partial, name)?;
     Ok(Some(target))
 }
 
@@ -60,7 +61,8 @@ fn fingerprint(directory: &OwnedFd, state: &mut DefaultHasher, depth: usize) -> 
     for entry in entries {
         let found = dir::status_of(directory, &entry.name)?;
         entry.name.hash(state);
-        (found.st_dev, found.st_ino, found.st_mode, found.st_uid, found.st_size).hash(state);
+        // Not the device: a network file system has another after each mount.
+        (found.st_ino, found.st_mode, found.st_uid, found.st_size).hash(state);
         (found.st_mtime, found.st_mtime_nsec, found.st_ctime, found.st_ctime_nsec).hash(state);
         if entry.file_type == FileType::Directory && depth > 0 {
             fingerprint(&dir::find_directory(directory, &entry.name)?, state, depth - 1)?;

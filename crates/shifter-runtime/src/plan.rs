@@ -202,9 +202,10 @@ impl MountPlan {
         // The overlay covers what the site mounted below /etc: the hooks had to see it there before.
         let below_etc = conf.site_fs.iter().chain(of_modules).filter(|map| map.to.starts_with("/etc/"));
         steps.extend(below_etc.map(|map| site_mount(map, usual)));
-        steps.extend(wanted.volumes.iter().map(|map| Step::Volume(map.clone(), usual)));
+        // Before the user's volumes: nothing of root's is made where they chose what is mounted.
         let content = state_record(wanted.id, wanted.user, wanted.volumes, modules);
         steps.push(Step::VarFile { name: STATE_FILE, content });
+        steps.extend(wanted.volumes.iter().map(|map| Step::Volume(map.clone(), usual)));
         if !conf.mount_udi_root_writable {
             steps.push(Step::SealRoot);
         }

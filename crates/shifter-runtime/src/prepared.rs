@@ -22,6 +22,8 @@ use std::os::fd::OwnedFd;
 pub const PIN: &str = "ns";
 /// See [`describe`].
 pub const RECORD: &str = "record";
+/// The key of a container that belongs to no job.
+pub const NO_JOB: &str = "0";
 /// Largest record, in bytes.
 const LARGEST: u64 = 1 << 20;
 /// Most jobs of a node that are looked at.
@@ -109,7 +111,7 @@ fn record_of(job: &OwnedFd) -> Option<String> {
     trusted::read_all(record, RECORD, LARGEST).ok()
 }
 
-/// The job's directory if the caller is in one that has one, else those of all jobs.
+/// Those that the caller may join one of: if they say what job they are in, only its own or the one of no job.
 fn jobs(locked: &LockedDown) -> Vec<OwnedFd> {
     let path = directory();
     if place(&path) == dir::NOTHING {
@@ -119,10 +121,11 @@ fn jobs(locked: &LockedDown) -> Vec<OwnedFd> {
     let find = |key: &str| dir::find(&all, key, dir::Links::Refuse).ok();
     let selected = locked.environment().iter().find_map(|entry| {
         let value = SELECTORS.iter().find_map(|name| entry.strip_prefix(*name))?;
-        std::str::from_utf8(value).ok().filter(|key| is_key(key)).and_then(find)
+        std::str::from_utf8(value).ok().filter(|key| is_key(key))
     });
-    if let Some(job) = selected {
-        return vec![job];
+    if let Some(key) = selected {
+        // Another job's container may show other hosts and caches.
+        return find(key).or_else(|| find(NO_JOB)).into_iter().collect();
     }
     let entries = dir::entries(&all, RECORD, MOST_JOBS).unwrap_or_default();
     entries

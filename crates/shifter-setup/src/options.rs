@@ -1,6 +1,7 @@
 //! The command lines, in the original's letters; options may stand among the other words.
 
 use shifter_runtime::prepared::is_key;
+use std::ffi::OsString;
 use std::fmt;
 
 /// `setupRoot`'s help.
@@ -70,6 +71,8 @@ pub enum Fault {
     MissingValue(String),
     /// A value that is none: option, value, what it must be.
     Value(String, String, &'static str),
+    /// A word whose bytes are no text.
+    NotText(String),
     /// `-s`
     NoSshd,
 }
@@ -82,6 +85,7 @@ impl fmt::Display for Fault {
             Fault::Value(option, value, expected) => {
                 write!(f, "the value \"{}\" of {option} must be {expected}", value.escape_debug())
             }
+            Fault::NotText(word) => write!(f, "the word \"{word}\" is not UTF-8"),
             Fault::NoSshd => f.write_str("-s: this version starts no sshd in containers yet; leave it out"),
         }
     }
@@ -90,9 +94,12 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 /// Reads the words after the program's name; `letters` are the one-letter options allowed.
-pub fn parse(words: impl IntoIterator<Item = String>, letters: &str) -> Result<Options, Fault> {
+pub fn parse<W: Into<OsString>>(words: impl IntoIterator<Item = W>, letters: &str) -> Result<Options, Fault> {
     let mut options = Options::default();
-    let mut words = words.into_iter();
+    let text = |word: W| {
+        word.into().into_string().map_err(|word| Fault::NotText(word.to_string_lossy().into_owned()))
+    };
+    let mut words = words.into_iter().map(text).collect::<Result<Vec<_>, _>>()?.into_iter();
     while let Some(word) = words.next() {
         if word == "--" {
             options.words.extend(words);

@@ -1,9 +1,10 @@
 //! Preparing a container: the first on a node stands at udiMount, where the original's did, in the namespace this
-//! program runs in; further ones of other jobs exist only as pinned namespaces. Either way the namespace that jobs
-//! join is pinned beside a record of what it was made of, and a failure takes everything down again.
+//! program runs in, open to its user and root alone and without the user's volumes; further ones of other jobs exist
+//! only as pinned namespaces. Either way the namespace that jobs join is pinned beside a record of what it was made
+//! of, and a failure takes everything down again.
 
 use crate::options::Options;
-use crate::teardown::{self, OWNER};
+use crate::teardown::{self, IMAGE, OWNER, image_place};
 use shifter_core::descriptor::Descriptor;
 use shifter_core::image_type::ImageType;
 use shifter_core::udiroot::Module;
@@ -11,7 +12,8 @@ use shifter_core::volume;
 use shifter_runtime::config::TrustedConfig;
 use shifter_runtime::image::Image;
 use shifter_runtime::plan::{MountPlan, Wanted};
-use shifter_runtime::{Error, account, apply, etc, prepared};
+use shifter_runtime::prepared::{self, NO_JOB};
+use shifter_runtime::{Error, account, apply, etc};
 use shifter_sys::child::output_of;
 use shifter_sys::credentials::Caller;
 use shifter_sys::directory as dir;
@@ -21,8 +23,6 @@ use std::time::Duration;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// The key of a container that belongs to no job.
-const NO_JOB: &str = "0";
 const GETENT: &str = "/usr/bin/getent";
 /// Longest wait for the directory service.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -97,15 +97,18 @@ fn build(
     dir::make_file(&job, prepared::PIN)?;
     let place = dir::find(&job, prepared::PIN, dir::Links::Refuse)?;
     let said = |error: Error| error.to_string();
-    if dir::make_if_absent(&jobs, OWNER, 0o700)? {
-        dir::make_file(&dir::find(&jobs, OWNER, dir::Links::Refuse)?, key)?;
-        apply::assemble_in_place(plan, config, image, locked, &mut |_, _| {})?;
-        pin::pin(locked.proc(), &place, || apply::enter_in_place(config).map_err(said))?;
-    } else {
-        pin::pin(locked.proc(), &place, || {
-            apply::apply(plan, config, image, locked, &mut |_, _| {}).map(drop).map_err(said)
-        })?;
+    let (image_at, mut in_place) = (image_place(key), None);
+    if dir::link_target(&jobs, OWNER).is_none() && dir::make_link(&jobs, OWNER, key).is_ok() {
+        dir::make(&job, IMAGE, 0o700)?;
+        in_place = apply::assemble_in_place(plan, config, image, locked, &image_at)?;
+        if in_place.is_none() {
+            dir::remove(&jobs, OWNER)?;
+        }
     }
+    pin::pin(locked.proc(), &place, || match &in_place {
+        Some(container) => container.enter().map_err(said),
+        None => apply::apply(plan, config, image, locked, &mut |_, _| {}).map(drop).map_err(said),
+    })?;
     // Last: nobody joins what has no record.
     Ok(dir::write_new(&job, prepared::RECORD, record.as_bytes())?)
 }

@@ -7,25 +7,32 @@ use shifter_sys::{Error, directory as dir, namespace, trusted};
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-/// Directory beside the jobs' that says whose container stands at udiMount: it has a file with that job's key.
+/// A link beside the jobs' directories that says whose container stands at udiMount: it points to that job's key.
 pub const OWNER: &str = "owner";
+/// Where a job's image is mounted while the container at udiMount is assembled, in the job's directory.
+pub const IMAGE: &str = "image";
 /// Deepest tree in a job's directory.
 const DEPTH: usize = 2;
+
+/// See [`IMAGE`].
+pub fn image_place(key: &str) -> String {
+    format!("{}/{key}/{IMAGE}", prepared::directory())
+}
 
 /// Takes the container of one job down; returns what went wrong.
 pub fn job(key: &str, config: &TrustedConfig) -> Vec<Error> {
     let mut faults = Vec::new();
     let Some(jobs) = kept(&mut faults, jobs()) else { return faults };
     let Some(jobs) = jobs else { return faults };
-    let owner = dir::find_if_present(&jobs, &format!("{OWNER}/{key}"), dir::Links::Refuse);
-    let owns = kept(&mut faults, owner).flatten().is_some();
+    let owns = dir::link_target(&jobs, OWNER).as_deref() == Some(key);
     kept(&mut faults, namespace::unmount_all(&format!("{}/{key}/{}", prepared::directory(), prepared::PIN)));
+    kept(&mut faults, namespace::unmount_all(&image_place(key)));
     if owns {
         at_udi_mount(&mut faults, config);
     }
     remove(&mut faults, &jobs, key);
     if owns && faults.is_empty() {
-        remove(&mut faults, &jobs, OWNER);
+        kept(&mut faults, dir::remove(&jobs, OWNER));
     }
     faults
 }
@@ -47,7 +54,7 @@ pub fn everything(config: &TrustedConfig) -> Vec<Error> {
 
 fn at_udi_mount(faults: &mut Vec<Error>, config: &TrustedConfig) {
     for place in [&config.udiroot.udi_mount, &config.udiroot.loop_mount] {
-        kept(faults, namespace::unmount_all(place));
+        kept(faults, namespace::take_down(place));
     }
 }
 

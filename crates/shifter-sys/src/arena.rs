@@ -1,5 +1,5 @@
-//! Memory for a program that lives for a millisecond: handed out in order from one static block; only the part
-//! handed out last grows in place or is given back. The C library's allocator would map and unmap pages two dozen times in that millisecond, a tenth of a
+//! Memory for a program that lives for a millisecond: handed out in order from one static block, never given
+//! back. The C library's allocator would map and unmap pages two dozen times in that millisecond, a tenth of a
 //! container's start. What no longer fits goes to that allocator, so that memory stays bounded by what is in use
 //! and one block.
 
@@ -34,38 +34,10 @@ unsafe impl GlobalAlloc for Arena {
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        match self.offset(place) {
-            Some(start) => {
-                let _others_lie_behind_it =
-                    self.1.compare_exchange(start + layout.size(), start, Relaxed, Relaxed);
-            }
+        let block = self.0.get() as usize;
+        if !(block..block + SIZE).contains(&(place as usize)) {
             // SAFETY: not of the block, so it came from there.
-            None => unsafe { System.dealloc(place, layout) },
+            unsafe { System.dealloc(place, layout) }
         }
-    }
-
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if let Some(start) = self.offset(place).filter(|start| size <= SIZE - start)
-            && self.1.compare_exchange(start + layout.size(), start + size, Relaxed, Relaxed).is_ok()
-        {
-            return place;
-        }
-        // SAFETY: the alignment was that of a layout, and the caller vouches for the size; both places are valid for
-        // as many bytes as are copied, and the old one came from here.
-        unsafe {
-            let new = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
-            if !new.is_null() {
-                new.copy_from_nonoverlapping(place, size.min(layout.size()));
-                self.dealloc(place, layout);
-            }
-            new
-        }
-    }
-}
-
-impl Arena {
-    /// Where in the block `place` lies.
-    fn offset(&self, place: *mut u8) -> Option<usize> {
-        (place as usize).checked_sub(self.0.get() as usize).filter(|start| *start < SIZE)
     }
 }

@@ -1,6 +1,7 @@
 //! Programs beside the user's own, off the hot path. Helpers (an image lookup, an account lookup) run as the
 //! user, fully dropped before they start, and what they print is the user's word, not root's. Site hooks run as
-//! root with nothing of the user's: standard streams only, a fixed environment, root's limits.
+//! root with nothing of the user's: no stream, terminal or descriptor, a fixed environment, root's limits. So what
+//! they do and when they end is no choice of the user's.
 
 use crate::credentials::{Unprivileged, irrevocably_drop_privileges};
 use crate::error::{During, Error, Result};
@@ -9,13 +10,16 @@ use crate::lockdown::LockedDown;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
-use std::io::{PipeReader, PipeWriter, Read};
+use std::io::{PipeReader, PipeWriter, Read, Seek};
 use std::time::{Duration, Instant};
 
 /// Everything a helper gets as environment.
 const ENVIRONMENT: [&[u8]; 2] = [b"PATH=/usr/bin:/bin:/usr/sbin:/sbin", b"POSIXLY_CORRECT=1"];
 
-/// How a helper ended, and at most the asked-for number of bytes it printed.
+/// Most of what a hook prints that is kept, bytes.
+const MOST_SAID: u64 = 64 << 10;
+
+/// How a program ended, and at most the asked-for number of bytes it printed.
 #[derive(Debug)]
 pub struct Output {
     /// Exit status; `None` if a signal ended it.
@@ -24,7 +28,8 @@ pub struct Output {
     pub text: String,
 }
 
-/// Runs `argv` (an absolute path first) as the caller: standard input empty, standard error the caller's.
+/// Runs `argv` (an absolute path first) as the caller: standard input empty, standard error the caller's. In programs
+/// that root runs it runs as root.
 /// A helper that prints more than `limit` bytes or runs longer than `patience` is killed.
 pub fn output_of(locked: &LockedDown, argv: &[&str], limit: usize, patience: Duration) -> Result<Output> {
     let name = argv.first().copied().unwrap_or("");
@@ -43,39 +48,56 @@ pub fn output_of(locked: &LockedDown, argv: &[&str], limit: usize, patience: Dur
     Ok(Output { code, text })
 }
 
-/// Runs `/bin/sh SCRIPT` as root in `directory`, to its end; returns its exit status.
-pub fn run_hook(script: &str, directory: &OwnedFd) -> Result<Option<i32>> {
-    let pid = start(script, || {
+/// Runs `/bin/sh SCRIPT` as root in `directory`, to its end.
+pub fn run_hook(script: &str, directory: &OwnedFd) -> Result<Output> {
+    run_as_root(script, |said| {
         rustix::process::fchdir(directory).during("enter", "the container's root")?;
-        exec_as_root(&["/bin/sh", script])
-    })?;
-    wait(pid, script)
+        exec_as_root(&["/bin/sh", script], said, 3)
+    })
 }
 
-/// Runs a program of the system as root, silently, to its end; it gets `file` as descriptor 3.
-pub fn run_on(argv: &[&str], file: &OwnedFd) -> Result<Option<i32>> {
+/// Runs a program of the system as root, to its end; it gets `file` as descriptor 3.
+pub fn run_on(argv: &[&str], file: &OwnedFd) -> Result<Output> {
     let name = argv.first().copied().unwrap_or("");
-    let pid = start(name, || {
-        let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-        let null = null.during("open", "/dev/null")?;
-        rustix::stdio::dup2_stdout(&null).during("redirect", "standard output")?;
-        rustix::stdio::dup2_stderr(&null).during("redirect", "standard error")?;
+    run_as_root(name, |said| {
+        // Beyond 3, so that it can be copied there.
+        let file = rustix::io::fcntl_dupfd_cloexec(file, 4).during("keep", name)?;
+        let said = rustix::io::fcntl_dupfd_cloexec(said, 4).during("keep", name)?;
         // SAFETY: descriptor numbers only; what was 3 is this child's copy, which it does not use any more.
         unsafe { libc::dup2(file.as_raw_fd(), 3) };
-        if file.as_raw_fd() == 3 {
-            rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty()).during("keep", name)?;
-        }
-        exec_as_root(argv)
-    })?;
-    wait(pid, name)
+        exec_as_root(argv, &said, 4)
+    })
 }
 
-/// In a child: standard streams, a fixed environment and default signals, then exec.
-fn exec_as_root(argv: &[&str]) -> Result<()> {
+/// Runs `action`, which ends in [`exec_as_root`], in a child. What it prints goes to memory: a stream of the user's
+/// could be closed, or never read.
+fn run_as_root(name: &str, action: impl FnOnce(&OwnedFd) -> Result<()>) -> Result<Output> {
+    let said =
+        fs::memfd_create("said", fs::MemfdFlags::CLOEXEC).during("make room for the words of", name)?;
+    let pid = start(name, || action(&said))?;
+    let code = wait(pid, name)?;
+    let mut said = std::fs::File::from(said);
+    let mut text = Vec::new();
+    said.rewind()
+        .and_then(|()| said.take(MOST_SAID).read_to_end(&mut text))
+        .during("read the words of", name)?;
+    Ok(Output { code, text: String::from_utf8_lossy(&text).into_owned() })
+}
+
+/// In a child: a session of its own, streams of ours, a fixed environment and default signals, then exec.
+/// Descriptors from `first_closed` on are closed.
+fn exec_as_root(argv: &[&str], said: &impl AsFd, first_closed: u32) -> Result<()> {
+    rustix::process::setsid().during("leave the terminal for", argv[0])?;
     let null = fs::open("/dev/null", OFlags::RDONLY, Mode::empty()).during("open", "/dev/null")?;
     rustix::stdio::dup2_stdin(&null).during("redirect", "standard input")?;
+    rustix::stdio::dup2_stdout(said).during("redirect", "standard output")?;
+    rustix::stdio::dup2_stderr(said).during("redirect", "standard error")?;
     // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC only marks descriptors; exec then closes them.
-    unsafe { libc::syscall(libc::SYS_close_range, 4, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let marked =
+        unsafe { libc::syscall(libc::SYS_close_range, first_closed, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if marked != 0 {
+        return Err(std::io::Error::last_os_error()).during("close the descriptors of", argv[0]);
+    }
     crate::signals::reset();
     let c_string = |word: &&str| std::ffi::CString::new(*word).unwrap_or_default();
     let words: Vec<_> = argv.iter().map(c_string).collect();
@@ -116,6 +138,11 @@ fn wait(pid: Pid, name: &str) -> Result<Option<i32>> {
 
 /// In the child: user, streams, caller's signals and limits, exec.
 fn become_helper(locked: &LockedDown, argv: &[&str], writer: &PipeWriter) -> Result<()> {
+    #[cfg(feature = "setup")]
+    if locked.is_roots() {
+        // What runs as the user could be traced by the user, who would then say what their groups are.
+        return exec_as_root(argv, writer, 3);
+    }
     let proof = irrevocably_drop_privileges(locked.caller())?;
     let null = fs::open("/dev/null", OFlags::RDONLY, Mode::empty()).during("open", "/dev/null")?;
     rustix::stdio::dup2_stdin(&null).during("redirect", "standard input")?;

@@ -79,8 +79,9 @@ pub enum Access<'a> {
     },
 }
 
-/// Does `action` with the file-system ids of `access` (credentials(7)); capabilities over files are off
-/// meanwhile unless it is root's. A failure to come back ends the process: half-changed ids must not go on.
+/// Does `action` with the file-system ids of `access` (credentials(7)) and, unless it is root's, without any
+/// capability: with CAP_SYS_PTRACE /proc would show what `hidepid=` hides. A failure to come back ends the process:
+/// half-changed ids must not go on.
 pub fn with_access<T>(access: Access<'_>, action: impl FnOnce() -> Result<T>) -> Result<T> {
     let (uid, gid, groups) = match access {
         Access::AsRoot => return action(),
@@ -90,14 +91,17 @@ pub fn with_access<T>(access: Access<'_>, action: impl FnOnce() -> Result<T>) ->
     };
     let before = getgroups().during("read", "the supplementary groups")?;
     set_thread_groups(&as_gids(groups)).during("take on", "the groups")?;
+    let sets = capabilities(None).during("read", "the capability sets")?;
     set_fs_ids(uid, gid);
     let result = if fs_ids() == (uid, gid) {
-        action()
+        let none = CapabilitySets { effective: CapabilitySet::empty(), ..sets };
+        set_capabilities(None, none).during("take off", "the capabilities").and_then(|()| action())
     } else {
         Err(Error::refused("take on", format!("uid {uid}"), "the kernel kept the old file-system ids"))
     };
     set_fs_ids(0, 0);
-    if set_thread_groups(&before).is_err() || fs_ids() != (0, 0) {
+    let back = set_capabilities(None, sets).is_ok() && set_thread_groups(&before).is_ok();
+    if !back || fs_ids() != (0, 0) {
         std::process::abort();
     }
     result
@@ -128,6 +132,16 @@ fn as_gids(groups: &[u32]) -> Vec<Gid> {
 pub fn become_root_wholly() -> Result<()> {
     set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).during("become", "group 0")?;
     set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).during("become", "root")
+}
+
+/// Takes effective and saved ids back to the real ones, before anything is said to a caller who was not even listened
+/// to: a stream of theirs may be a file that only root's writing changes (CVE-2012-0056, CVE-2014-0181).
+pub fn step_down() {
+    let (uid, gid) = (getuid(), rustix::process::getgid());
+    let down = set_thread_res_gid(gid, gid, gid).and_then(|()| set_thread_res_uid(uid, uid, uid));
+    if down.is_err() {
+        std::process::abort();
+    }
 }
 
 /// Proof that this process is the user and can never again be anybody else. Programs the user chooses are

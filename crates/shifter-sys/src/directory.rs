@@ -18,6 +18,8 @@ pub const IS_A_LINK: i32 = libc::ELOOP;
 
 /// Longest wait for a lock; then doing without what it guards is the lesser evil.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Seconds after which nobody waits for a lock's holder.
+const LONGEST_HELD: i64 = 10;
 
 /// How symbolic links inside the tree are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +159,23 @@ pub fn wait_for(lock: &OwnedFd) -> bool {
     }
 }
 
+/// [`wait_for`], but not for a holder that has had the lock for longer than anybody should: a process that its
+/// caller starves or freezes must not slow every other down.
+pub fn wait_for_recent(lock: &OwnedFd) -> bool {
+    let now = fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
+    let taken = || fs::fstat(lock).is_ok_and(|found| age(found.st_mtime) > LONGEST_HELD);
+    if fs::flock(lock, FlockOperation::NonBlockingLockExclusive).is_err() && (taken() || !wait_for(lock)) {
+        return false;
+    }
+    fs::futimens(lock, &fs::Timestamps { last_access: now, last_modification: now }).is_ok()
+}
+
+/// Seconds since then.
+fn age(time: i64) -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    now.tv_sec.saturating_sub(time)
+}
+
 /// Writes a new file (mode 0644, root's) directly in `parent`; an existing name is an error.
 pub fn write_new(parent: &OwnedFd, name: &str, content: &[u8]) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -200,6 +219,35 @@ pub fn make_link(
     target: impl rustix::path::Arg,
 ) -> Result<()> {
     fs::symlinkat(target, parent, name).during("make the link", shown(name))
+}
+
+/// What the symbolic link `name` in `directory` points to; `None` if it is none, or not UTF-8.
+pub fn link_target(directory: &OwnedFd, name: &str) -> Option<String> {
+    fs::readlinkat(directory, name, Vec::new()).ok()?.into_string().ok()
+}
+
+/// Removes a name that is no directory.
+#[cfg(feature = "setup")]
+pub fn remove(directory: &OwnedFd, name: &str) -> Result<()> {
+    fs::unlinkat(directory, name, AtFlags::empty()).during("remove", name)
+}
+
+/// Lets nobody but root and `uid` into a directory (acl(5); the attribute's form is linux/posix_acl_xattr.h). File
+/// systems without access lists say EOPNOTSUPP.
+#[cfg(feature = "setup")]
+pub fn let_only_one_in(directory: &OwnedFd, uid: u32, name: &str) -> Result<()> {
+    const NOBODY: u32 = u32::MAX;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let readable = fs::openat(directory, ".", flags, Mode::empty()).during("open", name)?;
+    let mut list = 2u32.to_le_bytes().to_vec();
+    // Owner, this user, owning group, mask, others.
+    for (tag, rights, id) in
+        [(1u16, 7u16, NOBODY), (2, 5, uid), (4, 0, NOBODY), (16, 5, NOBODY), (32, 0, NOBODY)]
+    {
+        list.extend(tag.to_le_bytes().into_iter().chain(rights.to_le_bytes()).chain(id.to_le_bytes()));
+    }
+    fs::fsetxattr(&readable, "system.posix_acl_access", &list, XattrFlags::empty())
+        .during("shut others out of", name)
 }
 
 /// Copies the symbolic link `name` of `from` into `to`.

@@ -16,7 +16,6 @@ pub mod loopdev;
 pub mod mount;
 pub mod namespace;
 pub mod signals;
-pub mod start;
 pub mod trusted;
 
 pub use error::{Error, Result};

@@ -1,7 +1,7 @@
 //! The first thing a setuid program does: turn an inherited process, which its caller shaped, into one that
 //! only root can touch, and remember what must be given back.
 
-use crate::credentials::{Caller, Unprivileged, become_root_wholly};
+use crate::credentials::{Caller, Unprivileged, become_root_wholly, irrevocably_drop_privileges};
 use crate::descriptors::{Proc, close_those_leading_out, ensure_standard_streams};
 use crate::error::{During, Error, Result};
 use crate::signals;
@@ -14,10 +14,19 @@ use std::os::unix::ffi::OsStrExt;
 
 /// The least root works with: no limit that could stop it half-way, room for descriptors, and a stack for site
 /// hooks (a limit of a few pages would let the caller choose at which command root's hook dies).
-const RAISED: [(Resource, u64); 7] = {
-    use Resource::{As, Cpu, Data, Fsize, Nofile, Nproc, Stack};
+const RAISED: [(Resource, u64); 8] = {
+    use Resource::{As, Cpu, Data, Fsize, Nofile, Nproc, Rttime, Stack};
     const ALL: u64 = u64::MAX; // RLIM_INFINITY
-    [(Cpu, ALL), (Fsize, ALL), (Data, ALL), (As, ALL), (Nproc, ALL), (Nofile, 1024), (Stack, 8 << 20)]
+    [
+        (Cpu, ALL),
+        (Fsize, ALL),
+        (Data, ALL),
+        (As, ALL),
+        (Nproc, ALL),
+        (Rttime, ALL),
+        (Nofile, 1024),
+        (Stack, 8 << 20),
+    ]
 };
 
 /// A process that its caller can no longer disturb. There is no other way to get one than [`lock_down`].
@@ -31,6 +40,8 @@ pub struct LockedDown {
     signals: signals::Saved,
     limits: Vec<(Resource, Rlimit)>,
     umask: Mode,
+    #[cfg(feature = "setup")]
+    roots: bool,
 }
 
 /// Checks that the program is setuid root, records who called it and how, then shuts the caller out: streams,
@@ -40,7 +51,13 @@ pub fn lock_down() -> Result<LockedDown> {
         let rule = "the program is not setuid root, or lies on a file system mounted nosuid";
         return Err(Error::refused("work without", "root privileges", rule));
     }
-    shut_out(Caller::of_this_process()?)
+    let caller = Caller::of_this_process()?;
+    shut_out(caller.clone()).inspect_err(|_| {
+        // What is said of it is said with the caller's rights.
+        if irrevocably_drop_privileges(&caller).is_err() {
+            std::process::abort();
+        }
+    })
 }
 
 /// The same for a program that root runs on behalf of `user`: only what could steer it is taken away.
@@ -53,7 +70,7 @@ pub fn lock_down_for(user: Caller) -> Result<LockedDown> {
             "run it as root, as the batch system does",
         ));
     }
-    shut_out(user)
+    Ok(LockedDown { roots: true, ..shut_out(user)? })
 }
 
 fn shut_out(caller: Caller) -> Result<LockedDown> {
@@ -67,13 +84,30 @@ fn shut_out(caller: Caller) -> Result<LockedDown> {
     let proc = Proc::open()?;
     let closed = close_those_leading_out(&proc)?;
     let environment = take_environment();
-    Ok(LockedDown { caller, proc, environment, working_directory, closed, signals, limits, umask })
+    Ok(LockedDown {
+        caller,
+        proc,
+        environment,
+        working_directory,
+        closed,
+        signals,
+        limits,
+        umask,
+        #[cfg(feature = "setup")]
+        roots: false,
+    })
 }
 
 impl LockedDown {
     /// Who called.
     pub fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// Whether root, and not the user, runs this program.
+    #[cfg(feature = "setup")]
+    pub(crate) fn is_roots(&self) -> bool {
+        self.roots
     }
 
     /// Goes on for this user, of whom more is known now; for programs that root runs.

@@ -4,7 +4,7 @@
 //! A device found is never believed by name: it is opened first, then everything the kernel says about it is
 //! compared with the image's open descriptor. On any doubt a fresh device is made.
 
-use crate::directory::{open_lock, wait_for};
+use crate::directory::{link_target, open_lock, wait_for};
 use crate::error::{During, Error, Result};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
@@ -74,8 +74,8 @@ pub fn writable_device_for(file: &OwnedFd, name: &str) -> Result<OwnedFd> {
 
 /// The device a link names, if it still carries the image.
 fn remembered(state: &OwnedFd, memory: &str, status: &Stat) -> Option<OwnedFd> {
-    let number = fs::readlinkat(state, memory, Vec::new()).ok()?;
-    let device = open_device(number.to_str().ok()?.parse().ok()?, LO_FLAGS_READ_ONLY).ok()?;
+    let number = link_target(state, memory)?.parse().ok()?;
+    let device = open_device(number, LO_FLAGS_READ_ONLY).ok()?;
     carries(&device, status, LO_FLAGS_READ_ONLY).then_some(device)
 }
 

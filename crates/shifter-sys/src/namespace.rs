@@ -25,6 +25,21 @@ pub fn join(pin: &OwnedFd) -> Result<()> {
         .during("join", "a pinned namespace")
 }
 
+/// [`unmount_all`] for what may share with other mounts, which lose nothing.
+#[cfg(feature = "setup")]
+pub fn take_down(path: &str) -> Result<()> {
+    use crate::mount::{Depth, Flags, Propagation, set_attributes_at};
+    for _ in 0..MOST_STACKED {
+        let cut_off = set_attributes_at(fs::CWD, path, Depth::Recursive, Flags::empty(), Propagation::Slave);
+        match cut_off {
+            Err(error) if matches!(error.errno(), Some(libc::EINVAL | libc::ENOENT)) => return Ok(()),
+            other => other?,
+        }
+        unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).during("unmount", path)?;
+    }
+    Err(Error::refused("unmount", path, "there is always one more mount on it"))
+}
+
 /// Takes everything off that is mounted at `path` or below; it is freed when its last user is gone. Nothing there is
 /// no error.
 pub fn unmount_all(path: &str) -> Result<()> {

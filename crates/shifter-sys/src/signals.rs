@@ -3,12 +3,26 @@
 
 use crate::error::{During, Result};
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Signals of terminals, supervisors and closed pipes that must not end or stop set-up half-way.
-const QUIETED: [libc::c_int; 8] = {
-    use libc::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU};
-    [SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU]
-};
+/// Terminal and supervisor signals that must not end or stop set-up half-way.
+const QUIETED: [libc::c_int; 7] =
+    [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+
+/// Whether the caller ignored SIGPIPE. Rust's start-up ignores it before `main`, so it is read earlier.
+static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn record_sigpipe() {
+    if let Ok(old) = disposition(libc::SIGPIPE) {
+        SIGPIPE_WAS_IGNORED.store(old == libc::SIG_IGN, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: the loader calls functions of this section once, before Rust's start-up code, with no arguments
+// that the function reads; it only makes one system call and stores to an atomic.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static RECORD_BEFORE_MAIN: extern "C" fn() = record_sigpipe;
 
 /// What the caller had set.
 #[derive(Debug)]
@@ -20,11 +34,13 @@ pub struct Saved {
 
 /// Ignores [`QUIETED`], empties the mask, resets SIGCHLD and stops interval timers.
 pub fn quiet() -> Result<Saved> {
-    let mut dispositions = Vec::with_capacity(QUIETED.len() + 1);
+    let mut dispositions = Vec::with_capacity(QUIETED.len() + 2);
     for signal in QUIETED {
         dispositions.push((signal, set_disposition(signal, libc::SIG_IGN)?));
     }
     dispositions.push((libc::SIGCHLD, set_disposition(libc::SIGCHLD, libc::SIG_DFL)?));
+    let pipe = if SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed) { libc::SIG_IGN } else { libc::SIG_DFL };
+    dispositions.push((libc::SIGPIPE, pipe));
     let mask = swap_mask(&empty_set())?;
     // SAFETY: itimerval is plain old data, for which all zeros is the value that disarms a timer.
     let stopped: libc::itimerval = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -53,15 +69,27 @@ pub fn restore(saved: &Saved) -> Result<()> {
     swap_mask(&saved.mask).map(drop)
 }
 
+fn disposition(signal: libc::c_int) -> Result<libc::sighandler_t> {
+    exchange(signal, None)
+}
+
 /// Sets `SIG_IGN` or `SIG_DFL` and returns what was set, which after an exec is one of the two.
 fn set_disposition(signal: libc::c_int, handler: libc::sighandler_t) -> Result<libc::sighandler_t> {
     // SAFETY: sigaction is plain old data; all zeros is an empty mask and no flags.
-    let [mut new, mut old]: [libc::sigaction; 2] = unsafe { MaybeUninit::zeroed().assume_init() };
-    new.sa_sigaction = handler;
-    // SAFETY: both are whole sigactions, and the handler is no address of code but SIG_IGN or SIG_DFL.
-    let code = unsafe { libc::sigaction(signal, &new, &mut old) };
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = handler;
+    exchange(signal, Some(&action))
+}
+
+fn exchange(signal: libc::c_int, new: Option<&libc::sigaction>) -> Result<libc::sighandler_t> {
+    let mut old = MaybeUninit::<libc::sigaction>::zeroed();
+    let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: `new` is null, which only reads, or a whole sigaction whose handler is no address of code but
+    // SIG_IGN or SIG_DFL; `old` is a writable sigaction.
+    let code = unsafe { libc::sigaction(signal, new, old.as_mut_ptr()) };
     checked(code, "exchange the disposition of", signal)?;
-    Ok(old.sa_sigaction)
+    // SAFETY: zeroed memory is a valid sigaction, and the kernel has filled it in.
+    Ok(unsafe { old.assume_init() }.sa_sigaction)
 }
 
 fn empty_set() -> libc::sigset_t {

@@ -2,7 +2,6 @@
 //!
 //! This file is the program's story, phase by phase, and its exit codes; each phase lives in
 //! `shifter-runtime`. The phases cannot be reordered: each takes what only the one before it can make.
-#![cfg_attr(not(test), no_main)]
 
 mod messages;
 mod options;
@@ -19,27 +18,27 @@ use shifter_runtime::image::Image;
 use shifter_runtime::plan::{MountPlan, Wanted};
 use shifter_runtime::{account, apply, command, environment, etc, lookup, prepared};
 use shifter_sys::child;
-use shifter_sys::credentials::{Unprivileged, irrevocably_drop_privileges};
+use shifter_sys::credentials::{Unprivileged, irrevocably_drop_privileges, step_down};
 use shifter_sys::directory::read_as_user;
 use shifter_sys::exec::{enter_directory, exec};
 use shifter_sys::lockdown::{LockedDown, lock_down};
+use std::process::ExitCode;
 use std::time::Instant;
 
-/// Help, and what `--dry-run` shows.
-const SUCCEEDED: u8 = 0;
 /// A handled error.
 const FAILED: u8 = 1;
 /// The program could not be started, as shells report it.
 const NOT_STARTED: u8 = 127;
 
-#[cfg(not(test))]
-shifter_sys::program!(start);
-
-fn start(words: Vec<Vec<u8>>) -> u8 {
-    run(words).unwrap_or_else(|failure| {
-        messages::error(&failure);
-        FAILED
-    })
+fn main() -> ExitCode {
+    let words: Vec<Vec<u8>> = std::env::args_os().map(std::os::unix::ffi::OsStringExt::into_vec).collect();
+    match run(words) {
+        Ok(code) => code,
+        Err(failure) => {
+            messages::error(&failure);
+            ExitCode::from(FAILED)
+        }
+    }
 }
 
 /// Largest `--env-file`, in bytes.
@@ -47,22 +46,24 @@ const LARGEST_ENVIRONMENT_FILE: u64 = 1 << 20;
 
 type Failure = Box<dyn std::error::Error>;
 
-fn run(words: Vec<Vec<u8>>) -> Result<u8, Failure> {
+fn run(words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
     let start = Instant::now();
     let options = match options::parse(words) {
         Ok(Outcome::Run(options)) => options,
         Ok(Outcome::Help) => {
+            step_down();
             messages::print(options::HELP);
-            return Ok(SUCCEEDED);
+            return Ok(ExitCode::SUCCESS);
         }
         Err(fault) => {
+            step_down();
             messages::usage_error(&fault, options::USAGE);
-            return Ok(FAILED);
+            return Ok(ExitCode::from(FAILED));
         }
     };
     let verbose = messages::Verbose::new(options.verbose, start);
 
-    let locked = lock_down()?;
+    let locked = lock_down().inspect_err(|_| step_down())?;
     if options.dry_run {
         // What is only shown is shown with the user's own rights.
         irrevocably_drop_privileges(locked.caller())?;
@@ -83,7 +84,7 @@ fn run(words: Vec<Vec<u8>>) -> Result<u8, Failure> {
             let lines = environment.entries().iter().map(|entry| format!("{}\n", entry.escape_ascii()));
             messages::print(&format!("{plan}\n{}", lines.collect::<String>()));
             verbose.flush();
-            return Ok(SUCCEEDED);
+            return Ok(ExitCode::SUCCESS);
         }
     };
     let user = container.drop_privileges_forever(locked.caller())?;
@@ -110,7 +111,7 @@ fn run(words: Vec<Vec<u8>>) -> Result<u8, Failure> {
     let search = environment.get(b"PATH").unwrap_or(DEFAULT_PATH.as_bytes());
     let error = exec(&user, argv, environment.entries(), search);
     messages::error(&format!("{}: {}", String::from_utf8_lossy(&argv[0]).escape_debug(), error));
-    Ok(NOT_STARTED)
+    Ok(ExitCode::from(NOT_STARTED))
 }
 
 /// What will run in a container.

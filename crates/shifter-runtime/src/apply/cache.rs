@@ -13,13 +13,13 @@ const MKFS_EXT4: [&str; 2] = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
 
 impl Build<'_> {
     /// A new cache, not attached anywhere yet.
-    pub(super) fn new_cache(&self, map: &VolumeMap, cache: &PerNodeCache) -> Result<OwnedFd> {
+    pub(super) fn new_cache(&mut self, map: &VolumeMap, cache: &PerNodeCache) -> Result<OwnedFd> {
         let refuse = |rule: String| Error::Volume { map: map.signature.clone(), rule };
         let conf = &self.config.udiroot;
-        if conf.per_node_cache_size_limit.is_some_and(|limit| cache.size > limit) {
-            let limit = conf.per_node_cache_size_limit.unwrap_or_default();
+        self.cached = self.cached.saturating_add(cache.size);
+        if let Some(limit) = conf.per_node_cache_size_limit.filter(|limit| self.cached > *limit) {
             return Err(refuse(format!(
-                "a perNodeCache may have {limit} bytes here (perNodeCacheSizeLimit)"
+                "the perNodeCaches of a container may have {limit} bytes here (perNodeCacheSizeLimit)"
             )));
         }
         let allowed = &conf.per_node_cache_allowed_fs;
@@ -31,6 +31,10 @@ impl Build<'_> {
         }
         let (uid, gid) = (self.locked.caller().uid(), self.locked.caller().gid());
         let made = match cache.fs.as_str() {
+            "tmpfs" if conf.per_node_cache_path.is_empty() && allowed.is_empty() => {
+                let rule = "udiRoot.conf has neither perNodeCachePath nor perNodeCacheAllowedFsType";
+                return Err(refuse(format!("there is no perNodeCache here: {rule}")));
+            }
             "tmpfs" => {
                 let size = cache.size.to_string();
                 mount::new_file_system(
@@ -73,9 +77,11 @@ impl Build<'_> {
         let place = trusted::open(&conf.per_node_cache_path, trusted::Kind::Directory)?;
         let file = dir::make_nameless(&place, size, &conf.per_node_cache_path)?;
         let force = if kind == "xfs" { "-f" } else { "-F" };
-        if child::run_on(&[tool, "-q", force, "/proc/self/fd/3"], &file)? != Some(0) {
+        let output = child::run_on(&[tool, "-q", force, "/proc/self/fd/3"], &file)?;
+        if output.code != Some(0) {
+            let said = output.text.lines().next().unwrap_or_default();
             return Err(refuse(&format!(
-                "{tool} cannot make a file system of {size} bytes; xfs wants at least 300 MiB"
+                "{tool} cannot make a file system of {size} bytes (xfs wants at least 300 MiB): {said}"
             )));
         }
         let device = loopdev::writable_device_for(&file, "perNodeCache")?;

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 impl Build<'_> {
     /// Mounts what the user wants. Its source and its target are looked up in the container, with the user's rights;
     /// what was found is checked, and what was checked is mounted.
-    pub(super) fn mount_volume(&self, map: &VolumeMap, propagation: mount::Propagation) -> Result<()> {
+    pub(super) fn mount_volume(&mut self, map: &VolumeMap, propagation: mount::Propagation) -> Result<()> {
         let refuse = |rule: String| Error::Volume { map: map.signature.clone(), rule };
         let caller = self.locked.caller();
         let root = self.root()?;
@@ -66,7 +66,8 @@ impl Build<'_> {
                 let of_dev = self.path_in_root(source)?.starts_with("/dev/");
                 let mut flags = if of_dev { mount::NO_SETUID } else { mount::SAFE };
                 flags.set(mount::Flags::MOUNT_ATTR_RDONLY, map.read_only);
-                mount::copy_of(source, &map.from, mount::Depth::One, flags, propagation)?
+                // With what is mounted below: whoever mounted it may have meant to hide what lies under it.
+                mount::copy_of(source, &map.from, mount::Depth::Recursive, flags, propagation)?
             }
             (None, Some(cache)) => self.new_cache(map, cache)?,
             (None, None) => return Ok(()),

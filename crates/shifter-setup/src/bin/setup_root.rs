@@ -4,7 +4,7 @@ use shifter_setup::{options, prepare, say};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let done = match options::parse(std::env::args().skip(1), "UGuvmNVsh") {
+    let done = match options::parse(std::env::args_os().skip(1), "UGuvmNVsh") {
         Err(fault) => Err(format!("{fault}\n{}", options::SETUP_USAGE)),
         Ok(options) if options.help => Ok(options::SETUP_USAGE.to_owned()),
         Ok(options) => match prepare::prepare(&options) {

@@ -9,7 +9,7 @@ use shifter_sys::lockdown::lock_down_for;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let faults = match options::parse(std::env::args().skip(1), "h") {
+    let faults = match options::parse(std::env::args_os().skip(1), "h") {
         Err(fault) => vec![format!("{fault}\n{}", options::UNSETUP_USAGE)],
         Ok(options) if options.help => {
             use std::io::Write as _;

@@ -17,6 +17,10 @@ use std::io::{PipeReader, Read, Write};
 pub fn private_directory(path: &str) -> Result<OwnedFd> {
     let (parent, _) = path.rsplit_once('/').unwrap_or(("/", ""));
     let above = trusted::open_or_make_directory(parent, 0o700)?;
+    let lock = dir::open_lock(&above, "jobs.lock")?;
+    if !dir::wait_for(&lock) {
+        return Err(Error::refused("mount on", path, "another process has been doing so for too long"));
+    }
     let place = trusted::open_or_make_directory(path, 0o700)?;
     if dir::status(&place, path)?.st_dev != dir::status(&above, parent)?.st_dev {
         return Ok(place);

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Machine, image_with_probes};
-use shifter_tests::fixture::{blk, chr, dir, file};
+use shifter_tests::fixture::{archive, blk, chr, dir, file};
 
 /// A `security.capability` of version 2 (linux/capability.h): permitted, and effective at once.
 fn file_capabilities(numbers: &[u32]) -> Vec<u8> {
@@ -73,5 +73,32 @@ fn setuid_programs_file_capabilities_and_devices_of_the_image_are_inert() {
         }
     }
     root(&[&program("unsetupRoot")]);
+    machine.finish();
+}
+
+/// An entry whose inode the kernel cannot read must not go missing without a word.
+#[test]
+fn an_image_with_an_entry_that_cannot_be_mounted_is_refused_by_its_name() {
+    const TIME: u32 = 0x5eed_beef;
+    let mut entries = image_with_probes();
+    entries.push(file("damaged", "x").mtime(TIME.into()));
+    let machine = Machine::new(&entries, "");
+    let image = machine.sandbox.image_file(&machine.id, "squashfs");
+    let path = image.display().to_string();
+    // Written once more, with inodes that are not compressed.
+    let words = ["mksquashfs", "-", &path, "-tar", "-noappend", "-quiet", "-no-progress", "-noI"];
+    let made = machine.sandbox.root().stdin(archive(&entries)).run(&words).unwrap();
+    assert!(made.status.success(), "{}", made.describe());
+    machine.run("alice", &["cat", "/damaged"]).success().unwrap();
+    let mut bytes = std::fs::read(&image).unwrap();
+    let places: Vec<_> =
+        (8..bytes.len() - 4).filter(|at| bytes[*at..*at + 4] == TIME.to_le_bytes()).collect();
+    let [at] = places[..] else { panic!("{places:?}") };
+    bytes[at - 8..at - 6].fill(0xff); // the inode's type, before mode, uid, gid and time
+    let copy = image.with_extension("new"); // another inode, so another loop device
+    std::fs::write(&copy, bytes).unwrap();
+    std::fs::rename(copy, &image).unwrap();
+    let said = machine.run("alice", &["true"]).failure(1).unwrap();
+    assert!(said.contains("cannot copy the mount of damaged: ") && said.lines().count() == 1, "{said}");
     machine.finish();
 }

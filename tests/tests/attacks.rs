@@ -149,17 +149,19 @@ fn an_image_with_too_many_names_at_its_top_is_refused() {
 
 #[test]
 fn no_working_directory_leads_out_of_the_container() {
-    let machine = Machine::new(&shell_image(), "WORKDIR: /proc/self/fd/3\n");
+    let mut entries = shell_image();
+    entries.push(symlink("round", "/round"));
+    let machine = Machine::new(&entries, "WORKDIR: /proc/self/fd/3\n");
     let inside = machine.command_line();
     let script = format!(
         "cd /run; sleep 20 & p=$!; exec 5</ 6</run; for d in /proc/$p/cwd /proc/$p/root /proc/self/fd/5 /proc/self/fd/6 \
-         /proc/self/fd/3 /proc/self/fd/4 /proc/self/fd/7 ../../../run; do {inside} --workdir=$d sh -c 'pwd; ls -di . / | uniq -w 9 | wc -l'; done; \
+         /proc/self/fd/3 /proc/self/fd/4 /proc/self/fd/7 ../../../run /round /$(printf 'a%.0s' $(seq 5000)); do {inside} --workdir=$d sh -c 'pwd; ls -di . / | uniq -w 9 | wc -l'; done; \
          {inside} --workdir sh -c 'pwd; ls -di . / | uniq -w 9 | wc -l'; kill $p"
     );
     let outcome = machine.as_user("alice").run(&["bash", "-c", &script]).unwrap();
     let out = outcome.out();
     let places: Vec<&str> = out.lines().filter(|line| line.starts_with('/')).collect();
-    assert_eq!(places.len(), 9, "{}", outcome.describe());
+    assert_eq!(places.len(), 11, "{}", outcome.describe());
     assert!(places.iter().all(|place| *place == "/" || *place == "/run"), "{}", outcome.describe());
     assert!(!out.contains("unreachable"), "{}", outcome.describe());
     machine.finish();
@@ -190,6 +192,9 @@ fn odd_words_variables_and_limits_do_not_crash_the_program() {
     check("true", "$'--env=C=\\xff' sh -c 'echo $C | od -An -tx1'", "ff");
     check("true", "$'\\xff/nothing'", "shifter: \u{fffd}/nothing: No such file or directory");
     check("true", "$'--\\xff'", "there is no option --");
+    // What the kernel makes of an execve(2) without any word.
+    let out = shell(&machine, &format!("exec -a '' {inside} echo nameless"));
+    assert_eq!(out, "nameless\n");
     check("ulimit -S -s 256 -i 0 -l 0 -x 0", "sh -c 'echo $((6 * 7))'", "42\n");
     check("mkdir /tmp/gone; cd /tmp/gone; rmdir /tmp/gone", "pwd", "/\n");
     check("mkdir -m 0 /tmp/shut; cd /tmp/shut 2>/dev/null; rmdir /tmp/shut", "echo in", "in\n");

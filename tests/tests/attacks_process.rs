@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{Machine, shell_image};
+use common::{Machine, image_with_probes, shell_image};
+use shifter_tests::fixture::program_entries;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::time::{Duration, Instant};
@@ -18,7 +19,9 @@ fn a_start_can_be_held_up_by_nobody_while_it_is_root_and_holds_up_nobody() {
     let flag = hook.with_file_name("here");
     fs::write(&hook, format!("[ -e {0} ] && exit 0; : > {0}; sleep 1\n", flag.display())).unwrap();
     machine.sandbox.write_udiroot(&[("sitePreMountHook", &hook.display().to_string())]).unwrap();
-    let mut held = machine.as_user("alice").spawn(&machine.words(&["echo", "started"])).unwrap();
+    let script =
+        format!("ulimit -c 1000; exec {} grep -c ' 1024000 ' /proc/self/limits", machine.command_line());
+    let mut held = machine.as_user("alice").spawn(&["bash", "-c", &script]).unwrap();
     let begin = Instant::now();
     while !flag.exists() {
         assert!(begin.elapsed() < Duration::from_secs(10));
@@ -38,12 +41,16 @@ fn a_start_can_be_held_up_by_nobody_while_it_is_root_and_holds_up_nobody() {
         let said = out.err().to_lowercase();
         assert!(!out.status.success() && said.contains(expected), "{attack}: {}", out.describe());
     }
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core: Vec<_> =
+        limits.lines().find(|line| line.contains("core")).unwrap().split_whitespace().collect();
+    assert_eq!(core[4], "0", "ST09, no core dump while it is root: {limits}");
     let other = Instant::now();
     assert_eq!(machine.run("bob", &["echo", "other"]).success().unwrap(), "other\n");
     assert!(held.try_wait().unwrap().is_none(), "the first was still held");
     assert!(other.elapsed() < Duration::from_millis(900), "{:?}", other.elapsed());
     let out = held.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&out.stdout), "started\n");
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "1\n", "and the user's limit is back");
     machine.finish();
 }
 
@@ -121,19 +128,61 @@ fn a_volume_from_a_users_own_fuse_mount_is_refused_at_once() {
 /// ST07: what is mounted below a recursive site mount comes along, its setuid programs and devices do not work.
 #[test]
 fn setuid_programs_and_devices_below_a_recursive_site_mount_are_inert() {
-    let machine = Machine::new(&shell_image(), "");
+    let machine = Machine::new(&image_with_probes(), "");
     machine.sandbox.write_udiroot(&[("siteFs", "/home:/home:rec")]).unwrap();
     let root = |script: &str| machine.sandbox.root().run(&["sh", "-ec", script]).unwrap().success().unwrap();
     root(
-        "mkdir /home/nested; mount -t tmpfs -o mode=0755 nested /home/nested; cp /bin/busybox /home/nested/; \
-         chmod 6755 /home/nested/busybox; mknod -m 666 /home/nested/zero c 1 5",
+        "mkdir /home/nested; mount -t tmpfs -o mode=0755 nested /home/nested; cp /usr/bin/id /home/nested/; \
+         chmod 6755 /home/nested/id; mknod -m 666 /home/nested/zero c 1 5",
     );
-    let script = "/home/nested/busybox id -u; /home/nested/busybox id -g; cat /home/nested/zero; \
+    let script = "/home/nested/id -u; /home/nested/id -g; head -c 1 /home/nested/zero | od -An -tx1; \
                   grep ' /home/nested ' /proc/self/mountinfo | cut -d' ' -f6";
+    let outside = machine.as_user("alice").run(&["sh", "-c", script]).unwrap().success().unwrap();
+    assert!(outside.starts_with("0\n0\n 00\n"), "on the host they do work: {outside}");
     let out = machine.run("alice", &["sh", "-c", script]);
     let flags = out.out();
     assert!(flags.starts_with("4201\n4201\n"), "{}", out.describe());
     assert!(flags.contains("nosuid,nodev") && out.err().contains("Permission denied"), "{}", out.describe());
     root("umount /home/nested");
+    machine.finish();
+}
+
+/// ST30: a user is root in a user namespace of their own. Nothing that covers something can be taken off there, and
+/// who breaks out of a root of their own making is in the container's.
+#[test]
+fn a_user_namespace_inside_uncovers_nothing_and_does_not_lead_out() {
+    let mut entries = image_with_probes();
+    entries.extend(
+        program_entries("probes", &["perl"])
+            .unwrap()
+            .into_iter()
+            .filter(|entry| entry.name == b"probes/perl" || !entry.name.starts_with(b"probes")),
+    );
+    let mut seen = std::collections::BTreeSet::new();
+    entries.retain(|entry| seen.insert(entry.name.clone()));
+    let machine = Machine::new(&entries, "");
+    let allowed = machine.as_user("alice").run(&["unshare", "-Urm", "true"]).unwrap().status.success();
+    if !allowed {
+        let out = machine.run("alice", &["unshare", "-Urm", "true"]);
+        assert!(!out.status.success(), "the node forbids them, a container does not: {}", out.describe());
+        return machine.finish();
+    }
+    let uncover = "id -u; for at in $(cut -d' ' -f5 /proc/self/mountinfo) /; do umount -l $at && echo $at; done; \
+        echo done; ls / | tr '\\n' ' '";
+    let escape = "mkdir('/tmp/jail'); chroot('/tmp/jail') or die 'no chroot'; rmdir('/jail'); chdir('..') for 1..99; \
+        chroot('.') or die 'not again'; opendir($d, '/'); print join(' ', sort readdir $d), qq(\\n); \
+        rmdir('/tmp/jail') or die 'no jail'";
+    let root: String = machine.run("alice", &["sh", "-c", "ls / | tr '\\n' ' '"]).success().unwrap();
+    let out = machine.run("alice", &["unshare", "-Urm", "sh", "-c", uncover]);
+    assert_eq!(out.out(), format!("0\ndone\n{root}"), "{}", out.describe());
+    let out = machine.run("alice", &["unshare", "-Ur", "/probes/perl", "-e", escape]);
+    let seen: Vec<_> = out.out().split_whitespace().map(str::to_owned).collect();
+    assert!(seen.iter().any(|name| name == "probes"), "it is the container's root: {}", out.describe());
+    let inside: Vec<_> = root.split_whitespace().collect();
+    assert!(
+        seen.iter().all(|name| name.starts_with('.') || inside.contains(&name.as_str())),
+        "{}",
+        out.describe()
+    );
     machine.finish();
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Machine, shell_image};
-use shifter_tests::fixture::{blk, chr, dir, file, symlink};
+use shifter_tests::fixture::{dir, file, symlink};
 
 #[test]
 fn the_user_is_who_they_were_without_group_0() {
@@ -37,26 +37,6 @@ fn every_capability_set_is_empty_and_nothing_can_be_regained() {
     assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
     assert!(status.contains("Uid:\t4201\t4201\t4201\t4201\n"), "{status}");
     assert!(status.contains("Gid:\t4201\t4201\t4201\t4201\n"), "{status}");
-    machine.finish();
-}
-
-#[test]
-fn setuid_programs_and_devices_of_the_image_are_inert() {
-    let mut entries = shell_image();
-    let busybox = std::fs::read("/bin/busybox").unwrap();
-    entries.extend([
-        file("bin/busybox-suid", &busybox).mode(0o6755),
-        dir("nodes"),
-        chr("nodes/zero", 1, 5).mode(0o666),
-        blk("nodes/loop0", 7, 0).mode(0o666),
-    ]);
-    let machine = Machine::new(&entries, "");
-    let out = machine.run("alice", &["/bin/busybox-suid", "id", "-u"]);
-    assert_eq!(out.success().unwrap(), "4201\n");
-    for node in ["/nodes/zero", "/nodes/loop0"] {
-        let out = machine.run("alice", &["cat", node]);
-        assert!(out.failure(1).unwrap().contains("Permission denied"), "{node}");
-    }
     machine.finish();
 }
 

@@ -104,7 +104,11 @@ fn a_directory_is_an_image_only_where_site_and_permissions_allow() {
     let run = |words: &[&str]| machine.as_user("alice").run(&machine.program(words)).unwrap();
     let said = run(&[&local, "id"]).failure(1).unwrap();
     assert!(said.contains("lacks allowLocalChroot=1"), "{said}");
-    machine.sandbox.write_udiroot(&[("allowLocalChroot", "1")]).unwrap();
+    let of_site = machine.sandbox.prefix().join("udiImage");
+    fs::create_dir(&of_site).unwrap();
+    fs::write(of_site.join("file"), "the site's\n").unwrap();
+    let of_site = of_site.display().to_string();
+    machine.sandbox.write_udiroot(&[("allowLocalChroot", "1"), ("optUdiImage", &of_site)]).unwrap();
     assert_eq!(run(&[&[local.as_str()], &SHOW[..]].concat()).out(), SHOWN);
     let out = run(&[&local, "sh", "-c", "cat /etc/private; cat /var/shifterConfig.json"]);
     assert!(out.err().contains("Permission denied"), "{}", out.describe());
@@ -120,6 +124,8 @@ fn a_directory_is_an_image_only_where_site_and_permissions_allow() {
     }
     let out = run(&["--image=local:/", "/bin/sh", "-c", "ls -d /usr /etc/passwd /opt/udiImage"]);
     assert_eq!(out.success().unwrap(), "/etc/passwd\n/opt/udiImage\n/usr\n");
+    let out = run(&[&local, "cat", "/opt/udiImage/file"]);
+    assert_eq!(out.out(), "the site's\n", "{}", out.describe());
     for (path, expected) in
         [("/nowhere", "No such file"), ("/etc/passwd", "Not a directory"), ("/proc/self/root", "")]
     {

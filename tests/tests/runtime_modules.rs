@@ -118,6 +118,27 @@ fn a_root_hook_writes_into_the_copies_and_never_into_their_source() {
 }
 
 #[test]
+fn a_modules_copies_hide_what_the_sites_tree_has_under_its_name() {
+    let machine = machine();
+    let tree = machine.sandbox.prefix().join("udiImage/modules");
+    for name in ["mpich", "other"] {
+        fs::create_dir_all(tree.join(name)).unwrap();
+        fs::write(tree.join(name).join("of-tree"), "").unwrap();
+    }
+    let script = "cd /opt/udiImage/modules; ls -d */*";
+    // With a root hook the same, in another kind of mount.
+    for (choice, expected) in [
+        ("none", "mpich/of-tree\nother/of-tree\n"),
+        ("mpich", "mpich/lib64\nother/of-tree\n"),
+        ("mpich,gpu", "gpu/lib\ngpu/made\nmpich/lib64\nother/of-tree\n"),
+    ] {
+        let out = machine.run("alice", &["-m", choice, "sh", "-c", script]);
+        assert_eq!(out.out(), expected, "{choice}: {}", out.describe());
+    }
+    machine.finish();
+}
+
+#[test]
 fn a_user_hook_runs_as_the_user_with_the_containers_environment() {
     let machine = machine();
     let words = machine.words(&[

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Machine, shell_image};
+use common::{Machine, image_with_probes, shell_image};
 use shifter_tests::harness::Outcome;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -252,5 +252,47 @@ fn a_pin_or_record_that_is_none_is_passed_over() {
     machine.sandbox.root().run(&["umount", "/run/shifter/jobs/5/ns"]).unwrap().success().unwrap();
     assert!(!is_joined(&machine, "alice", &[]), "a file is no namespace");
     unsetup(&machine, &[]);
+    machine.finish();
+}
+
+#[test]
+fn teardown_says_what_stays_signals_nobody_and_touches_nothing_beside_it() {
+    let machine = Machine::new(&image_with_probes(), "");
+    let host = |words: &[&str]| machine.sandbox.root().run(words).unwrap().success().unwrap();
+    setup(&machine, &ALICE, &["--job=7"]).success().unwrap();
+    // Programs of the name that the original's epilog looked for: the job's own, and the node's.
+    host(&["cp", "/bin/cat", "/home/sshd"]);
+    let inside = &machine.words(&["/home/sshd"]);
+    let mut daemons = [
+        machine.as_user("alice").spawn(inside).unwrap(),
+        machine.sandbox.root().spawn(&["/home/sshd"]).unwrap(),
+    ];
+    let named = |child: &std::process::Child| {
+        fs::read_to_string(format!("/proc/{}/comm", child.id())).is_ok_and(|name| name == "sshd\n")
+    };
+    while !daemons.iter().all(named) {
+        assert!(daemons.iter_mut().all(|child| child.try_wait().unwrap().is_none()), "it ended");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let beside = machine.sandbox.prefix().join("udi_nfs");
+    fs::create_dir(&beside).unwrap();
+    host(&["mount", "-t", "tmpfs", "beside", &beside.display().to_string()]);
+    let in_the_way = "/run/shifter/jobs/7/kept";
+    fs::create_dir(in_the_way).unwrap();
+    host(&["mount", "-t", "tmpfs", "kept", in_the_way]);
+    for _ in 0..2 {
+        let said = root(&machine, "unsetupRoot", &["--job=7"]).failure(1).unwrap();
+        assert!(said.starts_with("unsetupRoot: cannot remove ") && said.contains("kept"), "{said}");
+        assert!(!udi(&machine, "var").exists(), "what can go is gone");
+    }
+    host(&["umount", in_the_way]);
+    unsetup(&machine, &["--job=7"]);
+    for child in &mut daemons {
+        assert!(child.try_wait().unwrap().is_none(), "it was signaled");
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+    }
+    unsetup(&machine, &[]);
+    host(&["umount", &beside.display().to_string()]);
     machine.finish();
 }

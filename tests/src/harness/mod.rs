@@ -15,6 +15,7 @@ mod munged;
 mod namespace;
 mod registry;
 mod sandbox;
+mod squashed;
 
 pub use accounts::Account;
 pub use command::{Outcome, UserCommand};
@@ -23,3 +24,4 @@ pub use gateway::{Gateway, GatewayOptions, Location};
 pub use munged::Munged;
 pub use registry::{Registry, RegistryOptions};
 pub use sandbox::Sandbox;
+pub use squashed::RootSquashed;

@@ -6,7 +6,7 @@ pub mod site;
 use std::io::Read as _;
 use std::process::Child;
 
-use shifter_tests::fixture::{Entry, dir, shell_entries};
+use shifter_tests::fixture::{Entry, dir, program_entries, shell_entries};
 use shifter_tests::harness::{Outcome, Sandbox, UserCommand};
 
 pub struct Machine {
@@ -20,6 +20,18 @@ pub struct Machine {
 pub fn shell_image() -> Vec<Entry> {
     let mut entries: Vec<Entry> = [".", "bin", "etc", "usr", "opt", "var"].map(dir).into();
     entries.extend(shell_entries("bin").unwrap());
+    entries
+}
+
+/// The same with `id` and `cat` in `probes`, which show what they have been given: busybox gives privileges back.
+pub fn image_with_probes() -> Vec<Entry> {
+    let mut entries = shell_image();
+    entries.push(dir("probes"));
+    for entry in program_entries("probes", &["id", "cat"]).unwrap() {
+        if !entries.iter().any(|known| known.name == entry.name) {
+            entries.push(entry);
+        }
+    }
     entries
 }
 

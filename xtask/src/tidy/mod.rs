@@ -6,6 +6,7 @@ mod files;
 mod floors;
 mod lexer;
 mod measure;
+mod named;
 mod required;
 mod source;
 mod words;
@@ -63,6 +64,7 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
             findings.extend(architecture::check(file));
         }
     }
+    findings.extend(named::check(&files));
     findings.extend(required::check(root, &files));
     findings.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
     for finding in &findings {

@@ -47,6 +47,10 @@ fn an_access_list_that_says_nothing_never_means_everybody() {
     for (value, expected) in [
         ("", Some(vec![])),
         ("1, 2,,x,3", Some(vec![1, 2, 3])),
+        (",1", Some(vec![1])),
+        ("2,", Some(vec![2])),
+        ("123temp,4", Some(vec![4])),
+        ("123temp", None),
         ("alice", None),
         (",", None),
         ("-1", None),

@@ -26,6 +26,27 @@ fn site_maps_of_the_documents_are_read() {
 }
 
 #[test]
+fn a_long_list_of_site_mounts_keeps_every_entry_and_its_propagation() {
+    let names = [
+        "alps",
+        "dws",
+        "wlm",
+        "global/u1",
+        "global/u2",
+        "global/homes",
+        "global/syscom",
+        "scratch1",
+        "scratch2",
+    ];
+    let text: String = names.map(|name| format!("/var/{name}:/opt/site/{name}:rec:slave;\\\n")).concat();
+    let maps = parse_site(&text.replace("\\\n", " ")).unwrap();
+    let shown: Vec<_> = maps.iter().map(|m| (m.to.as_str(), m.recursive, m.propagation)).collect();
+    let expected = names.map(|name| (format!("/opt/site/{name}"), true, Some(Propagation::Slave)));
+    let expected: Vec<_> = expected.iter().map(|(to, rec, how)| (to.as_str(), *rec, *how)).collect();
+    assert_eq!(shown, expected);
+}
+
+#[test]
 fn bad_entries_are_refused_by_rule() {
     use VolumeReason::*;
     let own = str::to_owned;
@@ -91,6 +112,12 @@ fn signatures_are_the_originals() {
     ] {
         assert_eq!(signature(&parse_user(text, &UserRules::default()).unwrap()), expected);
     }
+    let five = "/s5:/m5:ro;/s1:/m1;/s4:/m4:perNodeCache=size=1G:ro;\"/s3:/m 3\";/s2:/m2";
+    let maps = parse_user(five, &UserRules::default()).unwrap();
+    assert_eq!(
+        signature(&maps),
+        "/s1:/m1;/s2:/m2;/s3:/m 3;/s4:/m4:ro:perNodeCache=size=1073741824,bs=1048576,method=loop,fstype=xfs;/s5:/m5:ro"
+    );
     let site = parse_site("/a:/b:private:rec:ro;/c:/d:slave:rec").unwrap();
     assert_eq!(signature(&site), "/a:/b:ro:rec:private;/c:/d:rec:slave");
 }

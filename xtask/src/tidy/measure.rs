@@ -17,8 +17,8 @@ const CLOSURE: [&str; 4] = [
     "crates/shifter-sys/src/",
 ];
 const SYS: &str = "crates/shifter-sys/src/";
-const CLOSURE_BUDGET: usize = 4600;
-const SYS_BUDGET: usize = 1400;
+const CLOSURE_BUDGET: usize = 4700;
+const SYS_BUDGET: usize = 1440;
 const UNSAFE_BUDGET: usize = 40;
 const TESTS: &str = "#[cfg(test)]";
 /// `#[cfg(feature = "gateway")]` and `"setup"` as masked source has them: no other feature has a name so long.
@@ -179,6 +179,6 @@ mod tests {
         let long = "a();\n".repeat(SYS_BUDGET + 1);
         let sizes = check(&[file("crates/shifter-sys/src/a.rs", &long)]);
         assert_eq!(sizes.findings.len(), 1);
-        assert!(sizes.findings[0].message.contains("1401") && sizes.findings[0].message.contains("1400"));
+        assert!(sizes.findings[0].message.contains("1441") && sizes.findings[0].message.contains("1440"));
     }
 }

@@ -1,4 +1,4 @@
-//! Squashfs images from a merged tar stream, through `tar2sqfs` or `mksquashfs`.
+//! Squashfs images: by [our own writer](writer), or from a merged tar stream through `tar2sqfs` or `mksquashfs`.
 //!
 //! The tool runs as a child with a fixed environment and an exact argument vector, reads the stream from a
 //! pipe and never sees the untrusted layers as files. [`convert`] either leaves a complete, synced image or
@@ -14,6 +14,7 @@ mod error;
 mod options;
 mod run;
 mod superblock;
+pub mod writer;
 
 pub use converter::{Converter, find_converter};
 pub use error::{ConvertError, FindError, OptionError, SuperblockError};

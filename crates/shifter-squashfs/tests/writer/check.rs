@@ -62,7 +62,8 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let done = Command::new("umount").arg(&self.0).status();
+        // Lazily: a program that another thread is just starting has our open files until it runs.
+        let done = Command::new("umount").arg("--lazy").arg(&self.0).status();
         assert!(done.is_ok_and(|status| status.success()) || std::thread::panicking());
         let _ = fs::remove_dir(&self.0);
     }

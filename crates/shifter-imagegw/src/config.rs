@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use self::section::{Notes, Section};
+use crate::convert::{Converters, Program};
 
 /// Where the catalog is unless `DatabaseURI` says otherwise.
 pub(crate) const DEFAULT_DATABASE: &str = "/var/lib/shifter/shifter.db";
@@ -38,8 +39,6 @@ pub(crate) struct Config {
     pub(crate) worker_threads: usize,
     pub(crate) authentication: Authentication,
     pub(crate) log_level: Option<&'static str>,
-    /// Options for `mksquashfs`; empty means the gateway's own choice.
-    pub(crate) converter_options: Vec<String>,
     pub(crate) database: Database,
     /// Keys that are set and that this version cannot honour; each is a whole sentence.
     unsupported: Vec<String>,
@@ -71,6 +70,8 @@ pub(crate) struct Platform {
     pub(crate) image_dir: PathBuf,
     /// OCI architecture of the system's nodes.
     pub(crate) architecture: String,
+    /// How its images are made.
+    pub(crate) converters: Converters,
     /// Exact user names.
     #[cfg_attr(not(test), expect(dead_code, reason = "read by the administrators' verbs, a later step"))]
     pub(crate) admins: Vec<String>,
@@ -135,7 +136,17 @@ impl Config {
         let systems: Vec<_> = self.platforms.iter().collect();
         for (index, (name, platform)) in systems.iter().enumerate() {
             for (other_name, other) in &systems[index + 1..] {
-                if platform.image_dir == other.image_dir && platform.architecture != other.architecture {
+                if platform.image_dir != other.image_dir {
+                    continue;
+                }
+                if platform.converters != other.converters {
+                    problems.push(format!(
+                        "Platforms: {name} and {other_name} share the image directory {}, but an image file is \
+                         written once; give them the same ConverterOptions or directories of their own",
+                        platform.image_dir.display()
+                    ));
+                }
+                if platform.architecture != other.architecture {
                     problems.push(format!(
                         "Platforms: {name} ({}) and {other_name} ({}) share the image directory {}, \
                          but an image file fits one architecture; give them directories of their own",
@@ -182,8 +193,10 @@ fn read(top: &mut Section<'_>) -> Config {
                 .to_owned(),
         );
     }
-    let platforms =
-        top.objects("Platforms", keys::PLATFORM, |section| read_platform(section, &mut unsupported));
+    let converters = read_converters(top);
+    let platforms = top.objects("Platforms", keys::PLATFORM, |section| {
+        read_platform(section, &converters, &mut unsupported)
+    });
     if platforms.is_empty() {
         top.problem("Platforms", "at least one system must be configured");
     }
@@ -226,7 +239,6 @@ fn read(top: &mut Section<'_>) -> Config {
                 other => other,
             },
         ),
-        converter_options: read_converter_options(top),
     }
 }
 
@@ -277,7 +289,11 @@ fn read_location(section: &mut Section<'_>) -> Location {
     }
 }
 
-fn read_platform(section: &mut Section<'_>, unsupported: &mut Vec<String>) -> Platform {
+fn read_platform(
+    section: &mut Section<'_>,
+    converters: &Converters,
+    unsupported: &mut Vec<String>,
+) -> Platform {
     let access = match section.choice("accesstype", &["local", "remote"]) {
         Some("remote") => Access::Remote,
         Some(_) => Access::Local,
@@ -324,6 +340,10 @@ fn read_platform(section: &mut Section<'_>, unsupported: &mut Vec<String>) -> Pl
             .choice("architecture", &["amd64", "arm64", "ppc64le", "riscv64", "s390x"])
             .unwrap_or(host_architecture())
             .to_owned(),
+        converters: Converters {
+            options: read_converter_options(section).unwrap_or_else(|| converters.options.clone()),
+            ..*converters
+        },
         admins: section.names("admins"),
     }
 }
@@ -356,16 +376,28 @@ fn read_expiration(top: &mut Section<'_>) -> Duration {
     }
 }
 
+fn read_converters(top: &mut Section<'_>) -> Converters {
+    let program = match top.choice("Converter", &["shifter", "mksquashfs", "tar2sqfs"]) {
+        Some("mksquashfs") => Some(Program::Mksquashfs),
+        Some("tar2sqfs") => Some(Program::Tar2sqfs),
+        _ => None,
+    };
+    Converters { program, options: read_converter_options(top).unwrap_or_default() }
+}
+
 /// `{"squashfs": [...]}` or `{"squashfs": "..."}`; other formats' options are accepted and unused.
-fn read_converter_options(top: &mut Section<'_>) -> Vec<String> {
-    let options = top.object("ConverterOptions", keys::CONVERTERS, |section| {
+fn read_converter_options(section: &mut Section<'_>) -> Option<Vec<String>> {
+    let options = section.object("ConverterOptions", keys::CONVERTERS, |section| {
         for unused in ["cramfs", "ext4", "mock"] {
             section.names(unused);
         }
         section.names("squashfs")
     });
     // The original gave a string as one argument; split at blanks it can say what was meant.
-    options.unwrap_or_default().iter().flat_map(|o| o.split_whitespace()).map(str::to_owned).collect()
+    let words = |options: Vec<String>| {
+        options.iter().flat_map(|option| option.split_whitespace()).map(str::to_owned).collect()
+    };
+    options.map(words)
 }
 
 #[cfg(test)]

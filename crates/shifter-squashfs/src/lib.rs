@@ -16,7 +16,7 @@ mod run;
 mod superblock;
 pub mod writer;
 
-pub use converter::{Converter, find_converter};
+pub use converter::Converter;
 pub use error::{ConvertError, FindError, OptionError, SuperblockError};
 pub use options::{Compression, Options};
 pub use run::convert;

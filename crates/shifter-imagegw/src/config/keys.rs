@@ -29,7 +29,12 @@ pub(crate) const TOP: &[Key] = &[
     key("Authentication", "munge", "munge, or mock for tests on a loopback address"),
     key("Broker", "-", "unused (task broker of an early original)"),
     key("CacheDirectory", "required", "downloaded blobs, kept by content"),
-    key("ConverterOptions", "{}", "mksquashfs options per format; [] means the defaults"),
+    key("Converter", "shifter", "what writes images: shifter, mksquashfs or tar2sqfs; ours"),
+    key(
+        "ConverterOptions",
+        "{}",
+        "mksquashfs options per format; [] means zstd level 3 in blocks of 128 KiB",
+    ),
     key("DatabaseURI", "sqlite:///var/lib/shifter/shifter.db", "the catalog; ours, unknown to the original"),
     key("DefaultImageFormat", "squashfs", "squashfs"),
     key("DefaultImageLocation", "required", "the Locations entry for references without a registry"),
@@ -52,6 +57,7 @@ pub(crate) const TOP: &[Key] = &[
 ];
 
 pub(crate) const PLATFORM: &[Key] = &[
+    key("ConverterOptions", "the common ones", "the same for this system's images; ours"),
     key("accesstype", "required", "local or remote"),
     key("admins", "nobody", "exact user names; a string is one name"),
     key("architecture", "the gateway's", "amd64, arm64, ppc64le, riscv64 or s390x; ours"),

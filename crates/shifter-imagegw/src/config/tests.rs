@@ -75,7 +75,10 @@ fn documented_configurations_are_accepted() {
     assert_eq!(everything.pull_update.as_secs(), 30);
     assert_eq!(everything.worker_threads, 8);
     assert_eq!(everything.log_level, Some("debug"));
-    assert_eq!(everything.converter_options, ["-comp", "zstd", "-Xcompression-level", "3"]);
+    assert_eq!(
+        everything.platforms["mycluster"].converters.options,
+        ["-comp", "zstd", "-Xcompression-level", "3"]
+    );
     assert_eq!(everything.database, Database::Sqlite("/srv/c.db".into()));
     assert_eq!(everything.platforms["systemb"].admins, ["root"]);
     assert_eq!(everything.platforms["systemb"].architecture, "arm64");

@@ -21,8 +21,14 @@ pub(crate) fn apply_layers<D: Copy>(
     mut counters: Counters,
     limits: &Limits,
 ) -> Result<Tree, MergeError> {
-    let mut applying =
-        Applying { stock, limits, older: Tree::new(), newer: Tree::new(), touched: Vec::new(), parked: HashMap::new() };
+    let mut applying = Applying {
+        stock,
+        limits,
+        older: Tree::new(),
+        newer: Tree::new(),
+        touched: Vec::new(),
+        parked: HashMap::new(),
+    };
     for (number, layer) in layers.iter().enumerate() {
         // Recorded the other way round.
         let records = applying.stock.layers.iter().rev().nth(number).cloned().unwrap_or_default();

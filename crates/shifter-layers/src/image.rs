@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use crate::Summary;
 use crate::error::MergeError;
 use crate::paths::{PathId, ROOT};
 use crate::policy;
@@ -11,7 +12,6 @@ use crate::scan::write_output;
 use crate::sink::{Attributes, Device, Sink, Special, Tables};
 use crate::stock::{Kind, Owner, Record, RecordId, Stock};
 use crate::tree::{Stand, Tree};
-use crate::Summary;
 
 /// What [`read_layers`](crate::read_layers) made of the layers: all of the image but the data of its files,
 /// which the sink has.

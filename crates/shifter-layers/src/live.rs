@@ -207,7 +207,10 @@ impl Liveness {
     fn is_hidden(&self, paths: &Paths, path: PathId) -> bool {
         let flags = |path: PathId| self.above.get(path as usize).copied().unwrap_or(0);
         flags(path) & (HIDDEN | DIRECTORY) != 0
-            || paths.upwards(paths.parent(path)).chain([ROOT]).any(|path| flags(path) & (HIDDEN | OPAQUE) != 0)
+            || paths
+                .upwards(paths.parent(path))
+                .chain([ROOT])
+                .any(|path| flags(path) & (HIDDEN | OPAQUE) != 0)
     }
 
     fn own(&self, path: PathId) -> Option<u32> {

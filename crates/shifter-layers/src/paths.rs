@@ -85,11 +85,7 @@ impl Paths {
     }
 
     /// The path of these components below `start`, new or not.
-    pub(crate) fn walk<'a>(
-        &mut self,
-        start: PathId,
-        components: impl Iterator<Item = &'a [u8]>,
-    ) -> PathId {
+    pub(crate) fn walk<'a>(&mut self, start: PathId, components: impl Iterator<Item = &'a [u8]>) -> PathId {
         components.fold(start, |parent, name| self.child(parent, name))
     }
 

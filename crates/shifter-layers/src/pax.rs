@@ -140,10 +140,7 @@ mod tests {
         type Case<'a> = (&'a [(&'a str, &'a str)], Option<Form>);
         let table: &[Case<'_>] = &[
             (&[], Some(Form::Plain)),
-            (
-                &[("size", "9"), ("numblocks", "2"), ("offset", "0"), ("numbytes", "1")],
-                None,
-            ),
+            (&[("size", "9"), ("numblocks", "2"), ("offset", "0"), ("numbytes", "1")], None),
             (
                 &[("size", "9"), ("numblocks", "1"), ("offset", "5"), ("numbytes", "4")],
                 Some(Form::Mapped(vec![seg(5, 4)], 9)),

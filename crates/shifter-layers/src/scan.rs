@@ -229,12 +229,7 @@ impl<'a, S: Sink> Scan<'a, S> {
     }
 
     /// Gives a file's data to the sink; returns its number. A fault of the layer is told before the sink's.
-    fn hand_over(
-        &mut self,
-        archive: &mut Archive,
-        entry: &Entry,
-        is_live: bool,
-    ) -> Result<u32, MergeError> {
+    fn hand_over(&mut self, archive: &mut Archive, entry: &Entry, is_live: bool) -> Result<u32, MergeError> {
         let mut content = archive.content(entry);
         let taken = self.sink.file(entry.size, is_live, &mut content);
         if let Some(failure) = content.failure() {

@@ -48,12 +48,8 @@ pub trait Tables {
     ) -> io::Result<Self::Inode>;
 
     /// A symbolic link; each has one name.
-    fn symlink(
-        &mut self,
-        number: u32,
-        target: &[u8],
-        attributes: &Attributes<'_>,
-    ) -> io::Result<Self::Inode>;
+    fn symlink(&mut self, number: u32, target: &[u8], attributes: &Attributes<'_>)
+    -> io::Result<Self::Inode>;
 
     /// A device or fifo, only where the [`Policy`](crate::Policy) keeps them; each has one name.
     fn special(

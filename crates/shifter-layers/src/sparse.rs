@@ -56,12 +56,7 @@ pub(crate) enum Form {
 
 impl Records {
     /// Takes one record; `key` is what follows `GNU.sparse.`. `None` if its value is malformed.
-    pub(crate) fn take(
-        &mut self,
-        key: &[u8],
-        value: &[u8],
-        number: fn(&[u8]) -> Option<u64>,
-    ) -> Option<()> {
+    pub(crate) fn take(&mut self, key: &[u8], value: &[u8], number: fn(&[u8]) -> Option<u64>) -> Option<()> {
         self.key.get_or_insert_with(|| format!("GNU.sparse.{}", crate::name::shown(key)));
         match key {
             b"name" => self.name = Some(value.to_vec()),

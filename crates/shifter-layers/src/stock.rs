@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::paths::{PathId, Paths, ROOT};
 use crate::name::components;
+use crate::paths::{PathId, Paths, ROOT};
 use crate::policy;
 use crate::sink::Xattr;
 

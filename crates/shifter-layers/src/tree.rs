@@ -40,8 +40,7 @@ enum NodeKind {
     Leaf,
 }
 
-const EMPTY: Node =
-    Node { record: 0, first: NOWHERE, next: NOWHERE, kind: NodeKind::Nothing, flags: 0 };
+const EMPTY: Node = Node { record: 0, first: NOWHERE, next: NOWHERE, kind: NodeKind::Nothing, flags: 0 };
 
 /// In the list of the directory above; kept by the tree itself.
 const LISTED: u8 = 1;

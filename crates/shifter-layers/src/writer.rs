@@ -65,7 +65,12 @@ impl<'a> TarWriter<'a> {
 
     /// The header of a file; its `size` bytes follow through [`data`](Self::data), then
     /// [`end_data`](Self::end_data).
-    pub(crate) fn file(&mut self, name: &[u8], attributes: &Attributes<'_>, size: u64) -> Result<(), MergeError> {
+    pub(crate) fn file(
+        &mut self,
+        name: &[u8],
+        attributes: &Attributes<'_>,
+        size: u64,
+    ) -> Result<(), MergeError> {
         self.entry(b'0', name, b"", attributes, size, None)
     }
 

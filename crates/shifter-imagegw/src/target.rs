@@ -70,13 +70,13 @@ impl Target {
     pub(crate) fn registry_location(&self, config: &Config) -> Location {
         let configured = config.locations.get(&self.location);
         Location {
-            name: self.location.clone(),
             url: configured.and_then(|location| location.url.clone()),
             sslcacert: configured.and_then(|location| location.ca_certificate.clone()),
             auth_method: match configured.is_some_and(|location| location.basic_auth) {
                 true => AuthMethod::Basic,
                 false => AuthMethod::Token,
             },
+            ..Location::named(&self.location)
         }
     }
 }

@@ -233,9 +233,9 @@ fn compression(media_type: &MediaType, operation: &str) -> Result<Compression, R
 pub(crate) struct Choice {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
-    /// Whether the index says that it is for the wanted platform. It is believed: configurations of
-    /// multi-platform images often name the builder's architecture.
-    pub(crate) names_platform: bool,
+    /// What the index says it is for. It is believed: configurations of multi-platform images often name the
+    /// builder's architecture.
+    pub(crate) platform: Option<Platform>,
 }
 
 /// The manifest of an index that suits `wanted` best.
@@ -283,7 +283,7 @@ pub(crate) fn choose(
     Ok(Choice {
         digest: digest(descriptor, operation)?,
         size: descriptor.size(),
-        names_platform: descriptor.platform().is_some(),
+        platform: offered(descriptor),
     })
 }
 

@@ -63,14 +63,15 @@ async fn images_of_both_formats_and_their_indexes_are_pulled() {
         assert_eq!(resolved.manifest_digest, resolved.top_digest);
         assert_eq!(resolved.config_digest.to_string(), sha256(image.config.as_bytes()));
         assert_eq!(resolved.config.env, ["PATH=/bin"]);
+        assert_eq!(resolved.platform, platform);
         assert!(!resolved.private);
         let dir = tempfile::tempdir().unwrap();
         let cache = BlobCache::open(dir.path()).unwrap();
         for ((layer, (_, bytes)), compression) in resolved.layers.iter().zip(&image.layers).zip(compression) {
             assert_eq!(layer.compression, compression);
-            let path = cache.fetch(&client, "a/b", layer, &|_| {}).await.unwrap();
-            assert_eq!(path, dir.path().join("sha256").join(layer.digest.hex()));
-            assert_eq!(&std::fs::read(path).unwrap(), bytes);
+            let blob = cache.fetch(&client, "a/b", layer, &|_| {}).await.unwrap();
+            assert_eq!(blob.path(), dir.path().join("sha256").join(layer.digest.hex()));
+            assert_eq!(&std::fs::read(blob.path()).unwrap(), bytes);
         }
     }
     let wrong = client.resolve("a/b", "oci", &amd64()).await.unwrap_err().to_string();
@@ -191,8 +192,8 @@ async fn the_layers_of_a_pull_are_fetched_by_parallel_tasks() {
         let (cache, client) = (Arc::clone(&cache), Arc::clone(&client));
         tokio::spawn(async move { cache.fetch(&client, "a/b", &layer, &|_| {}).await })
     });
-    let paths = futures_util::future::join_all(fetches).await;
-    for (path, (_, bytes)) in paths.into_iter().zip(&image.layers) {
-        assert!(&std::fs::read(path.unwrap().unwrap()).unwrap() == bytes);
+    let blobs = futures_util::future::join_all(fetches).await;
+    for (blob, (_, bytes)) in blobs.into_iter().zip(&image.layers) {
+        assert!(&std::fs::read(blob.unwrap().unwrap().path()).unwrap() == bytes);
     }
 }

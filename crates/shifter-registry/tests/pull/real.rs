@@ -79,6 +79,35 @@ async fn images_of_both_formats_and_their_indexes_are_pulled() {
 }
 
 #[tokio::test]
+async fn the_variant_that_a_system_can_run_is_chosen_and_recorded() {
+    let registry = Registry::start(Setup::default());
+    let images: Vec<_> = (0..4).map(|n| Image::simple(100, 50 + n)).collect();
+    let variants = ["v4", "v3", "v2", ""];
+    let mut entries = Vec::new();
+    for (image, variant) in images.iter().zip(variants) {
+        registry.push(image, &image.digest()).await;
+        let variant = if variant.is_empty() { String::new() } else { format!(r#","variant":"{variant}""#) };
+        entries.push(format!(
+            r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":{},"platform":{{"os":"linux","architecture":"amd64"{variant}}}}}"#,
+            image.digest(),
+            image.manifest.len()
+        ));
+    }
+    let index =
+        format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#, entries.join(","));
+    registry.push_manifest("1", OCI_INDEX, &index).await;
+    let client = client(&registry.url());
+    for (wanted, expected) in [("v3", 1), ("v2", 2), ("", 3), ("v9", 0)] {
+        let variant = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let system = Platform { variant: variant(wanted), ..amd64() };
+        let resolved = client.resolve("a/b", "1", &system).await.unwrap();
+        assert_eq!(resolved.manifest_digest.to_string(), images[expected].digest(), "{wanted}");
+        assert_eq!(resolved.platform, Platform { variant: variant(variants[expected]), ..amd64() });
+        assert_eq!(resolved.top_digest.to_string(), sha256(index.as_bytes()));
+    }
+}
+
+#[tokio::test]
 async fn a_private_ca_is_trusted_only_where_it_is_named() {
     let registry = Registry::start(Setup { tls: true, ..Setup::default() });
     let image = Image::simple(1000, 5);

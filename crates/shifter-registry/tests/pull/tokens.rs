@@ -4,7 +4,7 @@ use crate::fixture::{Image, location, settings, user};
 use crate::registry::{Registry, Setup, run};
 use crate::server::{Reply, Request, Server};
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use shifter_registry::{BlobCache, Client, Credentials, Location, Platform, RegistryError};
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -133,10 +133,12 @@ impl Layout {
     pub(crate) fn sweep(&self) -> io::Result<()> {
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             for entry in std::fs::read_dir(self.blobs(algorithm))? {
-                let path = entry?.path();
-                if path.extension().is_some_and(|e| e == "lock") {
+                let entry = entry?;
+                let name = entry.file_name();
+                let hex = name.to_str().and_then(|n| n.strip_prefix('.')?.strip_suffix(".lock"));
+                if hex.is_some_and(|hex| Digest::parse(&format!("{}:{hex}", algorithm.name())).is_ok()) {
                     // Dropping a lock removes its file; one that is held stays.
-                    drop(Lock::try_take(&path)?);
+                    drop(Lock::try_take(&entry.path())?);
                 }
             }
         }

@@ -153,11 +153,12 @@ async fn unfinished_downloads_are_listed_bounded_and_first_to_go() {
 async fn files_of_others_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let cache = BlobCache::open(dir.path()).unwrap();
-    for name in ["sha256/README", "sha256/.hidden", "sha256/abc.partial", "note"] {
+    let others = ["README", ".hidden", "abc.partial", "a.lock", ".a.lock"].map(|n| format!("sha256/{n}"));
+    for name in others.iter().map(String::as_str).chain(["note", "used/note"]) {
         std::fs::write(dir.path().join(name), "x").unwrap();
     }
     BlobCache::open(dir.path()).unwrap();
     let collected = cache.collect(0).await.unwrap();
-    assert_eq!((collected.freed, names(dir.path()).len()), (0, 3));
-    assert!(dir.path().join("note").exists());
+    assert_eq!((collected.freed, names(dir.path()).len()), (0, 5));
+    assert!(dir.path().join("note").exists() && dir.path().join("used/note").exists());
 }

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 const DEFAULT_CREDENTIALS: &str = "default";
 
 /// The locations of a site, the one for images that name no registry, and the policy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Registries {
     locations: BTreeMap<String, Location>,
     default: String,
@@ -43,6 +43,11 @@ impl Registries {
     /// [`ImageRef::parse`] wants to know.
     pub fn is_location(&self, name: &str) -> bool {
         self.locations.contains_key(name)
+    }
+
+    /// The location configured as `name`.
+    pub fn location(&self, name: &str) -> Option<&Location> {
+        self.locations.get(name)
     }
 
     /// The location that `image` is pulled from, if the policy allows it.

@@ -181,6 +181,10 @@ fn image(manifest: &ImageManifest, settings: &Settings, operation: &str) -> Resu
             format!("{} layers", settings.max_layers),
         ));
     }
+    let total = manifest.layers().iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size()));
+    if total > settings.max_image {
+        return Err(too_large("the image".to_owned(), format!("{} bytes", settings.max_image)));
+    }
     let layers = manifest
         .layers()
         .iter()

@@ -36,7 +36,7 @@ async fn killed_at_any_moment_a_pull_leaves_whole_blobs_and_what_can_be_taken_up
     let upstream = format!("localhost:{}", registry.port());
     // Blobs come in two halves, the second ones later.
     let slow = Server::start(move |request, _| {
-        let moment = if request.path.contains("/blobs/") { 150 } else { 0 };
+        let moment = if request.path.contains("/blobs/") { 250 } else { 0 };
         Reply { pause: Duration::from_millis(moment), ..forward(&upstream, request) }
     });
     let child = |dir: &Path| {
@@ -45,19 +45,22 @@ async fn killed_at_any_moment_a_pull_leaves_whole_blobs_and_what_can_be_taken_up
         child.env("CRASH_DIRECTORY", dir).env("CRASH_URL", slow.url()).stdout(Stdio::null());
         child.stderr(Stdio::null()).spawn().unwrap()
     };
-    let started = Instant::now();
-    let whole = tempfile::tempdir().unwrap();
-    assert!(child(whole.path()).wait().unwrap().success());
-    let duration = started.elapsed();
-    assert_eq!(only_whole_blobs(whole.path()), 3);
-
+    // So many requests after which, and milliseconds later, it is killed: manifest, configuration, three layers, then
+    // the first halves, the pause, the second halves, digests, names.
+    let early = (0..5).flat_map(|requests| [(requests, 0), (requests, 20)]);
+    let late = [0, 50, 100, 150, 200, 240, 255, 270, 285, 300, 350, 400, 3000].map(|moment| (5, moment));
     let survivor = client(&slow.url());
     let (mut with_partials, mut with_blobs, mut resumed) = (0, 0, 0);
-    const KILLS: u32 = 24;
-    for kill in 0..KILLS {
+    for (requests, moment) in early.chain(late) {
         let dir = tempfile::tempdir().unwrap();
+        let before = slow.log().len();
         let mut victim = child(dir.path());
-        tokio::time::sleep(duration * kill / KILLS).await;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while slow.log().len() < before + requests {
+            assert!(Instant::now() < deadline && victim.try_wait().unwrap().is_none());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(moment)).await;
         victim.kill().unwrap();
         victim.wait().unwrap();
         // The next start: what it tidies up, and what it finds.

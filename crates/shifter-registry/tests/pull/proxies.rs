@@ -96,7 +96,9 @@ fn tinyproxy() -> Daemon {
 }
 
 fn dante(knows_names: bool) -> Daemon {
-    Daemon::start(&["danted", "-f"], knows_names, |dir, port| {
+    // Its name on Debian, and elsewhere.
+    let program = if Command::new("danted").arg("-v").output().is_ok() { "danted" } else { "sockd" };
+    Daemon::start(&[program, "-f"], knows_names, |dir, port| {
         format!(
             "logoutput: {}\ninternal: 127.0.0.1 port = {port}\nexternal: 127.0.0.1\nclientmethod: none\n\
              socksmethod: none\nclient pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}\n\

@@ -6,6 +6,7 @@
 //! It deliberately does not look at the machine: whether directories exist is found out by `serve`.
 
 mod keys;
+mod registries;
 mod section;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
+use shifter_registry::Registries;
 
 use self::section::{Notes, Section};
 use crate::convert::{Converters, Program};
@@ -24,12 +26,12 @@ pub(crate) const DEFAULT_DATABASE: &str = "/var/lib/shifter/shifter.db";
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) platforms: BTreeMap<String, Platform>,
-    pub(crate) locations: BTreeMap<String, Location>,
-    /// Key into `locations` for references that name no registry.
-    pub(crate) default_location: String,
+    pub(crate) registries: Registries,
     /// Only `squashfs` can be served; other names of the original are accepted here.
     pub(crate) format: String,
     pub(crate) cache_directory: PathBuf,
+    /// Bytes of blobs that are kept.
+    pub(crate) cache_limit: Option<u64>,
     pub(crate) expand_directory: PathBuf,
     /// How long an image lives after its last pull or lookup.
     pub(crate) image_expiration: Duration,
@@ -82,14 +84,6 @@ pub(crate) struct Platform {
 pub(crate) enum Access {
     Local,
     Remote,
-}
-
-/// One registry.
-#[derive(Clone, Debug)]
-pub(crate) struct Location {
-    pub(crate) url: Option<String>,
-    pub(crate) ca_certificate: Option<PathBuf>,
-    pub(crate) basic_auth: bool,
 }
 
 /// What is wrong with the file; all of it, one problem per line.
@@ -176,7 +170,7 @@ pub(crate) fn keys_reference() -> String {
 fn read(top: &mut Section<'_>) -> Config {
     let database = read_database(top);
     let default_location = top.required_text("DefaultImageLocation").unwrap_or_default();
-    let locations = top.objects("Locations", keys::LOCATION, read_location);
+    let locations = top.objects("Locations", keys::LOCATION, registries::read_location);
     if !locations.contains_key(&default_location) && !default_location.is_empty() {
         let what = format!("\"{default_location}\" is not one of the Locations; add it there");
         // Without any registry nothing can be pulled, but what is published can be served.
@@ -185,6 +179,7 @@ fn read(top: &mut Section<'_>) -> Config {
             false => top.problem("DefaultImageLocation", &what),
         }
     }
+    let registries = registries::read(top, locations, &default_location);
     let mut unsupported = Vec::new();
     if top.text("examiner").is_some() {
         unsupported.push(
@@ -214,8 +209,7 @@ fn read(top: &mut Section<'_>) -> Config {
     let pull_update_alias = top.integer("PullUpdateTime", 0, 31_536_000);
     check_unused(top);
     Config {
-        default_location,
-        locations,
+        registries,
         platforms,
         authentication,
         unsupported,
@@ -225,6 +219,9 @@ fn read(top: &mut Section<'_>) -> Config {
             .unwrap_or("squashfs")
             .to_owned(),
         cache_directory: top.required_path("CacheDirectory").unwrap_or_default(),
+        cache_limit: top
+            .integer("CacheSizeLimit", 1, 1_000_000_000)
+            .map(|gigabytes| gigabytes * 1_000_000_000),
         expand_directory: top.required_path("ExpandDirectory").unwrap_or_default(),
         image_expiration: read_expiration(top),
         pull_update: Duration::from_secs(pull_update.or(pull_update_alias).unwrap_or(300)),
@@ -267,25 +264,6 @@ fn read_database(top: &mut Section<'_>) -> Database {
             top.problem("DatabaseURI", &hint);
             Database::Sqlite(DEFAULT_DATABASE.into())
         }
-    }
-}
-
-fn read_location(section: &mut Section<'_>) -> Location {
-    match section.text("remotetype") {
-        Some("dockerv2") => {}
-        Some("dockerhub") => section.problem("remotetype", "\"dockerhub\" is deprecated; write \"dockerv2\""),
-        Some(_) => section.problem("remotetype", "only \"dockerv2\" is known"),
-        None => section.problem("remotetype", "missing; write \"dockerv2\""),
-    }
-    let url = section.text("url").map(str::to_owned);
-    if url.as_deref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
-        section.problem("url", "must begin with http:// or https://");
-    }
-    section.text("authentication");
-    Location {
-        url,
-        ca_certificate: section.text("sslcacert").map(PathBuf::from),
-        basic_auth: section.choice("authMethod", &["token", "basic"]) == Some("basic"),
     }
 }
 

@@ -26,9 +26,15 @@ pub(crate) const SECTIONS: &[(&str, &[Key])] = &[
 ];
 
 pub(crate) const TOP: &[Key] = &[
+    key(
+        "AllowImages",
+        "all of Locations",
+        "what may be pulled: REGISTRY, REGISTRY/REPOSITORY, REGISTRY/GROUP/*; ours",
+    ),
     key("Authentication", "munge", "munge, or mock for tests on a loopback address"),
     key("Broker", "-", "unused (task broker of an early original)"),
     key("CacheDirectory", "required", "downloaded blobs, kept by content"),
+    key("CacheSizeLimit", "-", "GB of blobs kept in CacheDirectory; the longest unused go first; ours"),
     key("Converter", "shifter", "what writes images: shifter, mksquashfs or tar2sqfs; ours"),
     key(
         "ConverterOptions",
@@ -41,6 +47,7 @@ pub(crate) const TOP: &[Key] = &[
     key("DefaultImageRemote", "-", "unused"),
     key("DefaultLustreReplication", "-", "unused"),
     key("DefaultOstCount", "-", "unused"),
+    key("DenyImages", "nothing", "what may not be pulled, written as AllowImages, which it overrules; ours"),
     key("ExpandDirectory", "required", "scratch space for conversion"),
     key("ImageExpirationTimeout", "90:00:00:00", "days:hours:minutes:seconds since the last pull or lookup"),
     key("ImportUsers", "nobody", "all, None, or exact user names that may import files"),
@@ -84,8 +91,14 @@ pub(crate) const SSH: &[Key] = &[
 pub(crate) const LOCATION: &[Key] = &[
     key("authMethod", "token", "token or basic"),
     key("authentication", "-", "unused"),
+    key("mirrors", "[]", "base URLs asked for content first, without credentials; ours"),
     key("remotetype", "required", "dockerv2"),
-    key("sslcacert", "-", "PEM file of a private certificate authority"),
+    key("sslcacert", "-", "PEM file of private certificate authorities, for the mirrors, too"),
+    key(
+        "trustedHosts",
+        "[]",
+        "other hosts of the registry: token service of another domain, local storage; ours",
+    ),
     key("url", "https://NAME", "base URL of the registry"),
 ];
 

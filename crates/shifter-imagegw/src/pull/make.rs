@@ -3,12 +3,11 @@
 //! Runs with the flight of its digest held, so once at a time; enters nothing into the catalog.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt};
 use shifter_core::digest::Digest;
-use shifter_registry::{BlobCache, Client, Compression, RegistryError, Resolved};
+use shifter_registry::{Blob, BlobCache, Client, Compression, RegistryError, Resolved};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{DOWNLOADS, FORMAT, Progress, PullError, Puller, blocking};
@@ -69,7 +68,7 @@ impl Making<'_> {
         .await?;
         let job = ConvertJob {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            layers: convert_layers(&resolved, layers),
+            layers: convert_layers(&resolved, &layers),
             output: part.path().to_owned(),
             scratch: scratch.path().to_owned(),
             converter: self.platform.converters.clone(),
@@ -80,6 +79,8 @@ impl Making<'_> {
             self.progress.set(format!("Converting layer {begun} of {of}, {} MB", megabytes(bytes)));
         };
         puller.converter.run(&job, &progress).await?;
+        // Held until here, so that nobody collects what is being read.
+        drop(layers);
         puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
         let published = blocking(move || {
             drop(scratch);
@@ -117,7 +118,7 @@ impl Making<'_> {
     }
 
     /// Fetches all layers, some at a time, oldest first in the result.
-    async fn download(&self, resolved: &Resolved) -> Result<Vec<PathBuf>, PullError> {
+    async fn download(&self, resolved: &Resolved) -> Result<Vec<Blob>, PullError> {
         let total: u64 = resolved.layers.iter().map(|layer| layer.size).sum();
         let received: Vec<AtomicU64> = resolved.layers.iter().map(|_| AtomicU64::new(0)).collect();
         let count = resolved.layers.len();
@@ -144,12 +145,12 @@ fn megabytes(bytes: u64) -> String {
     format!("{}.{}", bytes / 1_000_000, bytes / 100_000 % 10)
 }
 
-fn convert_layers(resolved: &Resolved, paths: Vec<PathBuf>) -> Vec<ConvertLayer> {
+fn convert_layers(resolved: &Resolved, blobs: &[Blob]) -> Vec<ConvertLayer> {
     let mut diff_ids = resolved.config.diff_ids.iter();
-    let layers = resolved.layers.iter().zip(paths);
+    let layers = resolved.layers.iter().zip(blobs);
     layers
-        .map(|(layer, path)| ConvertLayer {
-            path,
+        .map(|(layer, blob)| ConvertLayer {
+            path: blob.path().to_owned(),
             digest: layer.digest.to_string(),
             diff_id: diff_ids.next().map(Digest::to_string),
             compression: match layer.compression {

@@ -21,6 +21,7 @@ pub enum Chunk<'a> {
 /// A regular file's content from its beginning, as [`Chunk`]s or through [`io::Read`]; one block in memory.
 pub struct FileData<'a, S> {
     image: &'a Image<S>,
+    path: Vec<u8>,
     layout: FileLayout,
     blocks: Cursor<'a, S>,
     blocks_left: u64,
@@ -36,10 +37,11 @@ pub struct FileData<'a, S> {
 }
 
 impl<'a, S: Source> FileData<'a, S> {
-    pub(super) fn new(image: &'a Image<S>, layout: FileLayout) -> Result<Self, ReadError> {
+    pub(super) fn new(image: &'a Image<S>, path: &[u8], layout: FileLayout) -> Result<Self, ReadError> {
         let (blocks_left, tail) = image.shape(layout);
         Ok(Self {
             image,
+            path: path.to_vec(),
             layout,
             blocks: Cursor::new(&image.store, image.inodes, layout.blocks)?,
             blocks_left,
@@ -63,6 +65,10 @@ impl<'a, S: Source> FileData<'a, S> {
 
     /// The next piece's length; its bytes are in the buffer, or none if it is a hole.
     fn advance(&mut self) -> Result<u64, ReadError> {
+        self.unpack_next().map_err(|error| error.of(&self.path))
+    }
+
+    fn unpack_next(&mut self) -> Result<u64, ReadError> {
         self.buffer.clear();
         let length = self.left.min(u64::from(self.image.superblock.block_size));
         if length == 0 {

@@ -16,7 +16,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
 use super::data::Chunk;
 use super::error::ReadError;
 use super::image::Image;
-use super::inode::{Attributes, Inode, Kind};
+use super::inode::{Attributes, Kind};
 use super::source::Source;
 use super::walk::{Entry, Event};
 
@@ -150,15 +150,15 @@ impl<S: Source> Target<'_, S> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = fs::openat(&self.here, entry.name(), flags, Mode::RUSR | Mode::WUSR);
         let file = File::from(file.map_err(failed("make file", entry))?);
-        let size = self.fill(&file, entry, &entry.inode)?;
+        let size = self.fill(&file, entry)?;
         file.set_len(size).map_err(|source| write_error("set the length of", entry, source))?;
         finish(file.as_fd(), &entry.inode.attributes, 0o400).map_err(failed("set mode of", entry))
     }
 
-    fn fill(&mut self, file: &File, entry: &Entry, inode: &Inode) -> Result<u64, ExtractError> {
-        let mut data = self.image.data(inode).map_err(|error| error.of(&entry.path))?;
+    fn fill(&mut self, file: &File, entry: &Entry) -> Result<u64, ExtractError> {
+        let mut data = self.image.data(entry)?;
         let mut at = 0_u64;
-        while let Some(chunk) = data.next_chunk().map_err(|error| error.of(&entry.path))? {
+        while let Some(chunk) = data.next_chunk()? {
             let length = match chunk {
                 Chunk::Hole(length) => length,
                 Chunk::Data(bytes) => {

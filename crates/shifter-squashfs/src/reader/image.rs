@@ -11,7 +11,7 @@ use super::lookup::Lookup;
 use super::source::Source;
 use super::store::{Extent, Region, Store};
 use super::superblock::{SUPERBLOCK_BYTES, Superblock, refuse};
-use super::walk::Walk;
+use super::walk::{Entry, Walk};
 use super::xattr::{self, Xattr, XattrTable};
 
 /// In a data block's size: it is stored as it is.
@@ -70,7 +70,9 @@ impl<S: Source> Image<S> {
         let ids = all_ids(&store, &ids)?;
         let inodes = Region { part: Part::InodeTable, start: inode_table, end: directory_table };
         let directories = Region { part: Part::DirectoryTable, start: directory_table, end: ceiling };
-        Ok(Self { store, superblock, limits: *limits, inodes, directories, ids, fragments, xattrs })
+        let image = Self { store, superblock, limits: *limits, inodes, directories, ids, fragments, xattrs };
+        image.check_fragments()?;
+        Ok(image)
     }
 
     /// Inodes that the superblock claims; [`Walk`] refuses a tree with another number.
@@ -113,20 +115,21 @@ impl<S: Source> Image<S> {
     }
 
     /// A regular file's content, to be read once from its beginning.
-    pub fn data(&self, file: &Inode) -> Result<FileData<'_, S>, ReadError> {
-        match file.kind {
-            Kind::File(layout) => FileData::new(self, layout),
-            _ => Err(ReadError::new(
-                Place::somewhere(Part::InodeTable),
-                Problem::Misused("only regular files have content"),
-            )),
-        }
+    pub fn data(&self, file: &Entry) -> Result<FileData<'_, S>, ReadError> {
+        let data = match file.inode.kind {
+            Kind::File(layout) => FileData::new(self, &file.path, layout),
+            _ => {
+                let problem = Problem::Misused("only regular files have content");
+                Err(ReadError::new(Place::somewhere(Part::Tree), problem))
+            }
+        };
+        data.map_err(|error| error.of(&file.path))
     }
 
     /// An inode's extended attributes, in the image's order.
-    pub fn xattrs(&self, inode: &Inode) -> Result<Vec<Xattr>, ReadError> {
-        match inode.xattrs {
-            Some(number) => xattr::read(self, number),
+    pub fn xattrs(&self, entry: &Entry) -> Result<Vec<Xattr>, ReadError> {
+        match entry.inode.xattrs {
+            Some(number) => xattr::read(self, number).map_err(|error| error.of(&entry.path)),
             None => Ok(Vec::new()),
         }
     }
@@ -183,12 +186,26 @@ impl<S: Source> Image<S> {
             let problem = Problem::Disagrees { field, found: u64::from(number), other, expected };
             return Err(ReadError::new(place, problem));
         };
-        let (start, word) = (entry.u64()?, entry.u32()?);
-        let place = entry.place();
-        self.extent(place, Part::Fragments, start, word)?.ok_or_else(|| {
+        self.fragment_entry(&mut entry)
+    }
+
+    fn fragment_entry(&self, entry: &mut Cursor<'_, S>) -> Result<Extent, ReadError> {
+        let (start, word, _unused) = (entry.u64()?, entry.u32()?, entry.u32()?);
+        self.extent(entry.place(), Part::Fragments, start, word)?.ok_or_else(|| {
             let (field, rule) = ("a fragment's stored size", "a fragment holds something");
-            ReadError::new(place, Problem::Field { field, found: 0, rule })
+            entry.refuse(Problem::Field { field, found: 0, rule })
         })
+    }
+
+    /// All of the table, also what no file uses: a count that is wrong shows here.
+    fn check_fragments(&self) -> Result<(), ReadError> {
+        let Some(table) = &self.fragments else { return Ok(()) };
+        if let Some(mut entries) = table.entry(&self.store, 0)? {
+            for _ in 0..table.count() {
+                self.fragment_entry(&mut entries)?;
+            }
+        }
+        Ok(())
     }
 
     /// How many blocks a file's list has, and how long its tail in a fragment is.

@@ -16,8 +16,8 @@ pub struct Limits {
     pub depth: usize,
     /// Bytes of all files, holes included, each file once.
     pub uncompressed_bytes: u64,
-    /// What may be unpacked per byte of the image: bytes of all files without holes, and, counted apart, all
-    /// that is decompressed or taken from tables on the way, blocks as often as they are wanted.
+    /// Bytes of all files, without holes, per byte of the image. Four times as much may be decompressed and
+    /// taken from tables in all, while the image is open: some is wanted more than once.
     pub ratio: u64,
     /// The ratio counts only beyond this many bytes: small images compress to almost nothing.
     pub ratio_free_bytes: u64,
@@ -26,6 +26,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Bytes that may be decompressed and taken from tables of an image of this many bytes.
+    pub(super) fn work(&self, length: u64) -> u64 {
+        self.unpacked(length).saturating_mul(4)
+    }
+
     /// Bytes that an image of this many bytes may unpack to.
     pub(super) fn unpacked(&self, length: u64) -> u64 {
         length.saturating_mul(self.ratio).saturating_add(self.ratio_free_bytes)

@@ -73,8 +73,7 @@ impl<S: Source> Store<S> {
             metadata: RefCell::new(Cache::new(METADATA_SLOTS)),
             fragments: RefCell::new(Cache::new(fragments as usize)),
             done: Cell::new(0),
-            // Tables and fragments are read several times on the way to every file's bytes.
-            budget: limits.unpacked(length),
+            budget: limits.work(length),
         })
     }
 

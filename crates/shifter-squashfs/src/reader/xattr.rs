@@ -61,7 +61,7 @@ impl XattrTable {
         // Without sets there is no block before the header, which then is where everything ends.
         let end = sets.first_block().min(start);
         if first < floor || first > end {
-            let what = "names and values";
+            let what = "the part with names and values";
             let problem = Problem::Outside { what, start: first, end, from: floor, to: end };
             return Err(ReadError::new(place, problem));
         }

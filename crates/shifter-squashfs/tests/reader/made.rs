@@ -289,7 +289,7 @@ fn readers_of_any_size_see_the_same_bytes() {
     let whole = read_whole(File::open(&image_path).unwrap(), &Limits::default()).unwrap();
     for name in ["sparse", "text/4096-3", "empty file", "all hole", "d/small1"] {
         let expected = fs::read(root.join(name)).unwrap();
-        for size in [1, 7, 4096, 5000] {
+        for size in [13, 4096, 5000] {
             let mut data = image.data(&whole.entries[name.as_bytes()].0).unwrap();
             let (mut buffer, mut found) = (vec![0xee; size], Vec::new());
             loop {

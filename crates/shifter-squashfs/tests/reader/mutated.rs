@@ -12,7 +12,7 @@ use crate::tree::{Random, mksquashfs, noise};
 use crate::whole::read_whole;
 
 /// Of each image; a second or two in a build without optimization.
-const ROUNDS: u64 = 3000;
+const ROUNDS: u64 = 2000;
 
 const LIMITS: Limits = Limits {
     entries: 5000,

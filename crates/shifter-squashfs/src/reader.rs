@@ -3,7 +3,8 @@
 //!
 //! Every byte is taken for hostile. Whatever the file holds, reading it ends in bounded time and memory
 //! ([`Limits`]) with the tree it describes or with a sentence that says where in the file which rule is broken.
-//! The file may even change while it is read: all that is used was checked after it was read.
+//! The file may even change while it is read: all that is used was checked after it was read. But only of a file
+//! that nobody can change are two passes sure to read the same, so copy it first where that matters.
 //!
 //! - [`Image::open`] reads and checks the superblock and the places of all tables.
 //! - [`Image::walk`] goes through the tree once and checks it: no directory twice, numbers and parents that

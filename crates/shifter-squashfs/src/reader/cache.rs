@@ -2,31 +2,31 @@
 //! every slot, which for some dozens is cheaper than anything cleverer.
 
 /// At most `slots` values, the least recently used given up first.
-pub(super) struct Cache<V> {
+pub(super) struct Cache<K, V> {
     slots: usize,
     clock: u64,
-    kept: Vec<Slot<V>>,
+    kept: Vec<Slot<K, V>>,
 }
 
-struct Slot<V> {
-    key: u64,
+struct Slot<K, V> {
+    key: K,
     used: u64,
     value: V,
 }
 
-impl<V: Clone> Cache<V> {
+impl<K: PartialEq, V: Clone> Cache<K, V> {
     pub(super) fn new(slots: usize) -> Self {
         Self { slots, clock: 0, kept: Vec::new() }
     }
 
-    pub(super) fn get(&mut self, key: u64) -> Option<V> {
+    pub(super) fn get(&mut self, key: K) -> Option<V> {
         self.clock = self.clock.wrapping_add(1);
         let slot = self.kept.iter_mut().find(|slot| slot.key == key)?;
         slot.used = self.clock;
         Some(slot.value.clone())
     }
 
-    pub(super) fn put(&mut self, key: u64, value: V) {
+    pub(super) fn put(&mut self, key: K, value: V) {
         let slot = Slot { key, used: self.clock, value };
         if self.kept.len() < self.slots {
             self.kept.push(slot);

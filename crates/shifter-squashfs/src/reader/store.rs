@@ -34,7 +34,7 @@ pub(super) struct Block {
 }
 
 /// Where a block of data lies: its first byte, how many, and whether they are compressed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) part: Part,
     pub(super) start: u64,
@@ -48,8 +48,9 @@ pub(super) struct Store<S> {
     codec: Codec,
     decompressor: RefCell<Decompressor>,
     input: RefCell<Vec<u8>>,
-    metadata: RefCell<Cache<Rc<Block>>>,
-    fragments: RefCell<Cache<Rc<Vec<u8>>>>,
+    metadata: RefCell<Cache<u64, Rc<Block>>>,
+    /// By all of the extent: what is read must not depend on what was read before.
+    fragments: RefCell<Cache<Extent, Rc<Vec<u8>>>>,
     done: Cell<u64>,
     budget: u64,
 }
@@ -143,14 +144,14 @@ impl<S: Source> Store<S> {
 
     /// A fragment's bytes, at most a block's.
     pub(super) fn fragment(&self, extent: Extent, block_size: usize) -> Result<Rc<Vec<u8>>, ReadError> {
-        if let Some(bytes) = self.fragments.borrow_mut().get(extent.start) {
+        if let Some(bytes) = self.fragments.borrow_mut().get(extent) {
             return Ok(bytes);
         }
         let mut bytes = Vec::new();
         self.unpack(extent, block_size, &mut bytes)?;
         bytes.shrink_to_fit();
         let bytes = Rc::new(bytes);
-        self.fragments.borrow_mut().put(extent.start, Rc::clone(&bytes));
+        self.fragments.borrow_mut().put(extent, Rc::clone(&bytes));
         Ok(bytes)
     }
 

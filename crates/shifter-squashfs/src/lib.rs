@@ -12,6 +12,7 @@
 mod converter;
 mod error;
 mod options;
+pub mod reader;
 mod run;
 mod superblock;
 pub mod writer;

@@ -18,6 +18,7 @@ use shifter_registry::Registries;
 
 use self::section::{Notes, Section};
 use crate::convert::{Converters, Program};
+use crate::examine::Examiner;
 
 /// Where the catalog is unless `DatabaseURI` says otherwise.
 pub(crate) const DEFAULT_DATABASE: &str = "/var/lib/shifter/shifter.db";
@@ -40,6 +41,8 @@ pub(crate) struct Config {
     /// Pulls that download and convert at the same time.
     pub(crate) worker_threads: usize,
     pub(crate) authentication: Authentication,
+    /// Looks at images before they are published.
+    pub(crate) examiner: Option<Examiner>,
     pub(crate) log_level: Option<&'static str>,
     pub(crate) database: Database,
     /// Keys that are set and that this version cannot honour; each is a whole sentence.
@@ -111,8 +114,8 @@ impl Config {
         }
     }
 
-    /// What `serve` must refuse although the file itself is in order: ignoring a policy or an
-    /// examination that the site asked for would be worse than not starting.
+    /// What `serve` must refuse although the file itself is in order: ignoring a policy that the site asked for would
+    /// be worse than not starting.
     pub(crate) fn check_servable(&self) -> Result<(), ConfigError> {
         let mut problems = self.unsupported.clone();
         if self.database == Database::MongoOnly {
@@ -181,13 +184,6 @@ fn read(top: &mut Section<'_>) -> Config {
     }
     let registries = registries::read(top, locations, &default_location);
     let mut unsupported = Vec::new();
-    if top.text("examiner").is_some() {
-        unsupported.push(
-            "examiner: images are never unpacked, so a program that examines an unpacked tree cannot be \
-             run; remove the key, or keep the original gateway where the examination is required"
-                .to_owned(),
-        );
-    }
     let converters = read_converters(top);
     let platforms = top.objects("Platforms", keys::PLATFORM, |section| {
         read_platform(section, &converters, &mut unsupported)
@@ -212,6 +208,7 @@ fn read(top: &mut Section<'_>) -> Config {
         registries,
         platforms,
         authentication,
+        examiner: read_examiner(top),
         unsupported,
         database,
         format: top
@@ -334,6 +331,27 @@ fn host_architecture() -> &'static str {
         "powerpc64" => "ppc64le",
         other => other,
     }
+}
+
+fn read_examiner(top: &mut Section<'_>) -> Option<Examiner> {
+    let program = top.path("examiner");
+    let seconds = top.integer("ExaminerTimeLimit", 1, 86_400);
+    let gigabytes = top.integer("ExaminerSizeLimit", 1, 1_000_000);
+    let paths: Vec<PathBuf> = top.names("ExaminerPaths").into_iter().map(PathBuf::from).collect();
+    if paths.iter().any(|path| !path.is_absolute()) {
+        top.problem("ExaminerPaths", "must be absolute paths");
+    }
+    for key in ["ExaminerTimeLimit", "ExaminerSizeLimit", "ExaminerPaths"] {
+        if program.is_none() && top.is_set(key) {
+            top.warning(key, "has no effect without examiner");
+        }
+    }
+    Some(Examiner {
+        program: program?,
+        time: Duration::from_secs(seconds.unwrap_or(600)),
+        bytes: gigabytes.unwrap_or(64) * 1_000_000_000,
+        paths,
+    })
 }
 
 /// `"D:H:M:S"`, exactly four numbers.

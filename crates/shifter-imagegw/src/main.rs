@@ -1,14 +1,16 @@
 //! The image gateway: pulls container images from registries and publishes them for the nodes.
 //!
-//! `serve` is the daemon, `check-config` tells what is wrong with its configuration, and a hidden
-//! `convert` is the child process that reads untrusted archives. Everything else is asked by HTTP.
+//! `serve` is the daemon, `check-config` tells what is wrong with its configuration, and hidden ones are the child
+//! processes that work on untrusted bytes. Everything else is asked by HTTP.
 
 mod acl;
 mod api;
 mod auth;
 mod catalog;
 mod config;
+mod confine;
 mod convert;
+mod examine;
 mod http;
 mod jobs;
 mod listen;
@@ -49,6 +51,15 @@ enum Command {
     /// The converter process; started by serve.
     #[command(hide = true)]
     Convert,
+    /// The process that unpacks an image for an examiner; started by serve.
+    #[command(hide = true)]
+    Unpack,
+    /// The process that runs a site's examiner; started by serve.
+    #[command(hide = true)]
+    Examine,
+    /// A process as confined as convert that tries what it must not do; started by serve and check-config.
+    #[command(hide = true)]
+    Probe,
 }
 
 #[derive(Args)]
@@ -89,6 +100,9 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve(&arguments),
         Command::CheckConfig(arguments) => check_config(&arguments),
         Command::Convert => return ExitCode::from(convert::child()),
+        Command::Unpack => return ExitCode::from(examine::unpack()),
+        Command::Examine => return ExitCode::from(examine::child()),
+        Command::Probe => convert::probe(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -139,6 +153,14 @@ fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {
         convert::check(&platform.converters).map_err(anyhow::Error::msg).with_context(|| {
             format!("the ConverterOptions of system {name} in {} cannot be used", path.display())
         })?;
+    }
+    if let Some(examiner) = &config.examiner {
+        examiner.check().map_err(anyhow::Error::msg)?;
+    }
+    // Tried as whoever asks, who may be allowed another thing than the gateway's account.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for gap in runtime.block_on(async { convert::Converter::find().await?.gaps().await })? {
+        eprintln!("shifter-imagegw: warning: {gap}");
     }
     println!("{} is in order", path.display());
     Ok(())

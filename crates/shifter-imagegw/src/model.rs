@@ -22,7 +22,7 @@ pub(crate) enum JobStatus {
     Init,
     Pending,
     Pulling,
-    /// Only written by a gateway that runs a site's examiner; kept so that such rows can be read.
+    /// Only where the site has an examiner.
     Examination,
     Conversion,
     Transfer,
@@ -90,6 +90,8 @@ pub(crate) struct RunConfig {
     pub(crate) labels: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) user: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) volumes: Vec<String>,
     #[serde(default)]
     pub(crate) stop_signal: String,
     #[serde(default)]
@@ -175,6 +177,7 @@ impl Image {
                 architecture: self.config.architecture.clone(),
                 user: self.config.user.clone(),
                 stop_signal: self.config.stop_signal.clone(),
+                volumes: self.config.volumes.clone(),
                 labels: self.config.labels.clone().into_iter().collect(),
             }),
         }

@@ -159,12 +159,31 @@ fn is_old(entry: &std::fs::DirEntry) -> bool {
 }
 
 fn remove(path: &Path, is_directory: bool) {
-    let result = if is_directory { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    let result = match is_directory {
+        true => std::fs::remove_dir_all(path).or_else(|error| match error.kind() {
+            ErrorKind::PermissionDenied => open_up(path).and_then(|()| std::fs::remove_dir_all(path)),
+            _ => Err(error),
+        }),
+        false => std::fs::remove_file(path),
+    };
     if let Err(error) = result
         && error.kind() != ErrorKind::NotFound
     {
         tracing::warn!(path = %path.display(), %error, "removing a partial file failed");
     }
+}
+
+/// Takes back the right to empty directories, which an examiner may have taken from us. It has ended, so nobody puts a
+/// symlink where a directory was.
+fn open_up(directory: &Path) -> io::Result<()> {
+    std::fs::set_permissions(directory, PermissionsExt::from_mode(0o700))?;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn part_name(id: &str) -> String {
@@ -312,6 +331,28 @@ mod tests {
         std::fs::write(scratch.path().join("image"), b"x").unwrap();
         drop(scratch);
         assert_eq!(names(&images), [format!("{ID}.meta")]);
+    }
+
+    #[test]
+    fn a_scratch_directory_goes_whatever_was_made_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = Scratch::create(dir.path(), ID).unwrap();
+        let outside = dir.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        let deep = scratch.path().join("a/b");
+        std::fs::create_dir_all(&deep).unwrap();
+        std::fs::write(deep.join("file"), b"").unwrap();
+        std::os::unix::fs::symlink(&outside, deep.join("link")).unwrap();
+        for path in [&deep, &scratch.path().join("a")] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0)).unwrap();
+        }
+        std::fs::set_permissions(&outside, PermissionsExt::from_mode(0o500)).unwrap();
+        open_up(scratch.path()).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&deep), 0o700);
+        assert_eq!(mode(&outside), 0o500, "what a symlink leads to is left alone");
+        drop(scratch);
+        assert_eq!(names(dir.path()), ["outside"]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::acl;
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::{Access, Config, Platform};
 use crate::convert::{ConvertError, Converter};
+use crate::examine::ExamineError;
 use crate::locks::Locks;
 use crate::model::{Grant, Image, Job, JobStatus, now};
 use crate::publish::{self, PublishError};
@@ -47,6 +48,8 @@ pub(crate) enum PullError {
     #[error(transparent)]
     Convert(#[from] ConvertError),
     #[error(transparent)]
+    Examine(#[from] ExamineError),
+    #[error(transparent)]
     Publish(#[from] PublishError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -70,7 +73,9 @@ impl PullError {
     fn is_everybodys(&self) -> bool {
         match self {
             PullError::Registry(error) => !error.is_auth() && !error.is_not_found(),
-            PullError::Catalog(_) | PullError::Convert(_) | PullError::Publish(_) => true,
+            PullError::Catalog(_) | PullError::Convert(_) | PullError::Examine(_) | PullError::Publish(_) => {
+                true
+            }
             _ => false,
         }
     }
@@ -169,6 +174,7 @@ impl Puller {
             self.catalog.set_public(job.number).await?;
         }
         let waiting_since = now();
+        progress.set("Waiting for another pull of the same image".to_owned());
         let mut flight = self.flights.lock(format!("{} {}", job.key.system, head.digest)).await;
         let found = self.catalog.image_of_digest(&job.key.system, &head.digest.to_string()).await?;
         let made = match found {

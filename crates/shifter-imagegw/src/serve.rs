@@ -42,6 +42,9 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
             .map_err(anyhow::Error::msg)
             .with_context(|| format!("the ConverterOptions of system {name} cannot be used"))?;
     }
+    if let Some(examiner) = &config.examiner {
+        examiner.check().map_err(anyhow::Error::msg)?;
+    }
     let authenticator = Authenticator::new(config.authentication)?;
     let mut stop_signal = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -58,6 +61,9 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     // Our own process directory belongs to our effective uid.
     let gateway_uid = std::fs::metadata("/proc/self").context("reading /proc/self failed")?.uid();
     let converter = Converter::find().await?;
+    for gap in converter.gaps().await? {
+        tracing::warn!("{gap}");
+    }
     let puller = Puller::new(config.clone(), catalog.clone(), converter, gateway_uid)?;
     let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
     jobs.recover().await?;

@@ -4,6 +4,8 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
@@ -16,6 +18,20 @@ use crate::Compression;
 const BUFFER_BYTES: usize = 256 * 1024;
 /// Buffers of a layer. Two layers are open at most, so a merge holds 2 MiB of them.
 const BUFFERS: usize = 4;
+
+/// A layer's file, and how much of it was read.
+pub(crate) struct Counted {
+    pub(crate) file: File,
+    pub(crate) read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
 
 /// What the thread hands over.
 enum Message {
@@ -38,7 +54,7 @@ pub(crate) struct Feeder {
 impl Feeder {
     /// Starts to read `file`.
     pub(crate) fn start(
-        file: File,
+        file: Counted,
         compression: Compression,
         algorithm: Option<Algorithm>,
     ) -> io::Result<Self> {

@@ -41,6 +41,8 @@ mod writer;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use shifter_core::digest::Digest;
 
@@ -75,6 +77,8 @@ pub struct Layer {
     pub diff_id: Option<Digest>,
     /// How to read the file.
     pub compression: Compression,
+    /// Bytes of the file that were read so far; for whoever wants to know how far a merge has come.
+    pub read: Arc<AtomicU64>,
 }
 
 /// What a merge wrote and what it left out.

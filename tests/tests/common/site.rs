@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 
+use serde_json::{Map, Value};
 use shifter_tests::harness::{Gateway, GatewayOptions, Location, Munged, Outcome, Sandbox};
 
 pub struct Site {
@@ -20,10 +21,15 @@ impl Site {
 
     /// The same with further numeric keys in `imagemanager.json`.
     pub fn configured(keys: &[(&str, u64)], make: impl FnOnce(&mut Sandbox) -> Vec<Location>) -> Self {
-        let mut sandbox = Sandbox::new().unwrap();
-        let locations = make(&mut sandbox);
-        let munged = sandbox.munged("site").unwrap();
         let more = keys.iter().map(|(key, number)| ((*key).to_owned(), (*number).into())).collect();
+        Self::with(|sandbox| (make(sandbox), more))
+    }
+
+    /// The same with any further keys, which `make` can give the names of files to.
+    pub fn with(make: impl FnOnce(&mut Sandbox) -> (Vec<Location>, Map<String, Value>)) -> Self {
+        let mut sandbox = Sandbox::new().unwrap();
+        let (locations, more) = make(&mut sandbox);
+        let munged = sandbox.munged("site").unwrap();
         let options = GatewayOptions { locations, more };
         let gateway = sandbox.gateway(&munged, &options).unwrap();
         Self { sandbox, munged, gateway }

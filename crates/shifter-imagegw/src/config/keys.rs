@@ -48,6 +48,9 @@ pub(crate) const TOP: &[Key] = &[
     key("DefaultLustreReplication", "-", "unused"),
     key("DefaultOstCount", "-", "unused"),
     key("DenyImages", "nothing", "what may not be pulled, written as AllowImages, which it overrules; ours"),
+    key("ExaminerPaths", "[]", "what the examiner reads and runs besides the system's programs; ours"),
+    key("ExaminerSizeLimit", "64", "GB that an image may unpack to for the examiner; ours"),
+    key("ExaminerTimeLimit", "600", "seconds that the examiner may take; ours"),
     key("ExpandDirectory", "required", "scratch space for conversion"),
     key("ImageExpirationTimeout", "90:00:00:00", "days:hours:minutes:seconds since the last pull or lookup"),
     key("ImportUsers", "nobody", "all, None, or exact user names that may import files"),
@@ -60,7 +63,11 @@ pub(crate) const TOP: &[Key] = &[
     key("PullUpdateTime", "-", "other name of PullUpdateTimeout"),
     key("PullUpdateTimeout", "300", "seconds for which one caller's pull of a tag also answers others"),
     key("WorkerThreads", "4", "pulls that download and convert at the same time, 1 to 256"),
-    key("examiner", "-", "program that examines an unpacked image; not supported"),
+    key(
+        "examiner",
+        "-",
+        "program run as PROGRAM DIRECTORY ID on the unpacked image before it is published; other status than 0 refuses",
+    ),
 ];
 
 pub(crate) const PLATFORM: &[Key] = &[

@@ -19,13 +19,13 @@ const MOST_SPOOLED: u64 = 64 << 30;
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Writes the image `output`, which may exist as an empty file. Temporary files are made in `spool` and have no names.
-/// `report` hears, now and then, of how many layers have begun and how many bytes of files came.
+/// `report` hears, now and then, of how many layers have begun.
 pub(super) fn convert(
     layers: &[Layer],
     encoder: Encoder,
     output: &Path,
     spool: &Path,
-    report: &mut dyn FnMut(usize, u64),
+    report: &mut dyn FnMut(usize),
 ) -> Result<Summary, String> {
     let file = OpenOptions::new()
         .read(true)
@@ -38,7 +38,7 @@ pub(super) fn convert(
     let settings = Settings { encoder, ..Settings::default() };
     let writer = Writer::create(file, SpoolDir::new(spool, MOST_SPOOLED), &settings);
     let writer = writer.map_err(|error| sentence(&error))?;
-    let mut sink = ImageSink { writer, report, layers: 0, bytes: 0, told: None };
+    let mut sink = ImageSink { writer, report, layers: 0, told: None };
     let read = read_layers(layers, &Limits::default(), &Policy::default(), &mut sink);
     let image = read.map_err(|error| sentence(&error))?;
     let mut tables = ImageTables(sink.writer.tables().map_err(|error| sentence(&error))?);
@@ -49,18 +49,28 @@ pub(super) fn convert(
 
 struct ImageSink<'a> {
     writer: Writer,
-    report: &'a mut dyn FnMut(usize, u64),
+    report: &'a mut dyn FnMut(usize),
     layers: usize,
-    bytes: u64,
     told: Option<Instant>,
 }
 
-impl ImageSink<'_> {
-    fn tell(&mut self) {
-        if self.told.is_none_or(|told| told.elapsed() >= INTERVAL) {
-            (self.report)(self.layers, self.bytes);
-            self.told = Some(Instant::now());
-        }
+fn tell(report: &mut dyn FnMut(usize), layers: usize, told: &mut Option<Instant>) {
+    if told.is_none_or(|told| told.elapsed() >= INTERVAL) {
+        report(layers);
+        *told = Some(Instant::now());
+    }
+}
+
+/// A file's data; large files are reported within, too.
+struct Told<'a> {
+    data: &'a mut dyn io::Read,
+    tell: &'a mut dyn FnMut(),
+}
+
+impl io::Read for Told<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (self.tell)();
+        self.data.read(buffer)
     }
 }
 
@@ -69,15 +79,13 @@ impl Sink for ImageSink<'_> {
 
     fn begin_segment(&mut self) -> io::Result<()> {
         self.layers += 1;
-        self.tell();
+        tell(self.report, self.layers, &mut self.told);
         self.writer.begin_segment().map_err(failed)
     }
 
     fn file(&mut self, size: u64, live: bool, data: &mut dyn io::Read) -> io::Result<Data> {
-        let data = self.writer.file(size, live, data).map_err(failed)?;
-        self.bytes += size;
-        self.tell();
-        Ok(data)
+        let mut told = Told { data, tell: &mut || tell(self.report, self.layers, &mut self.told) };
+        self.writer.file(size, live, &mut told).map_err(failed)
     }
 
     fn revive(&mut self, data: Data) -> io::Result<()> {

@@ -12,6 +12,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::{DOWNLOADS, FORMAT, Progress, PullError, Puller, blocking};
 use crate::config::Platform;
+use crate::confine::Reach;
 use crate::convert::{ConvertJob, ConvertLayer};
 use crate::model::{Image, Job, JobStatus, RunConfig};
 use crate::publish::{NewImage, Scratch};
@@ -66,21 +67,32 @@ impl Making<'_> {
             Ok((Scratch::create(&expand, &new_id)?, NewImage::create(&directory, &new_id, FORMAT)?))
         })
         .await?;
+        let reach = Reach {
+            read: layers.iter().map(|layer| layer.path().to_owned()).collect(),
+            write: vec![part.path().to_owned()],
+            make: vec![scratch.path().to_owned()],
+            ..Reach::default()
+        };
         let job = ConvertJob {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
             layers: convert_layers(&resolved, &layers),
             output: part.path().to_owned(),
             scratch: scratch.path().to_owned(),
             converter: self.platform.converters.clone(),
+            reach,
         };
-        let of = job.layers.len();
-        let progress = |begun: usize, bytes: u64| {
-            let begun = begun.min(of);
-            self.progress.set(format!("Converting layer {begun} of {of}, {} MB", megabytes(bytes)));
-        };
+        let (of, total) = (job.layers.len(), resolved.layers.iter().map(|layer| layer.size).sum());
+        let progress =
+            |begun: usize, read: u64| self.progress.set(converting_line(begun.min(of), of, read, total));
         puller.converter.run(&job, &progress).await?;
         // Held until here, so that nobody collects what is being read.
         drop(layers);
+        let expand = &puller.config.expand_directory;
+        if let Some(examiner) = &puller.config.examiner {
+            let begin = "Unpacking image for examination";
+            puller.move_on(self.job, JobStatus::Examination, begin, self.progress).await?;
+            let unpacked = || self.progress.set("Examining image".to_owned());
+            examiner.examine(&puller.converter, part.path(), &id, expand, &unpacked).await?;
+        }
         puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
         let published = blocking(move || {
             drop(scratch);
@@ -119,13 +131,11 @@ impl Making<'_> {
 
     /// Fetches all layers, some at a time, oldest first in the result.
     async fn download(&self, resolved: &Resolved) -> Result<Vec<Blob>, PullError> {
-        let total: u64 = resolved.layers.iter().map(|layer| layer.size).sum();
         let received: Vec<AtomicU64> = resolved.layers.iter().map(|_| AtomicU64::new(0)).collect();
-        let count = resolved.layers.len();
         let show = || {
-            let got: u64 = received.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
-            let line = format!("Pulling {count} layers, {} of {} MB", megabytes(got), megabytes(total));
-            self.progress.set(line);
+            let layers = resolved.layers.iter().zip(&received);
+            let layers = layers.map(|(layer, bytes)| (bytes.load(Ordering::Relaxed), layer.size));
+            self.progress.set(pulling_line(layers));
         };
         show();
         let fetches = resolved.layers.iter().zip(&received).map(|(layer, bytes)| {
@@ -139,6 +149,22 @@ impl Making<'_> {
         let fetches: Vec<_> = fetches.collect();
         Ok(futures_util::stream::iter(fetches).buffered(DOWNLOADS).try_collect().await?)
     }
+}
+
+/// Of each layer: bytes received, and in all.
+fn pulling_line(layers: impl Iterator<Item = (u64, u64)>) -> String {
+    let (mut count, mut done, mut got, mut total) = (0, 0, 0, 0);
+    for (received, size) in layers {
+        count += 1;
+        done += u32::from(received >= size);
+        got += received.min(size);
+        total += size;
+    }
+    format!("Pulling layers, {done} of {count} complete, {} of {} MB", megabytes(got), megabytes(total))
+}
+
+fn converting_line(begun: usize, of: usize, read: u64, total: u64) -> String {
+    format!("Converting layer {begun} of {of}, {} of {} MB", megabytes(read.min(total)), megabytes(total))
 }
 
 fn megabytes(bytes: u64) -> String {
@@ -172,10 +198,27 @@ fn run_config(resolved: &Resolved, architecture: &str) -> RunConfig {
         env: config.env.clone(),
         labels: config.labels.clone(),
         user: config.user.clone().unwrap_or_default(),
+        volumes: config.volumes.clone(),
         stop_signal: config.stop_signal.clone().unwrap_or_default(),
         architecture: match config.architecture.as_str() {
             "" => architecture.to_owned(),
             named => named.to_owned(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_counts_all_layers_at_once() {
+        let line = |layers: &[(u64, u64)]| pulling_line(layers.iter().copied());
+        assert_eq!(line(&[]), "Pulling layers, 0 of 0 complete, 0.0 of 0.0 MB");
+        let some = [(1_000_000, 1_000_000), (250_000, 2_000_000), (0, 500_000)];
+        assert_eq!(line(&some), "Pulling layers, 1 of 3 complete, 1.2 of 3.5 MB");
+        // A registry that sends more than it promised is refused elsewhere; here it must not look absurd.
+        assert_eq!(line(&[(9_000_000, 1_000_000)]), "Pulling layers, 1 of 1 complete, 1.0 of 1.0 MB");
+        assert_eq!(converting_line(2, 3, 4_560_000, 12_000_000), "Converting layer 2 of 3, 4.5 of 12.0 MB");
     }
 }

@@ -78,7 +78,7 @@ fn documented_configurations_are_accepted() {
     assert_eq!(everything.worker_threads, 8);
     assert_eq!(everything.log_level, Some("debug"));
     assert_eq!(
-        everything.platforms["mycluster"].converters.options,
+        everything.platforms["systemb"].converters.options,
         ["-comp", "zstd", "-Xcompression-level", "3"]
     );
     assert_eq!(everything.database, Database::Sqlite("/srv/c.db".into()));

@@ -77,6 +77,7 @@ impl Client {
         settings: Settings,
     ) -> Result<Self, RegistryError> {
         let (method, name) = (location.auth_method, quote(&location.name));
+        let settings = location.timeout.map_or(settings.clone(), |timeout| settings.with_silence(timeout));
         let mirrors = location.mirror_locations();
         let mirrors = mirrors
             .map(|mirror| Ok(Source::anonymous(Arc::new(Transport::new(&mirror, settings.clone())?))))

@@ -141,6 +141,16 @@ impl Puller {
         })
     }
 
+    /// Says in the log what the cache holds; unfinished downloads one by one.
+    pub(crate) async fn tell_cache(&self) -> Result<(), RegistryError> {
+        let contents = self.cache.contents().await?;
+        for partial in &contents.partials {
+            tracing::info!(digest = %partial.digest, bytes = partial.size, "a download that broke off is kept");
+        }
+        tracing::info!(blobs = contents.blobs.len(), bytes = contents.size(), "blob cache opened");
+        Ok(())
+    }
+
     /// Carries one job to READY, or says why not.
     pub(crate) async fn pull(
         &self,

@@ -35,7 +35,7 @@ impl Making<'_> {
         let _turn = puller.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         let resolved = self.resolve(digest).await?;
         // Old gateways name images by the top-level digest. An index means another image on each
-        // architecture, so on others than the common one the platform's manifest names it.
+        // architecture, so on others than the common one, and on variants of it, the platform's manifest names it.
         let id = match self.platform.architecture.as_str() {
             "amd64" => &resolved.top_digest,
             _ => &resolved.manifest_digest,
@@ -91,7 +91,7 @@ impl Making<'_> {
             system,
             id,
             format: FORMAT.to_owned(),
-            config: run_config(&resolved, &self.platform.architecture),
+            config: run_config(&resolved),
             size: published.size,
             sha256: published.sha256,
             last_pull: 0.0,
@@ -163,7 +163,7 @@ fn convert_layers(resolved: &Resolved, blobs: &[Blob]) -> Vec<ConvertLayer> {
         .collect()
 }
 
-fn run_config(resolved: &Resolved, architecture: &str) -> RunConfig {
+fn run_config(resolved: &Resolved) -> RunConfig {
     let config = &resolved.config;
     RunConfig {
         entry: config.entrypoint.clone(),
@@ -173,9 +173,6 @@ fn run_config(resolved: &Resolved, architecture: &str) -> RunConfig {
         labels: config.labels.clone(),
         user: config.user.clone().unwrap_or_default(),
         stop_signal: config.stop_signal.clone().unwrap_or_default(),
-        architecture: match config.architecture.as_str() {
-            "" => architecture.to_owned(),
-            named => named.to_owned(),
-        },
+        architecture: resolved.platform.processor(),
     }
 }

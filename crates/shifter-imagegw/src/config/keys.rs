@@ -59,7 +59,7 @@ pub(crate) const TOP: &[Key] = &[
     key("Platforms", "required", "the systems that images are published on"),
     key("PullUpdateTime", "-", "other name of PullUpdateTimeout"),
     key("PullUpdateTimeout", "300", "seconds for which one caller's pull of a tag also answers others"),
-    key("WorkerThreads", "4", "pulls that download and convert at the same time, 1 to 256"),
+    key("WorkerThreads", "4", "conversions, and pulls from one registry, at the same time, 1 to 256"),
     key("examiner", "-", "program that examines an unpacked image; not supported"),
 ];
 

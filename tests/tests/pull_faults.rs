@@ -11,7 +11,7 @@ use serde_json::json;
 use shifter_tests::fixture::{
     Built, FaultProxy, Harm, Image, Layer, Part, Server, Target, busybox_image, dir, file, push,
 };
-use shifter_tests::harness::{GatewayOptions, RegistryOptions};
+use shifter_tests::harness::{GatewayOptions, Location, RegistryOptions};
 
 fn small(seed: u64) -> Built {
     Image::new(vec![Layer::new(vec![dir("."), file("noise", noise(50_000, seed))])]).build().unwrap()
@@ -70,14 +70,13 @@ fn a_pull_that_fails_in_the_middle_says_why_changes_nothing_and_can_be_tried_aga
     };
     let good = busybox_image().unwrap();
     let named: Vec<String> = (0..faults.len()).map(|number| format!("f{number}")).collect();
-    let image = |repository: &String| format!("local/{repository}:1");
-    for repository in &named {
-        store(&good, repository);
-        site.ask("alice", &image(repository));
-    }
-    for repository in &named {
-        assert_eq!(site.end_of_pull("alice", &image(repository)).0, "READY");
-    }
+    let images: Vec<String> = named.iter().map(|repository| format!("local/{repository}:1")).collect();
+    named.iter().for_each(|repository| store(&good, repository));
+    let pull_all = || {
+        images.iter().for_each(|image| drop(site.ask("alice", image)));
+        site.ends_of_pulls("alice", &images)
+    };
+    assert!(pull_all().iter().all(|(status, _)| status == "READY"));
     let (published, listed) = (site.image_files(), site.listed("alice"));
     assert_eq!(published.len(), 2, "{published:?}");
 
@@ -95,31 +94,46 @@ fn a_pull_that_fails_in_the_middle_says_why_changes_nothing_and_can_be_tried_aga
         };
         proxy.order(repository, part, harm.clone());
     }
-    for repository in &named {
-        site.ask("alice", &image(repository));
-    }
-    for (repository, (_, harm, expected)) in named.iter().zip(&faults) {
-        let (status, why) = site.end_of_pull("alice", &image(repository));
+    let ends = pull_all();
+    for (number, ((status, why), (_, harm, expected))) in ends.iter().zip(&faults).enumerate() {
+        let repository = &named[number];
         assert_eq!(status, "FAILURE", "{harm:?}: {why}");
         assert!(why.contains(expected) && why.contains(repository.as_str()), "{harm:?}: {why}");
         assert!(proxy.harm_done(repository) > 0, "{harm:?} never happened");
-        let found = site.shifterimg("bob", &["lookup", &format!("docker:{}", image(repository))]);
+        let found = site.shifterimg("bob", &["lookup", &format!("docker:{}", images[number])]);
         assert_eq!(found.success().unwrap().trim(), good.id(), "{harm:?}");
     }
     assert_eq!((site.image_files(), site.listed("alice")), (published, listed));
     assert_eq!(site.expansions(), [""; 0]);
     // Nothing wrong is in the cache, and what stays unfinished is too little to be kept.
     assert_eq!(site.cached().1.len(), 0);
-    assert_eq!(site.script(&image(&named[0]), "echo served"), "served\n");
+    assert_eq!(site.script(&images[0], "echo served"), "served\n");
 
     proxy.heal();
-    for repository in &named {
-        site.ask("alice", &image(repository));
-    }
-    for (repository, built) in named.iter().zip(&newer) {
-        assert_eq!(site.end_of_pull("alice", &image(repository)).0, "READY", "{repository}");
-        let found = site.shifterimg("bob", &["lookup", &format!("docker:{}", image(repository))]);
+    for ((status, why), (image, built)) in pull_all().iter().zip(images.iter().zip(&newer)) {
+        assert_eq!(status, "READY", "{image}: {why}");
+        let found = site.shifterimg("bob", &["lookup", &format!("docker:{image}")]);
         assert_eq!(found.success().unwrap().trim(), built.id());
     }
+    site.finish();
+}
+
+#[test]
+fn a_registry_that_stalls_holds_up_nobody_elses_users() {
+    let (slow, quick) = (small(1), small(2));
+    let behind = Server::start("127.0.0.1:0", &[("x", "1", &slow)], &[]).unwrap();
+    let proxy = FaultProxy::start(&behind.authority()).unwrap();
+    let other = Server::start("127.0.0.1:0", &[("x", "1", &quick)], &[]).unwrap();
+    let site = Site::configured(&[("WorkerThreads", 1)], |_| {
+        let other = Location { name: "other".to_owned(), ..local(&format!("http://{}", other.authority())) };
+        vec![local(&proxy.url()), other]
+    });
+    proxy.order("x", Part::Blob(slow.layer_digests().remove(0)), Harm::Stall);
+    site.ask("alice", "local/x:1");
+    proxy.wait_for_harm("x").unwrap();
+    site.pull("bob", "other/x:1").success().unwrap();
+    assert_eq!(site.ask("alice", "local/x:1")["status"], "PULLING");
+    proxy.heal();
+    assert_eq!(site.end_of_pull("alice", "local/x:1").0, "READY");
     site.finish();
 }

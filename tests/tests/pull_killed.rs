@@ -60,7 +60,7 @@ impl Play {
         let mut layers = vec![Layer::new(entries)];
         layers.extend((0..LAYERS as u64).map(|number| {
             let data = noise(SIZE, self.tries * 10 + number);
-            Layer::new(vec![file(&format!("noise{number}"), data)]).compressed(Compression::None)
+            Layer::new(vec![file(format!("noise{number}"), data)]).compressed(Compression::None)
         }));
         let built = Image::new(layers).build().unwrap();
         push(&built, &Target::parse(&format!("{}/{name}:1", self.registry)).unwrap()).unwrap();
@@ -166,16 +166,16 @@ fn partial_bytes(directory: &Path) -> usize {
 #[test]
 fn killed_while_it_downloads_the_gateway_keeps_what_is_whole_and_goes_on() {
     let mut play = Play::new();
-    let (layer, config) = (LAYERS, "config");
-    let stages: [(&str, &dyn Fn(&Built) -> Part); 5] = [
+    type Where<'a> = &'a dyn Fn(&Built) -> Part;
+    let stages: [(&str, Where<'_>); 5] = [
         ("asking", &|_| Part::Question),
         ("manifest", &|_| Part::Manifest),
-        (config, &|built| {
+        ("configuration", &|built| {
             let layers = built.layer_digests();
             Part::Blob(built.blobs.keys().find(|digest| !layers.contains(digest)).unwrap().clone())
         }),
         ("first layer", &|built| Part::Blob(built.layer_digests().remove(0))),
-        ("last layer", &|built| Part::Blob(built.layer_digests().remove(layer))),
+        ("last layer", &|built| Part::Blob(built.layer_digests().remove(LAYERS))),
     ];
     for (stage, part) in stages {
         let image = play.image();
@@ -249,7 +249,7 @@ fn killed_between_image_record_and_catalog_the_gateway_goes_on() {
     ];
     for (stage, is_reached, expected) in stages {
         let image = play.image();
-        play.site.sandbox.slow_renames(play.site.gateway.daemon, Duration::from_millis(150)).unwrap();
+        play.site.sandbox.slow_renames(play.site.gateway.daemon, Duration::from_millis(100)).unwrap();
         play.ask(&image);
         wait(stage, || is_reached(&play, &image));
         play.kill();

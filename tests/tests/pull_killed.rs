@@ -11,6 +11,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, WaitOptions, waitpid};
+
 use common::site::{Site, local, noise};
 use shifter_tests::fixture::{
     Built, Compression, FaultProxy, Harm, Image, Layer, Part, Target, dir, file, push, shell_entries,
@@ -197,8 +199,16 @@ fn a_converter_dies_with_its_gateway_and_alone_it_fails_one_pull() {
     let mut play = Play::new();
     let image = play.image();
     play.ask(&image);
-    wait("a converter", || !play.converters().is_empty());
+    let images = play.site.gateway.images.clone();
+    wait("a converter at work", || partial_bytes(&images) > 0 && !play.converters().is_empty());
+    let converter = play.converters()[0];
+    signal(converter, "-STOP");
     play.kill();
+    signal(converter, "-CONT");
+    // It does not go on to the end, to find that nobody listens.
+    let pid = Pid::from_raw(converter.try_into().unwrap());
+    let (_, ended) = waitpid(pid, WaitOptions::empty()).unwrap().unwrap();
+    assert!(ended.exit_status() == Some(3) || ended.signaled(), "{ended:?}");
     play.goes_on(&image, "converting");
 
     let image = play.image();

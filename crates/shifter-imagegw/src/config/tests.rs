@@ -47,7 +47,7 @@ const EVERYTHING: &str = r#"{
             "ssh": { "username": "user", "key": "/tmp/ssh.key", "imageDir": "/tmp/systema/images",
                      "sshCmdOptions": ["-v"], "scpCmdOptions": ["-C"] } },
         "systemb": { "mungeSocketPath": "/tmp/systemb/munge.socket", "accesstype": "local",
-            "usergroupService": "local", "admins": "root", "architecture": "arm64",
+            "usergroupService": "local", "admins": "root", "architecture": "ARM64/v9",
             "local": { "imageDir": "/tmp/systemb/images" } } }
 }"#;
 
@@ -83,7 +83,7 @@ fn documented_configurations_are_accepted() {
     );
     assert_eq!(everything.database, Database::Sqlite("/srv/c.db".into()));
     assert_eq!(everything.platforms["systemb"].admins, ["root"]);
-    assert_eq!(everything.platforms["systemb"].architecture, "arm64");
+    assert_eq!(everything.platforms["systemb"].architecture, "arm64/v9");
     assert_eq!(everything.platforms["systema"].admins, ["root", "alice"]);
     assert!(everything.registries.location("urltest").unwrap().auth_method == AuthMethod::Basic);
     everything.check_servable().unwrap();
@@ -168,6 +168,16 @@ fn mistakes_are_named_with_their_place() {
             "\"DefaultImageLocation\": \"registry-1.docker.io\"",
             "\"DefaultImageLocation\": \"quay.io\"",
             "is not one of the Locations",
+        ),
+        (
+            "\"accesstype\"",
+            "\"architecture\": \"amd64/\", \"accesstype\"",
+            "Platforms.mycluster.architecture: must be one of amd64, arm64",
+        ),
+        (
+            "\"authentication\"",
+            "\"timeout\": 0, \"authentication\"",
+            "Locations.registry-1.docker.io.timeout: must be a whole number",
         ),
         ("\"local\",", "\"ftp\",", "Platforms.mycluster.accesstype: must be one of local, remote"),
         ("\"local\": {", "\"ssh\": {", "Platforms.mycluster.local: missing"),

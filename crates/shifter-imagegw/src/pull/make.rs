@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::{StreamExt, TryStreamExt};
 use shifter_core::digest::Digest;
 use shifter_registry::{Blob, BlobCache, Client, Compression, RegistryError, Resolved};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::{DOWNLOADS, FORMAT, Progress, PullError, Puller, blocking};
 use crate::config::Platform;
@@ -24,6 +24,8 @@ pub(super) struct Making<'a> {
     pub(super) platform: &'a Platform,
     pub(super) target: &'a Target,
     pub(super) client: &'a Client,
+    /// Turns of pulls from this registry, so that one that is slow holds up nobody else's users.
+    pub(super) turns: &'a Semaphore,
     pub(super) progress: &'a Progress,
 }
 
@@ -32,10 +34,10 @@ impl Making<'_> {
     pub(super) async fn make(&self, digest: &Digest) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
         let puller = self.puller;
         self.progress.set("Waiting for a free worker".to_owned());
-        let _turn = puller.workers.acquire().await.map_err(|_| PullError::Stopping)?;
+        let _turn = self.turns.acquire().await.map_err(|_| PullError::Stopping)?;
         let resolved = self.resolve(digest).await?;
         // Old gateways name images by the top-level digest. An index means another image on each
-        // architecture, so on others than the common one the platform's manifest names it.
+        // architecture, so on others than the common one, and on variants of it, the platform's manifest names it.
         let id = match self.platform.architecture.as_str() {
             "amd64" => &resolved.top_digest,
             _ => &resolved.manifest_digest,
@@ -59,6 +61,8 @@ impl Making<'_> {
             }
             result => result?,
         };
+        self.progress.set("Waiting for a free worker".to_owned());
+        let _worker = puller.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         puller.move_on(self.job, JobStatus::Conversion, "Converting image", self.progress).await?;
         let (expand, directory) = (puller.config.expand_directory.clone(), self.platform.image_dir.clone());
         let new_id = id.clone();
@@ -91,7 +95,7 @@ impl Making<'_> {
             system,
             id,
             format: FORMAT.to_owned(),
-            config: run_config(&resolved, &self.platform.architecture),
+            config: run_config(&resolved),
             size: published.size,
             sha256: published.sha256,
             last_pull: 0.0,
@@ -163,7 +167,7 @@ fn convert_layers(resolved: &Resolved, blobs: &[Blob]) -> Vec<ConvertLayer> {
         .collect()
 }
 
-fn run_config(resolved: &Resolved, architecture: &str) -> RunConfig {
+fn run_config(resolved: &Resolved) -> RunConfig {
     let config = &resolved.config;
     RunConfig {
         entry: config.entrypoint.clone(),
@@ -173,9 +177,6 @@ fn run_config(resolved: &Resolved, architecture: &str) -> RunConfig {
         labels: config.labels.clone(),
         user: config.user.clone().unwrap_or_default(),
         stop_signal: config.stop_signal.clone().unwrap_or_default(),
-        architecture: match config.architecture.as_str() {
-            "" => architecture.to_owned(),
-            named => named.to_owned(),
-        },
+        architecture: resolved.platform.processor(),
     }
 }

@@ -167,6 +167,11 @@ impl Sandbox {
         daemon.signal(if frozen { Signal::STOP } else { Signal::CONT })
     }
 
+    /// A running daemon's process, for what `/proc` says about it.
+    pub fn process(&self, id: DaemonId) -> Option<u32> {
+        self.daemons.get(id.0)?.as_ref().map(Daemon::process)
+    }
+
     /// What a daemon has written so far.
     pub fn log(&self, id: DaemonId) -> String {
         self.daemons.get(id.0).and_then(Option::as_ref).map(Daemon::log_text).unwrap_or_default()

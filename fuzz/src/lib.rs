@@ -2,6 +2,8 @@
 //! reads back. The targets are the tests of this crate; inputs are bytes, shortened by bolero when one fails.
 #![cfg(test)]
 
+mod squashfs;
+
 use bolero::check;
 use shifter_core::descriptor::Descriptor;
 use shifter_core::environment::Environment;

@@ -11,12 +11,12 @@ mod tree;
 
 use anyhow::{Context as _, Result, bail};
 use bench_layout::{ETC, ETC_LAYERS, Entry, IMAGE, ROOT, TOP, VAR};
+use bench_reader::{Reader, read_when_told};
 use kernel::{AT_FDCWD, Flags, copy, create_file, detached, directory, link, open_directory, place};
 use libc::c_int;
 use std::ffi::{CStr, CString};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 /// The ways. The first is what the others are compared with when reading: the image, mounted by hand.
@@ -38,7 +38,7 @@ fn main() -> Result<()> {
         [_] => drive(),
         [_, what @ ("start" | "read"), way, device] => {
             assemble(way, &CString::new(*device)?);
-            if *what == "read" { read_when_told() } else { Ok(()) }
+            if *what == "read" { read_when_told(Path::new("/usr/lib")) } else { Ok(()) }
         }
         _ => bail!("usage: bench-assembly [start|read WAY DEVICE]"),
     }
@@ -117,38 +117,6 @@ fn show(from: c_int, to: c_int, entries: &[(&CStr, Entry)]) {
     }
 }
 
-/// Once for each line on standard input: looks at and reads every file below /usr/lib, and prints the microseconds.
-fn read_when_told() -> Result<()> {
-    let mut files = Vec::new();
-    collect(Path::new("/usr/lib"), &mut files)?;
-    println!("{}", files.len());
-    let mut buffer = [0; 4096];
-    for line in std::io::stdin().lock().lines() {
-        line?;
-        let start = Instant::now();
-        for file in &files {
-            std::fs::metadata(file)?;
-            let mut open = std::fs::File::open(file)?;
-            while open.read(&mut buffer)? > 0 {}
-        }
-        println!("{}", start.elapsed().as_secs_f64() * 1e6);
-        std::io::stdout().flush()?;
-    }
-    Ok(())
-}
-
-fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            collect(&entry.path(), files)?;
-        } else {
-            files.push(entry.path());
-        }
-    }
-    Ok(())
-}
-
 fn drive() -> Result<()> {
     let image = tree::image()?;
     let mut path = [0; 32];
@@ -162,14 +130,9 @@ fn drive() -> Result<()> {
     // Its mount keeps the image's superblock, as other containers of the node would.
     let mut readers = Vec::new();
     for way in WAYS {
-        let mut reader = child("read", way).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let (to, from) = (reader.stdin.take().context("stdin")?, reader.stdout.take().context("stdout")?);
-        let mut from = BufReader::new(from);
-        let files: usize = next(&mut from)?.parse()?;
-        if files != tree::FILES {
-            bail!("{way} shows {files} files instead of {}", tree::FILES);
-        }
-        readers.push((reader, to, from));
+        let mut reader = Reader::spawn(child("read", way))?;
+        reader.ready(tree::FILES).with_context(|| format!("root assembled as {way}"))?;
+        readers.push(reader);
     }
     let mut starts = WAYS.map(|_| Vec::new());
     for round in 0..STARTS + 10 {
@@ -192,26 +155,18 @@ fn drive() -> Result<()> {
         let mut took = [0.0; WAYS.len()];
         for turn in 0..WAYS.len() {
             let index = (turn + round) % WAYS.len();
-            let (_, to, from) = &mut readers[index];
-            writeln!(to)?;
-            took[index] = next(from)?.parse()?;
+            readers[index].tell()?;
+            took[index] = readers[index].answer()?;
         }
         if round >= 2 {
             took.iter().zip(&mut ratios).for_each(|(time, ratios)| ratios.push(time / took[0]));
         }
     }
-    for (mut reader, to, _) in readers {
-        drop(to);
-        reader.wait()?;
+    for reader in readers {
+        reader.stop()?;
     }
     report(&mut starts, &mut ratios);
     Ok(())
-}
-
-fn next(from: &mut impl std::io::BufRead) -> Result<String> {
-    let mut line = String::new();
-    from.read_line(&mut line)?;
-    Ok(line.trim().to_owned())
 }
 
 fn report(starts: &mut [Vec<f64>], ratios: &mut [Vec<f64>]) {

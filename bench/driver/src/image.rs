@@ -6,6 +6,7 @@ use crate::sandbox::{make_directory, write};
 use anyhow::{Context as _, Result, bail};
 use bench_layout::{BASE, Entry, IMAGES, TOP, VAR};
 use std::ffi::{CStr, OsStr};
+use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
@@ -22,11 +23,20 @@ const LIBRARY_FILES: usize = 2000;
 /// Small files below `/usr/share/small`.
 pub(crate) const SMALL_FILES: usize = 10_000;
 
-/// Mounts the image where no container is, as a person would.
+/// Where a copy of the image is mounted by hand.
+pub(crate) const BY_HAND: &str = "/opt/shifter-bench/by-hand";
+
+/// Large files below `/usr/share/large`, and the size of each: a whole number of squashfs' blocks.
+pub(crate) const LARGE_FILES: usize = 64;
+pub(crate) const LARGE_FILE: usize = 1 << 20;
+
+/// Mounts a copy of the image where no container is, as a person would. A copy, so that the loop devices of the
+/// image itself are the containers'.
 pub(crate) fn mount_by_hand() -> Result<()> {
-    make_directory(crate::metadata::BY_HAND)?;
-    let image = format!("{IMAGES}/{SHARED}.squashfs");
-    let words = ["-t", "squashfs", "-o", "loop,ro,nosuid,nodev", &image, crate::metadata::BY_HAND];
+    make_directory(BY_HAND)?;
+    let image = format!("{BY_HAND}.squashfs");
+    fs::copy(format!("{IMAGES}/{SHARED}.squashfs"), &image).context("copy the image")?;
+    let words = ["-t", "squashfs", "-o", "loop,ro,nosuid,nodev", &image, BY_HAND];
     let status = Command::new("mount").args(words).status().context("run mount")?;
     if !status.success() {
         bail!("mount {} failed", words.join(" "));
@@ -70,11 +80,16 @@ pub(crate) fn build(payload: &[u8], reader: &[u8]) -> Result<()> {
             make_directory(&format!("{tree}/usr/lib/part-{}", number / 100))?;
         }
         let path = format!("{tree}/usr/lib/part-{}/file-{number}", number / 100);
-        write(&path, &content(&mut noise), 0o644)?;
+        write(&path, &content(&mut noise, 16384), 0o644)?;
+    }
+    make_directory(&format!("{tree}/usr/share/large"))?;
+    for number in 0..LARGE_FILES {
+        let path = format!("{tree}/usr/share/large/file-{number}");
+        write(&path, &content(&mut noise, LARGE_FILE), 0o644)?;
     }
     let image = format!("{IMAGES}/{SHARED}.squashfs");
     squash(&tree, &image)?;
-    std::fs::copy(&image, format!("{IMAGES}/{FRESH}.squashfs")).context("copy the image")?;
+    fs::copy(&image, format!("{IMAGES}/{FRESH}.squashfs")).context("copy the image")?;
     for id in [SHARED, FRESH] {
         let record = "FORMAT: squashfs\nENV: PATH=/usr/local/bin:/usr/bin:/bin\nENV: LANG=C.UTF-8\n";
         write(&format!("{IMAGES}/{id}.meta"), record.as_bytes(), 0o600)?;
@@ -96,10 +111,10 @@ fn make_entries(directory: &str, entries: &[(&CStr, Entry)]) -> Result<()> {
     Ok(())
 }
 
-/// 16 KiB that compress about as well as programs do: every other eight bytes are noise (xorshift64).
-fn content(noise: &mut u64) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(16384);
-    while bytes.len() < 16384 {
+/// Bytes that compress about as well as programs do: every other eight bytes are noise (xorshift64).
+fn content(noise: &mut u64, size: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(size);
+    while bytes.len() < size {
         *noise ^= *noise << 13;
         *noise ^= *noise >> 7;
         *noise ^= *noise << 17;

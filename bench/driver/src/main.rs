@@ -1,16 +1,22 @@
-//! `bench/start`'s driver: starts the same program plainly, by the floor program, by `shifter` and by its peers, as
-//! an ordinary user, one after the other in every round, and prints medians, spreads and ratios.
+//! The driver of `bench/start`: starts the same program plainly, by the floor program, by `shifter` and by its peers,
+//! as an ordinary user, one after the other in every round, and prints medians, spreads and ratios. `bench/metadata`
+//! and `bench/stress` are it too.
 //!
-//! Everything lies in a mount namespace of this process's own and goes with it. It builds nothing (the script
-//! does) and judges nothing: the figures are for a reader, or for a program that reads the last line.
+//! Everything lies in a mount namespace of this process's own and goes with it. It builds nothing (the scripts do)
+//! and judges no time: the figures are for a reader, or for a program that reads the last line.
 
 mod image;
 mod measure;
 mod metadata;
 mod mountinfo;
+mod nss;
+mod page_cache;
+mod peers;
 mod report;
 mod root_shell;
+mod same_container;
 mod sandbox;
+mod services;
 mod stress;
 mod variants;
 
@@ -38,31 +44,45 @@ fn run() -> Result<()> {
         bail!("it mounts and installs setuid programs in a mount namespace of its own, so run it as root");
     }
     let programs = options.programs.read()?;
+    let services = services::Services::choose()?;
     sandbox::enter()?;
-    sandbox::furnish(&programs)?;
+    sandbox::furnish(&programs, &services.settings())?;
+    nss::furnish()?;
+    peers::furnish()?;
     image::build(&programs.payload, &programs.reader)?;
-    if options.metadata {
-        image::mount_by_hand()?;
-    }
     if options.stress {
         return stress::run();
     }
+    image::mount_by_hand()?;
     let root = root_shell::RootShell::start()?;
+    let no_gateway = match &programs.services {
+        Some(programs) => services.start(programs, &root)?,
+        None => Some("the gateway was not built".to_owned()),
+    };
     sandbox::become_the_user()?;
 
     if options.metadata {
-        return metadata::run();
+        let figures = metadata::measure()? + &page_cache::measure()?;
+        println!("{{\"bench\":\"metadata\",\"figures\":{{{figures}}}}}");
+        return Ok(());
     }
-    let keeper = variants::Keeper::start()?;
-    variants::compare_containers(&keeper)?;
+    let keeper = variants::Keeper::start(image::SHARED, &[variants::PAYLOAD, "-"])?;
+    same_container::compare(&keeper)?;
     println!("floor and shifter give the program the same mounts, files in /etc and rights");
     if options.check_only {
         return keeper.stop();
     }
-    let (variants, absent) = variants::usable(&keeper, programs.shifter_glibc.is_some(), &root)?;
+    let (rows, other_keeper) = variants::rows(&keeper, programs.shifter_glibc.is_some(), &root, no_gateway)?;
+    let (mut variants, mut absent) = (Vec::new(), Vec::new());
+    for row in rows {
+        match row {
+            variants::Row::Measured(variant) => variants.push(variant),
+            variants::Row::Absent(title, reason) => absent.push((title, reason)),
+        }
+    }
     let (rounds, limit) = options.effort;
     let samples = measure::interleaved(&variants, rounds, limit)?;
-    keeper.stop()?;
+    other_keeper.into_iter().chain([keeper]).try_for_each(variants::Keeper::stop)?;
     report::print(&variants, &samples, &absent)
 }
 
@@ -76,6 +96,8 @@ struct Paths {
     floor: Option<String>,
     payload: Option<String>,
     reader: Option<String>,
+    /// All three of a gateway, or none.
+    services: [Option<String>; 3],
 }
 
 impl Paths {
@@ -95,6 +117,14 @@ impl Paths {
             floor: read(&self.floor, "--floor")?,
             payload: read(&self.payload, "--payload")?,
             reader: read(&self.reader, "--reader")?,
+            services: match &self.services {
+                [None, None, None] => None,
+                [shifterimg, imagegw, registry] => Some(sandbox::ServicePrograms {
+                    shifterimg: read(shifterimg, "--shifterimg")?,
+                    imagegw: read(imagegw, "--imagegw")?,
+                    registry: read(registry, "--registry")?,
+                }),
+            },
         })
     }
 }
@@ -141,6 +171,9 @@ impl Options {
                 "--floor" => &mut options.programs.floor,
                 "--payload" => &mut options.programs.payload,
                 "--reader" => &mut options.programs.reader,
+                "--shifterimg" => &mut options.programs.services[0],
+                "--imagegw" => &mut options.programs.services[1],
+                "--registry" => &mut options.programs.services[2],
                 _ => bail!("unknown option {word}; the options are --check, --full, --metadata and --stress"),
             };
             *slot = Some(words.next().with_context(|| format!("{word} PATH is missing"))?);

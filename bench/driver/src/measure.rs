@@ -1,4 +1,4 @@
-//! The measuring: every variant once in each round, so that a busy minute falls on all of them alike, and the order
+//! The measuring: every variant once in each round (slow ones in some), so that a busy minute falls on all of them alike, and the order
 //! turned by one from round to round, so that none always follows the same other.
 
 use crate::variants::Variant;
@@ -21,6 +21,9 @@ pub(crate) fn interleaved(variants: &[Variant], rounds: usize, limit: Duration) 
         }
         for turn in 0..variants.len() {
             let index = (turn + round) % variants.len();
+            if !round.is_multiple_of(variants[index].every) {
+                continue;
+            }
             let took = variants[index].time()?;
             if round >= WARM_UP {
                 samples[index].push(took);

@@ -1,70 +1,39 @@
 //! What looking at files costs inside: the same ten thousand small files through a container of `shifter` and through
 //! the image mounted by hand, in pairs, the first of a pair being now the one and now the other.
 
-use crate::image::{SHARED, SMALL_FILES};
+use crate::image::{BY_HAND, SHARED, SMALL_FILES};
+use crate::report::quantiles;
 use crate::variants::{command, of_image, program};
-use anyhow::{Context as _, Result, bail};
-use std::io::{BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use anyhow::{Context as _, Result};
+use bench_reader::Reader;
 
-/// Where the image is mounted by hand.
-pub(crate) const BY_HAND: &str = "/opt/shifter-bench/by-hand";
 const PAIRS: usize = 40;
 const WARM_UP: usize = 2;
 
-struct Reader {
-    child: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
-}
-
-impl Reader {
-    fn start(argv: &[String]) -> Result<Self> {
-        let mut child =
-            command(argv).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start a reader")?;
-        let (to, from) = (child.stdin.take(), child.stdout.take());
-        let mut from = BufReader::new(from.context("its stdout")?);
-        let files = number(&mut from)? as usize;
-        if files != SMALL_FILES {
-            bail!("{} shows {files} files instead of {SMALL_FILES}", argv.join(" "));
-        }
-        Ok(Self { child, to: to.context("its stdin")?, from })
-    }
-
-    fn read(&mut self) -> Result<f64> {
-        writeln!(self.to)?;
-        number(&mut self.from)
-    }
-
-    fn stop(self) -> Result<()> {
-        let Self { mut child, to, .. } = self;
-        drop(to);
-        child.wait()?;
-        Ok(())
-    }
-}
-
-fn number(from: &mut impl std::io::BufRead) -> Result<f64> {
-    let mut line = String::new();
-    from.read_line(&mut line)?;
-    line.trim().parse().with_context(|| format!("a reader said {line:?}"))
-}
-
-/// Measures and prints.
-pub(crate) fn run() -> Result<()> {
+/// Measures and prints; returns figures without a comma before the first.
+pub(crate) fn measure() -> Result<String> {
     let reader = "/usr/bin/bench-reader".to_owned();
     let small = "/usr/share/small".to_owned();
-    let mut container = Reader::start(&[program("shifter"), of_image(SHARED), reader, small.clone()])?;
-    let mut by_hand = Reader::start(&[program("reader"), format!("{BY_HAND}{small}")])?;
+    let start = |argv: &[String]| -> Result<Reader> {
+        let mut reader = Reader::spawn(command(argv))?;
+        reader.ready(SMALL_FILES).with_context(|| argv.join(" "))?;
+        Ok(reader)
+    };
+    let mut container = start(&[program("shifter"), of_image(SHARED), reader, small.clone()])?;
+    let mut by_hand = start(&[program("reader"), format!("{BY_HAND}{small}")])?;
+    let read = |reader: &mut Reader| -> Result<f64> {
+        reader.tell()?;
+        reader.answer()
+    };
     let (mut inside, mut outside, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 0..PAIRS + WARM_UP {
         let (one, other);
         if pair % 2 == 0 {
-            one = container.read()?;
-            other = by_hand.read()?;
+            one = read(&mut container)?;
+            other = read(&mut by_hand)?;
         } else {
-            other = by_hand.read()?;
-            one = container.read()?;
+            other = read(&mut by_hand)?;
+            one = read(&mut container)?;
         }
         if pair >= WARM_UP {
             inside.push(one / 1e3);
@@ -74,20 +43,16 @@ pub(crate) fn run() -> Result<()> {
     }
     container.stop()?;
     by_hand.stop()?;
-    let mut median = 0.0;
+    let mut ratio = 0.0;
     for (title, samples) in [
-        ("through the container, ms", &mut inside),
-        ("squashfs mounted by hand, ms", &mut outside),
-        ("container over squashfs", &mut ratios),
+        ("through the container, ms", &inside),
+        ("squashfs mounted by hand, ms", &outside),
+        ("container over squashfs", &ratios),
     ] {
-        samples.sort_by(f64::total_cmp);
-        let at = |share: f64| samples[((samples.len() - 1) as f64 * share).round() as usize];
-        median = at(0.5);
-        println!("{title:<30} median {median:>8.3}   p10 {:>8.3}   p90 {:>8.3}", at(0.1), at(0.9));
+        let [median, p10, p90] = quantiles(samples).context("nothing was measured")?;
+        println!("{title:<30} median {median:>8.3}   p10 {p10:>8.3}   p90 {p90:>8.3}");
+        ratio = median;
     }
     println!("{PAIRS} pairs, {SMALL_FILES} files looked at and read in each");
-    println!(
-        "{{\"bench\":\"metadata\",\"figures\":{{\"container_over_squashfs\":{median:.3},\"pairs\":{PAIRS}}}}}"
-    );
-    Ok(())
+    Ok(format!("\"container_over_squashfs\":{ratio:.3},\"pairs\":{PAIRS}"))
 }

@@ -13,32 +13,36 @@ struct Summary {
 }
 
 fn summary(samples: &[f64]) -> Option<Summary> {
+    let [median, p10, p90] = quantiles(samples)?;
+    Some(Summary { median, p10, p90 })
+}
+
+/// Median, first and last decile by nearest rank; nothing of nothing.
+pub(crate) fn quantiles(samples: &[f64]) -> Option<[f64; 3]> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
-    // Nearest rank.
-    let at =
-        |share: f64| sorted.get(((sorted.len().saturating_sub(1)) as f64 * share).round() as usize).copied();
-    Some(Summary { median: at(0.5)?, p10: at(0.1)?, p90: at(0.9)? })
+    let last = sorted.len().checked_sub(1)?;
+    Some([0.5, 0.1, 0.9].map(|share| sorted[(last as f64 * share).round() as usize]))
 }
 
 /// Prints table, remarks and figures.
-pub(crate) fn print(variants: &[Variant], samples: &Samples, absent: &[String]) -> Result<()> {
-    let rows: Vec<(&Variant, Summary)> = variants
+pub(crate) fn print(variants: &[Variant], samples: &Samples, absent: &[(&str, String)]) -> Result<()> {
+    let rows: Vec<(&Variant, Summary, usize)> = variants
         .iter()
         .zip(samples)
-        .map(|(variant, samples)| Some((variant, summary(samples)?)))
+        .map(|(variant, samples)| Some((variant, summary(samples)?, samples.len())))
         .collect::<Option<_>>()
         .context("nothing was measured")?;
-    let of = |key: &str| rows.iter().find(|(variant, _)| variant.key == key).map(|(_, summary)| *summary);
+    let of = |key: &str| rows.iter().find(|row| row.0.key == key).map(|row| row.1);
     let exec = of("exec").context("plain exec was not measured")?;
     println!();
     println!(
-        "{:<44} {:>8} {:>8} {:>8} {:>7} {:>10}",
-        "ms, start to end", "median", "p10", "p90", "spread", "over exec"
+        "{:<44} {:>8} {:>8} {:>8} {:>7} {:>10} {:>6}",
+        "ms, start to end", "median", "p10", "p90", "spread", "over exec", "times"
     );
-    for (variant, row) in &rows {
+    for (variant, row, times) in &rows {
         println!(
-            "{:<44} {:>8.3} {:>8.3} {:>8.3} {:>6.0}% {:>10.3}",
+            "{:<44} {:>8.3} {:>8.3} {:>8.3} {:>6.0}% {:>10.3} {times:>6}",
             variant.title,
             row.median / 1e3,
             row.p10 / 1e3,
@@ -47,9 +51,9 @@ pub(crate) fn print(variants: &[Variant], samples: &Samples, absent: &[String]) 
             (row.median - exec.median) / 1e3,
         );
     }
-    absent.iter().for_each(|reason| println!("not measured: {reason}"));
-    let rounds = samples.first().map_or(0, Vec::len);
-    println!("{rounds} rounds, every row once in each; spread is (p90 - p10) / median");
+    absent.iter().for_each(|(title, reason)| println!("{title:<44} {reason}"));
+    let rounds = rows.iter().map(|row| row.2).max().unwrap_or(0);
+    println!("{rounds} rounds, all rows of a round one after the other; spread is (p90 - p10) / median");
     println!("{}", figures(&|key| of(key).map(|row| row.median), &|key| of(key).map(|row| row.p10), rounds));
     Ok(())
 }
@@ -79,6 +83,9 @@ fn figures(median: Figure<'_>, p10: Figure<'_>, rounds: usize) -> String {
         ("setuproot_ms", above("setuproot", "root_exec")),
         ("setuproot_module_ms", above("setuproot_module", "root_exec")),
         ("module_over_exec_ms", above("module", "exec")),
+        // A user whom only a directory service knows, and an image named by its tag.
+        ("nss_ms", above("nss", "private")),
+        ("lookup_ms", above("lookup", "lookup_id")),
         ("exec_ms", ms("exec")),
         ("floor_ms", ms("floor")),
         ("private_ms", ms("private")),
@@ -87,8 +94,12 @@ fn figures(median: Figure<'_>, p10: Figure<'_>, rounds: usize) -> String {
         ("private_glibc_ms", ms("private_glibc")),
         ("bwrap_ms", ms("bwrap")),
         ("charliecloud_ms", ms("charliecloud")),
+        ("crun_ms", ms("crun")),
+        ("podman_ms", ms("podman")),
         ("bwrap_over_private", over("bwrap", "private", median)),
         ("charliecloud_over_private", over("charliecloud", "private", median)),
+        ("crun_over_private", over("crun", "private", median)),
+        ("podman_over_private", over("podman", "private", median)),
     ];
     let mut line = format!("{{\"bench\":\"start\",\"figures\":{{\"rounds\":{rounds}");
     for (name, value) in all.iter().filter_map(|(name, value)| Some((name, value.filter(|v| v.is_finite())?)))
@@ -120,13 +131,16 @@ mod tests {
             "exec" => Some(100.0),
             "floor" => Some(300.0),
             "private" => Some(360.0),
+            "nss" => Some(2360.0),
+            "lookup" => Some(4000.0), // and no "lookup_id" to compare it with
             _ => None,
         };
         assert_eq!(
             figures(&times, &times, 3),
             "{\"bench\":\"start\",\"figures\":{\"rounds\":3,\"private_over_floor\":1.200,\
              \"private_over_floor_p10\":1.200,\"private_over_floor_above_exec\":1.300,\
-             \"private_over_exec_ms\":0.260,\"private_over_exec_p10_ms\":0.260,\"shared_over_exec_ms\":0.260,\"exec_ms\":0.100,\"floor_ms\":0.300,\"private_ms\":0.360}}"
+             \"private_over_exec_ms\":0.260,\"private_over_exec_p10_ms\":0.260,\"shared_over_exec_ms\":0.260,\"nss_ms\":2.000,\
+             \"exec_ms\":0.100,\"floor_ms\":0.300,\"private_ms\":0.360}}"
         );
     }
 }

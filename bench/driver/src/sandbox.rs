@@ -1,6 +1,6 @@
-//! The benchmark's machine: a mount namespace with `/etc`, `/run`, `/opt`, `/home` and temporary directories of its
-//! own, an ordinary user, the programs and a configuration. `/etc` is a plain tmpfs and no overlay, since opening
-//! files through an overlay would be counted as the programs' time.
+//! The benchmark's machine: a mount namespace with `/etc`, `/run`, `/opt`, `/home`, `/var/lib` and temporary
+//! directories of its own, an ordinary user, the programs and a configuration. `/etc` is a plain tmpfs and no overlay,
+//! since opening files through an overlay would be counted as the programs' time.
 
 use anyhow::{Context as _, Result};
 use bench_layout::{BASE, HOSTS, OTHER_GROUP, RESOLV_CONF, USER};
@@ -20,6 +20,14 @@ pub(crate) struct Programs {
     pub(crate) floor: Vec<u8>,
     pub(crate) payload: Vec<u8>,
     pub(crate) reader: Vec<u8>,
+    pub(crate) services: Option<ServicePrograms>,
+}
+
+/// What a gateway that serves images takes.
+pub(crate) struct ServicePrograms {
+    pub(crate) shifterimg: Vec<u8>,
+    pub(crate) imagegw: Vec<u8>,
+    pub(crate) registry: Vec<u8>,
 }
 
 /// Files of the module, 1 MiB each.
@@ -38,10 +46,10 @@ pub(crate) fn enter() -> Result<()> {
     mount_change("/", private).context("make / private")
 }
 
-/// Covers the host's directories and fills in what the benchmark needs.
-pub(crate) fn furnish(programs: &Programs) -> Result<()> {
+/// Covers the host's directories and fills in what the benchmark needs; `more_settings` go to `udiRoot.conf`.
+pub(crate) fn furnish(programs: &Programs, more_settings: &str) -> Result<()> {
     let linker: Vec<_> = LINKER_FILES.iter().filter_map(|path| Some((*path, fs::read(path).ok()?))).collect();
-    for covered in ["/etc", "/run", "/opt", "/home"] {
+    for covered in ["/etc", "/run", "/opt", "/home", "/var/lib"] {
         tmpfs(covered, "mode=0755")?;
     }
     for temporary in ["/tmp", "/var/tmp"] {
@@ -50,6 +58,7 @@ pub(crate) fn furnish(programs: &Programs) -> Result<()> {
     for directory in ["", "/bin", "/images", "/udi", "/loop", "/tree"] {
         make_directory(&format!("{BASE}{directory}"))?;
     }
+    one_kind_of_cgroups()?;
     let (user, uid, gid) = USER;
     let home = format!("/home/{user}");
     make_directory(&home)?;
@@ -57,7 +66,7 @@ pub(crate) fn furnish(programs: &Programs) -> Result<()> {
     for (path, content) in linker {
         write(path, &content, 0o644)?;
     }
-    write_etc()?;
+    write_etc(more_settings)?;
     make_directory(&format!("{BASE}/big"))?;
     for number in 0..MODULE_FILES {
         write(&format!("{BASE}/big/lib-{number}.so"), &vec![number as u8; 1 << 20], 0o644)?;
@@ -73,7 +82,7 @@ pub(crate) fn furnish(programs: &Programs) -> Result<()> {
     install("true-static", &programs.payload, 0o755)
 }
 
-fn write_etc() -> Result<()> {
+fn write_etc(more_settings: &str) -> Result<()> {
     let ((user, uid, gid), (group, group_id)) = (USER, OTHER_GROUP);
     let mut passwd = "root:x:0:0:root:/root:/bin/bash\n".to_owned();
     let mut groups = "root:x:0:\n".to_owned();
@@ -89,7 +98,7 @@ fn write_etc() -> Result<()> {
         "udiMount={BASE}/udi\nloopMount={BASE}/loop\nimagePath={BASE}/images\nudiRootPath={BASE}\n\
          siteFs=/home:/home\nsiteEnv=SHIFTER_RUNTIME=1\nsiteEnvAppend=PATH=/opt/udiImage/bin\n\
          populateEtcDynamically=1\nallowLibcPwdCalls=1\ndefaultImageType=docker\n\
-         module_big_copyPath={BASE}/big\n"
+         module_big_copyPath={BASE}/big\n{more_settings}"
     );
     make_directory("/etc/shifter")?;
     for (name, content) in [
@@ -97,12 +106,21 @@ fn write_etc() -> Result<()> {
         ("group", &groups),
         ("hosts", HOSTS),
         ("resolv.conf", RESOLV_CONF),
-        ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
+        ("nsswitch.conf", "passwd: files extrausers\ngroup: files extrausers\nhosts: files\n"),
         ("shifter/udiRoot.conf", &conf),
     ] {
         write(&format!("/etc/{name}"), content.as_bytes(), 0o644)?;
     }
     Ok(())
+}
+
+/// A host that has both versions of cgroups is one that crun refuses: here it shows version 2, as most do.
+fn one_kind_of_cgroups() -> Result<()> {
+    let place = "/sys/fs/cgroup";
+    if !Path::new(place).join("unified").is_dir() {
+        return Ok(());
+    }
+    mount("cgroup2", place, "cgroup2", MountFlags::empty(), None).with_context(|| format!("cover {place}"))
 }
 
 /// Becomes the ordinary user for good. The process has one thread, so the thread's ids are the process's.
@@ -129,7 +147,8 @@ pub(crate) fn write(path: &str, content: &[u8], mode: u32) -> Result<()> {
         .with_context(|| format!("set the mode of {path}"))
 }
 
-fn install(name: &str, content: &[u8], mode: u32) -> Result<()> {
+/// Writes a program into the benchmark's own directory of programs.
+pub(crate) fn install(name: &str, content: &[u8], mode: u32) -> Result<()> {
     write(&format!("{BASE}/bin/{name}"), content, mode)
 }
 

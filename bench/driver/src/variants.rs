@@ -1,10 +1,10 @@
 //! What is measured against what, and the making sure beforehand that each does what it is measured for.
 
-use crate::image::{FRESH, SHARED, tree};
-use crate::mountinfo;
+use crate::image::{FRESH, SHARED};
 use crate::root_shell::RootShell;
+use crate::{nss, peers, services};
 use anyhow::{Context as _, Result, bail};
-use bench_layout::{BASE, ETC, IMAGES, OTHER_GROUP, USER};
+use bench_layout::{BASE, IMAGES, OTHER_GROUP, USER};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -26,12 +26,22 @@ pub(crate) const ENVIRONMENT: [(&str, &str); 8] = [
 /// Longest wait for a loop device to clear itself.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// One row of the table.
+/// One row of the table: what is measured, or the title of what is not and why.
+pub(crate) enum Row {
+    /// Works here.
+    Measured(Variant),
+    /// Title and reason.
+    Absent(&'static str, String),
+}
+
+/// What is measured.
 pub(crate) struct Variant {
     /// Its name in the figures.
     pub(crate) key: &'static str,
     /// Its name in the table.
     pub(crate) title: &'static str,
+    /// It is measured in one of so many rounds.
+    pub(crate) every: usize,
     argv: Vec<String>,
     fresh_loop: bool,
     /// Runs the program itself, where only root may.
@@ -41,10 +51,11 @@ pub(crate) struct Variant {
 }
 
 impl Variant {
-    fn new(key: &'static str, title: &'static str, argv: &[&str]) -> Self {
+    pub(crate) fn new(key: &'static str, title: &'static str, argv: &[&str]) -> Self {
         Self {
             key,
             title,
+            every: 1,
             argv: argv.iter().map(|word| (*word).to_owned()).collect(),
             fresh_loop: false,
             by: None,
@@ -54,6 +65,43 @@ impl Variant {
 
     fn with_fresh_loop(self) -> Self {
         Self { fresh_loop: true, ..self }
+    }
+
+    /// Measured in one of `every` rounds, because it is slow.
+    pub(crate) fn every(self, every: usize) -> Self {
+        Self { every, ..self }
+    }
+
+    /// Run by root's shell.
+    pub(crate) fn by(self, root: &RootShell) -> Self {
+        Self { by: Some(root.clone()), ..self }
+    }
+
+    /// With commands of root's before and after each time.
+    pub(crate) fn around(self, root: &RootShell, before: &str, after: &str) -> Self {
+        Self { around: Some((root.clone(), before.to_owned(), after.to_owned())), ..self }
+    }
+
+    /// The program's name or path.
+    pub(crate) fn program(&self) -> &str {
+        &self.argv[0]
+    }
+
+    /// The same by the program at this path.
+    pub(crate) fn with_program(mut self, path: String) -> Self {
+        self.argv[0] = path;
+        self
+    }
+
+    /// Whether it works; what it says then goes to the file `said`.
+    pub(crate) fn try_once(&self, said: &str) -> Result<bool> {
+        if let Some(root) = &self.by {
+            return Ok(root.run(&format!("{} 2>{said}", self.argv.join(" "))).is_ok());
+        }
+        let file = fs::File::create(said).with_context(|| format!("create {said}"))?;
+        let status =
+            self.command().stderr(file).status().with_context(|| format!("run {}", self.program()))?;
+        Ok(status.success())
     }
 
     fn command(&self) -> Command {
@@ -105,16 +153,18 @@ pub(crate) fn of_image(id: &str) -> String {
     format!("--image=id:{id}")
 }
 
-/// A container in the background, whose mount keeps the shared image on its loop device.
+/// A container in the background, whose mount keeps its image on a loop device.
 pub(crate) struct Keeper {
     child: Child,
+    image: String,
     device: String,
 }
 
 impl Keeper {
-    /// Starts it and waits until its program runs.
-    pub(crate) fn start() -> Result<Self> {
-        let argv = [program("shifter"), of_image(SHARED), PAYLOAD.to_owned(), "-".to_owned()];
+    /// Starts it and waits until its program, which must copy its input to its output, runs.
+    pub(crate) fn start(image: &str, words: &[&str]) -> Result<Self> {
+        let mut argv = vec![program("shifter"), of_image(image)];
+        argv.extend(words.iter().map(|word| (*word).to_owned()));
         let mut child =
             command(&argv).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start shifter")?;
         let (Some(to), Some(from)) = (&mut child.stdin, &mut child.stdout) else {
@@ -122,8 +172,13 @@ impl Keeper {
         };
         to.write_all(b"?").context("write to the container")?;
         from.read_exact(&mut [0]).context("the first container did not start")?;
-        let device = device_of(SHARED)?.context("the first container has no loop device")?;
-        Ok(Self { child, device })
+        let device = device_of(image)?.context("the first container has no loop device")?;
+        Ok(Self { child, image: image.to_owned(), device })
+    }
+
+    /// Its image's loop device.
+    pub(crate) fn device(&self) -> &str {
+        &self.device
     }
 
     /// Ends it, and waits until nothing is left.
@@ -133,24 +188,31 @@ impl Keeper {
         if !status.success() {
             bail!("the first container ended with {status}");
         }
-        wait_until_detached(SHARED)?;
+        wait_until_detached(&self.image)?;
         wait_until_detached(FRESH)
     }
 }
 
-/// The loop device that carries an image.
+/// The loop device that carries an image, or one of several.
 pub(crate) fn device_of(id: &str) -> Result<Option<String>> {
+    Ok(devices_of(id)?.pop())
+}
+
+/// All loop devices that carry an image.
+pub(crate) fn devices_of(id: &str) -> Result<Vec<String>> {
+    let mut devices = Vec::new();
     for entry in fs::read_dir("/sys/block").context("list /sys/block")? {
         let entry = entry.context("list /sys/block")?;
         // A device that is not in use, or just being cleared, has no such file.
         if fs::read_to_string(entry.path().join("loop/backing_file")).is_ok_and(|file| file.contains(id)) {
-            return Ok(Some(format!("/dev/{}", entry.file_name().to_string_lossy())));
+            devices.push(format!("/dev/{}", entry.file_name().to_string_lossy()));
         }
     }
-    Ok(None)
+    Ok(devices)
 }
 
-fn wait_until_detached(id: &str) -> Result<()> {
+/// Waits until no loop device carries an image.
+pub(crate) fn wait_until_detached(id: &str) -> Result<()> {
     let start = Instant::now();
     while let Some(device) = device_of(id)? {
         if start.elapsed() > SETTLE {
@@ -161,90 +223,47 @@ fn wait_until_detached(id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless floor and shifter show the program the same mounts, the same site files and the same rights.
-pub(crate) fn compare_containers(keeper: &Keeper) -> Result<()> {
-    let shifter = [program("shifter"), of_image(SHARED), PAYLOAD.to_owned()];
-    let floor = [program("floor"), keeper.device.clone(), PAYLOAD.to_owned()];
-    let both = |path: &str| Ok::<_, anyhow::Error>((shown(&shifter, path)?, shown(&floor, path)?));
-    let (ours, floors) = both("/proc/self/mountinfo")?;
-    mountinfo::compare(&mountinfo::parse(&ours)?, &mountinfo::parse(&floors)?)?;
-    for (name, _) in ETC {
-        let path = format!("/etc/{}", name.to_string_lossy());
-        let (ours, floors) = both(&path)?;
-        if ours != floors {
-            bail!("{path} differs: shifter has {ours:?}, the floor program {floors:?}");
-        }
-    }
-    let (ours, floors) = both("/proc/self/status")?;
-    if credentials(&ours) != credentials(&floors) {
-        bail!(
-            "credentials differ: shifter has {:?}, the floor {:?}",
-            credentials(&ours),
-            credentials(&floors)
-        );
-    }
-    let (ours, floors) = both("/var/shifterConfig.json")?;
-    if ours.len() != floors.len() {
-        bail!("shifterConfig.json has {} bytes, the floor program's {}", ours.len(), floors.len());
-    }
-    Ok(())
-}
-
-/// The lines of /proc/PID/status that say what a process may do.
-fn credentials(status: &str) -> Vec<&str> {
-    let names = ["Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:"];
-    status.lines().filter(|line| names.iter().any(|name| line.starts_with(name))).collect()
-}
-
-/// The content of a file as a container shows it.
-fn shown(start: &[String], path: &str) -> Result<String> {
-    let argv = [start, &[path.to_owned()]].concat();
-    let output = command(&argv).output().with_context(|| format!("run {}", argv[0]))?;
-    if !output.status.success() {
-        bail!("{}: {}: {}", argv.join(" "), output.status, String::from_utf8_lossy(&output.stderr).trim());
-    }
-    String::from_utf8(output.stdout).with_context(|| format!("{path} is not UTF-8"))
-}
-
-/// The rows that can be measured here, and why others cannot.
-pub(crate) fn usable(
+/// The rows, of which those that are not the peers' are seen to work once, and the containers that keep loop devices.
+pub(crate) fn rows(
     keeper: &Keeper,
     with_glibc: bool,
     root: &RootShell,
-) -> Result<(Vec<Variant>, Vec<String>)> {
-    let (shifter, floor, plain, tree) =
-        (program("shifter"), program("floor"), program("true-static"), tree());
+    no_gateway: Option<String>,
+) -> Result<(Vec<Row>, Option<Keeper>)> {
+    let mut variants = starts(keeper);
+    variants.extend(prepared(root)?);
+    let mut rows: Vec<Row> = Vec::new();
+    let title = "shifter built with glibc, further container";
+    if with_glibc {
+        let glibc = program("shifter-glibc");
+        variants.push(Variant::new("private_glibc", title, &[&glibc, &of_image(SHARED), PAYLOAD]));
+    } else {
+        rows.push(Row::Absent(title, "not built here; --full builds it".to_owned()));
+    }
+    rows.push(nss::row(root)?);
+    let mut other_keeper = None;
+    match no_gateway {
+        Some(reason) => rows.push(Row::Absent("shifter, image by name, looked up", reason)),
+        None => {
+            let (keeper, by_name) = services::rows()?;
+            other_keeper = Some(keeper);
+            rows.extend(by_name);
+        }
+    }
+    rows.splice(0..0, variants.into_iter().map(Row::Measured));
+    for row in &rows {
+        if let Row::Measured(variant) = row {
+            variant.time()?;
+        }
+    }
+    rows.extend(peers::rows(root)?);
+    Ok((rows, other_keeper))
+}
+
+fn starts(keeper: &Keeper) -> Vec<Variant> {
+    let (shifter, floor, plain) = (program("shifter"), program("floor"), program("true-static"));
     let fresh = format!("{IMAGES}/{FRESH}.squashfs");
-    let peers = [
-        Variant::new(
-            "bwrap",
-            "bubblewrap, unpacked directory",
-            &[
-                "bwrap",
-                "--ro-bind",
-                &tree,
-                "/",
-                "--dev-bind",
-                "/dev",
-                "/dev",
-                "--bind",
-                "/proc",
-                "/proc",
-                "--bind",
-                "/sys",
-                "/sys",
-                "--bind",
-                "/tmp",
-                "/tmp",
-                "--bind",
-                "/home",
-                "/home",
-                PAYLOAD,
-            ],
-        ),
-        Variant::new("charliecloud", "Charliecloud, unpacked directory", &["ch-run", &tree, "--", PAYLOAD]),
-    ];
-    let mut variants = vec![
+    vec![
         Variant::new("exec", "plain exec", &[&plain]),
         Variant::new("floor", "floor, further container", &[&floor, &keeper.device, PAYLOAD]),
         Variant::new("private", "shifter, further container", &[&shifter, &of_image(SHARED), PAYLOAD]),
@@ -252,66 +271,42 @@ pub(crate) fn usable(
         Variant::new("floor_first", "floor, first container", &[&floor, &fresh, PAYLOAD]).with_fresh_loop(),
         Variant::new("first", "shifter, first container", &[&shifter, &of_image(FRESH), PAYLOAD])
             .with_fresh_loop(),
-    ];
+        Variant::new(
+            "module",
+            "shifter, further, with a 50 MB module",
+            &[&shifter, &of_image(SHARED), "--module=big", PAYLOAD],
+        ),
+    ]
+}
+
+/// Rows with `setupRoot` in them, once it was seen that what it prepares is joined.
+fn prepared(root: &RootShell) -> Result<[Variant; 4]> {
+    let (shifter, image) = (program("shifter"), of_image(SHARED));
     let (user, uid, gid) = USER;
     let set_up = format!(
         "{} -U {uid} -G {gid} -u {user} --groups={} id {SHARED}",
         program("setupRoot"),
         OTHER_GROUP.1
     );
-    let (take_down, nothing) = (program("unsetupRoot"), "true".to_owned());
-    let private = [&shifter, &of_image(SHARED), "--module=big", PAYLOAD];
-    variants.push(Variant::new("module", "shifter, further, with a 50 MB module", &private));
-    let joined = Variant::new(
-        "prepared",
-        "shifter, into a prepared container",
-        &[&shifter, &of_image(SHARED), PAYLOAD],
-    );
-    let by_root =
-        |key, title, argv: &[&str]| Variant { by: Some(root.clone()), ..Variant::new(key, title, argv) };
-    let words = [&shifter, "-v", &of_image(SHARED), PAYLOAD].map(str::to_owned);
+    let take_down = program("unsetupRoot");
     root.run(&set_up)?;
+    let words = [&shifter, "-v", &image, PAYLOAD].map(str::to_owned);
     let said = command(&words).output().context("run shifter")?;
     root.run(&take_down)?;
     if !String::from_utf8_lossy(&said.stderr).contains("joined ") {
         bail!("the prepared container was not joined");
     }
-    variants.extend([
-        Variant { around: Some((root.clone(), set_up.clone(), take_down.clone())), ..joined },
-        by_root("root_exec", "plain exec by root's shell", &[&plain]),
-        Variant {
-            around: Some((root.clone(), nothing, take_down)),
-            ..by_root("setuproot", "setupRoot by root's shell", &set_up.split(' ').collect::<Vec<_>>())
-        },
-        Variant {
-            around: Some((root.clone(), "true".to_owned(), program("unsetupRoot"))),
-            ..by_root(
-                "setuproot_module",
-                "the same, with a 50 MB module",
-                &[&set_up.split(' ').collect::<Vec<_>>()[..], &["-m", "big"]].concat(),
-            )
-        },
-    ]);
-    let mut absent = Vec::new();
-    if with_glibc {
-        let glibc = program("shifter-glibc");
-        let title = "shifter built with glibc, further container";
-        variants.push(Variant::new("private_glibc", title, &[&glibc, &of_image(SHARED), PAYLOAD]));
-    } else {
-        absent.push("shifter built with glibc: not built here; --full builds it".to_owned());
-    }
-    for variant in &variants {
-        variant.time()?;
-    }
-    for peer in peers {
-        match peer.command().output() {
-            Ok(output) if output.status.success() => variants.push(peer),
-            Ok(output) => {
-                let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-                absent.push(format!("{}: {}: {said}", peer.title, output.status));
-            }
-            Err(_) => absent.push(format!("{}: {} is not installed", peer.title, peer.argv[0])),
-        }
-    }
-    Ok((variants, absent))
+    let words: Vec<&str> = set_up.split(' ').collect();
+    let with_module = [&words[..], &["-m", "big"]].concat();
+    Ok([
+        Variant::new("prepared", "shifter, into a prepared container", &[&shifter, &image, PAYLOAD])
+            .around(root, &set_up, &take_down),
+        Variant::new("root_exec", "plain exec by root's shell", &[&program("true-static")]).by(root),
+        Variant::new("setuproot", "setupRoot by root's shell", &words)
+            .by(root)
+            .around(root, "true", &take_down),
+        Variant::new("setuproot_module", "the same, with a 50 MB module", &with_module)
+            .by(root)
+            .around(root, "true", &take_down),
+    ])
 }

@@ -167,13 +167,22 @@ pub(crate) fn attach<'p>(file: &CStr, path: &'p mut [u8; 32]) -> Attached<'p> {
         let image = must(libc::open(file.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC).into(), file);
         let control =
             must(libc::open(c"/dev/loop-control".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC).into(), file);
-        let number = must(libc::ioctl(control, LOOP_CTL_GET_FREE as _).into(), c"LOOP_CTL_GET_FREE");
-        libc::snprintf(path.as_mut_ptr().cast(), path.len(), c"/dev/loop%d".as_ptr(), number);
-        let device = must(libc::open(path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC).into(), file);
         let mut config = [0u32; CONFIG_WORDS];
         config[0] = image as u32;
         config[FLAGS_WORD] = READ_ONLY_AND_AUTOCLEAR;
-        must(libc::ioctl(device, LOOP_CONFIGURE as _, config.as_ptr()).into(), c"LOOP_CONFIGURE");
+        loop {
+            let number = must(libc::ioctl(control, LOOP_CTL_GET_FREE as _).into(), c"LOOP_CTL_GET_FREE");
+            libc::snprintf(path.as_mut_ptr().cast(), path.len(), c"/dev/loop%d".as_ptr(), number);
+            let device =
+                must(libc::open(path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC).into(), file);
+            let done = libc::ioctl(device, LOOP_CONFIGURE as _, config.as_ptr());
+            // Somebody else on this machine may have been faster: loop(4).
+            if done == 0 || *libc::__errno_location() != libc::EBUSY {
+                must(done.into(), c"LOOP_CONFIGURE");
+                break;
+            }
+            libc::close(device);
+        }
     }
     Attached { path: CStr::from_bytes_until_nul(path).unwrap_or(c"") }
 }

@@ -5,11 +5,12 @@
 
 use crate::digest::{Digest, DigestError};
 use std::fmt;
+use std::net::Ipv6Addr;
 
 /// A parsed reference. At least one of `tag` and `digest` may be absent; both absent means `latest`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ImageRef {
-    /// `host`, `host:port` or a configured location's name; absent means the default location.
+    /// `host`, `host:port` (an IPv6 address in brackets) or a configured location's name; absent means the default location.
     pub registry: Option<String>,
     /// Lower-case path components joined by `/`.
     pub repository: String,
@@ -123,9 +124,17 @@ fn looks_like_host(component: &str) -> bool {
 }
 
 fn checked_registry(text: &str) -> Result<String, ReferenceError> {
-    let (host, port) = match text.split_once(':') {
+    let (address, rest) = match text.strip_prefix('[').and_then(|t| t.split_once(']')) {
+        Some((address, rest)) => (Some(address), rest),
+        None => (None, text),
+    };
+    let (host, port) = match rest.split_once(':') {
         Some((host, port)) => (host, Some(port)),
-        None => (text, None),
+        None => (rest, None),
+    };
+    let host_good = |label: &dyn Fn(&str) -> bool| match address {
+        Some(address) => host.is_empty() && address.parse::<Ipv6Addr>().is_ok(),
+        None => host.split('.').all(label),
     };
     let label = |label: &str| {
         !label.is_empty()
@@ -138,7 +147,7 @@ fn checked_registry(text: &str) -> Result<String, ReferenceError> {
             && port.bytes().all(|b| b.is_ascii_digit())
             && port.parse::<u16>().is_ok_and(|p| p != 0)
     });
-    if !host.split('.').all(label) || !port_good {
+    if !host_good(&label) || !port_good {
         return Err(ReferenceError::Registry(text.to_owned()));
     }
     Ok(text.to_owned())
@@ -187,6 +196,8 @@ mod tests {
         check("quay.io/org/img:1", Some((Some("quay.io"), "org/img", Some("1"), false)));
         check("localhost/img", Some((Some("localhost"), "img", None, false)));
         check("host:5000/a/b:tag", Some((Some("host:5000"), "a/b", Some("tag"), false)));
+        check("[::1]:5000/a:tag", Some((Some("[::1]:5000"), "a", Some("tag"), false)));
+        check("[fd00::1]/a", Some((Some("[fd00::1]"), "a", None, false)));
         check("mirror/a:1", Some((Some("mirror"), "a", Some("1"), false)));
         check(&format!("a@{D}"), Some((None, "a", None, true)));
         check(&format!("host:5000/a:t@{D}"), Some((Some("host:5000"), "a", Some("t"), true)));
@@ -209,6 +220,12 @@ mod tests {
             "a@sha256:00",
             "a:-x",
             "-h.x/a",
+            "[::1/a",
+            "[::1]x/a",
+            "[::1]:/a",
+            "[1.2.3.4]/a",
+            "[]:5000/a",
+            "::1/a",
             "ä",
             "quay.io/",
             "a@",

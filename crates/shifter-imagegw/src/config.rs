@@ -6,6 +6,7 @@
 //! It deliberately does not look at the machine: whether directories exist is found out by `serve`.
 
 mod keys;
+mod registries;
 mod section;
 
 use std::collections::BTreeMap;
@@ -13,8 +14,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
+use shifter_registry::Registries;
 
 use self::section::{Notes, Section};
+use crate::convert::{Converters, Program};
 
 /// Where the catalog is unless `DatabaseURI` says otherwise.
 pub(crate) const DEFAULT_DATABASE: &str = "/var/lib/shifter/shifter.db";
@@ -23,12 +26,12 @@ pub(crate) const DEFAULT_DATABASE: &str = "/var/lib/shifter/shifter.db";
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) platforms: BTreeMap<String, Platform>,
-    pub(crate) locations: BTreeMap<String, Location>,
-    /// Key into `locations` for references that name no registry.
-    pub(crate) default_location: String,
+    pub(crate) registries: Registries,
     /// Only `squashfs` can be served; other names of the original are accepted here.
     pub(crate) format: String,
     pub(crate) cache_directory: PathBuf,
+    /// Bytes of blobs that are kept.
+    pub(crate) cache_limit: Option<u64>,
     pub(crate) expand_directory: PathBuf,
     /// How long an image lives after its last pull or lookup.
     pub(crate) image_expiration: Duration,
@@ -38,8 +41,6 @@ pub(crate) struct Config {
     pub(crate) worker_threads: usize,
     pub(crate) authentication: Authentication,
     pub(crate) log_level: Option<&'static str>,
-    /// Options for `mksquashfs`; empty means the gateway's own choice.
-    pub(crate) converter_options: Vec<String>,
     pub(crate) database: Database,
     /// Keys that are set and that this version cannot honour; each is a whole sentence.
     unsupported: Vec<String>,
@@ -71,6 +72,8 @@ pub(crate) struct Platform {
     pub(crate) image_dir: PathBuf,
     /// OCI architecture of the system's nodes.
     pub(crate) architecture: String,
+    /// How its images are made.
+    pub(crate) converters: Converters,
     /// Exact user names.
     #[cfg_attr(not(test), expect(dead_code, reason = "read by the administrators' verbs, a later step"))]
     pub(crate) admins: Vec<String>,
@@ -81,14 +84,6 @@ pub(crate) struct Platform {
 pub(crate) enum Access {
     Local,
     Remote,
-}
-
-/// One registry.
-#[derive(Clone, Debug)]
-pub(crate) struct Location {
-    pub(crate) url: Option<String>,
-    pub(crate) ca_certificate: Option<PathBuf>,
-    pub(crate) basic_auth: bool,
 }
 
 /// What is wrong with the file; all of it, one problem per line.
@@ -135,7 +130,17 @@ impl Config {
         let systems: Vec<_> = self.platforms.iter().collect();
         for (index, (name, platform)) in systems.iter().enumerate() {
             for (other_name, other) in &systems[index + 1..] {
-                if platform.image_dir == other.image_dir && platform.architecture != other.architecture {
+                if platform.image_dir != other.image_dir {
+                    continue;
+                }
+                if platform.converters != other.converters {
+                    problems.push(format!(
+                        "Platforms: {name} and {other_name} share the image directory {}, but an image file is \
+                         written once; give them the same ConverterOptions or directories of their own",
+                        platform.image_dir.display()
+                    ));
+                }
+                if platform.architecture != other.architecture {
                     problems.push(format!(
                         "Platforms: {name} ({}) and {other_name} ({}) share the image directory {}, \
                          but an image file fits one architecture; give them directories of their own",
@@ -165,7 +170,7 @@ pub(crate) fn keys_reference() -> String {
 fn read(top: &mut Section<'_>) -> Config {
     let database = read_database(top);
     let default_location = top.required_text("DefaultImageLocation").unwrap_or_default();
-    let locations = top.objects("Locations", keys::LOCATION, read_location);
+    let locations = top.objects("Locations", keys::LOCATION, registries::read_location);
     if !locations.contains_key(&default_location) && !default_location.is_empty() {
         let what = format!("\"{default_location}\" is not one of the Locations; add it there");
         // Without any registry nothing can be pulled, but what is published can be served.
@@ -174,6 +179,7 @@ fn read(top: &mut Section<'_>) -> Config {
             false => top.problem("DefaultImageLocation", &what),
         }
     }
+    let registries = registries::read(top, locations, &default_location);
     let mut unsupported = Vec::new();
     if top.text("examiner").is_some() {
         unsupported.push(
@@ -182,8 +188,10 @@ fn read(top: &mut Section<'_>) -> Config {
                 .to_owned(),
         );
     }
-    let platforms =
-        top.objects("Platforms", keys::PLATFORM, |section| read_platform(section, &mut unsupported));
+    let converters = read_converters(top);
+    let platforms = top.objects("Platforms", keys::PLATFORM, |section| {
+        read_platform(section, &converters, &mut unsupported)
+    });
     if platforms.is_empty() {
         top.problem("Platforms", "at least one system must be configured");
     }
@@ -201,8 +209,7 @@ fn read(top: &mut Section<'_>) -> Config {
     let pull_update_alias = top.integer("PullUpdateTime", 0, 31_536_000);
     check_unused(top);
     Config {
-        default_location,
-        locations,
+        registries,
         platforms,
         authentication,
         unsupported,
@@ -212,6 +219,9 @@ fn read(top: &mut Section<'_>) -> Config {
             .unwrap_or("squashfs")
             .to_owned(),
         cache_directory: top.required_path("CacheDirectory").unwrap_or_default(),
+        cache_limit: top
+            .integer("CacheSizeLimit", 1, 1_000_000_000)
+            .map(|gigabytes| gigabytes * 1_000_000_000),
         expand_directory: top.required_path("ExpandDirectory").unwrap_or_default(),
         image_expiration: read_expiration(top),
         pull_update: Duration::from_secs(pull_update.or(pull_update_alias).unwrap_or(300)),
@@ -226,7 +236,6 @@ fn read(top: &mut Section<'_>) -> Config {
                 other => other,
             },
         ),
-        converter_options: read_converter_options(top),
     }
 }
 
@@ -258,26 +267,11 @@ fn read_database(top: &mut Section<'_>) -> Database {
     }
 }
 
-fn read_location(section: &mut Section<'_>) -> Location {
-    match section.text("remotetype") {
-        Some("dockerv2") => {}
-        Some("dockerhub") => section.problem("remotetype", "\"dockerhub\" is deprecated; write \"dockerv2\""),
-        Some(_) => section.problem("remotetype", "only \"dockerv2\" is known"),
-        None => section.problem("remotetype", "missing; write \"dockerv2\""),
-    }
-    let url = section.text("url").map(str::to_owned);
-    if url.as_deref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
-        section.problem("url", "must begin with http:// or https://");
-    }
-    section.text("authentication");
-    Location {
-        url,
-        ca_certificate: section.text("sslcacert").map(PathBuf::from),
-        basic_auth: section.choice("authMethod", &["token", "basic"]) == Some("basic"),
-    }
-}
-
-fn read_platform(section: &mut Section<'_>, unsupported: &mut Vec<String>) -> Platform {
+fn read_platform(
+    section: &mut Section<'_>,
+    converters: &Converters,
+    unsupported: &mut Vec<String>,
+) -> Platform {
     let access = match section.choice("accesstype", &["local", "remote"]) {
         Some("remote") => Access::Remote,
         Some(_) => Access::Local,
@@ -324,6 +318,10 @@ fn read_platform(section: &mut Section<'_>, unsupported: &mut Vec<String>) -> Pl
             .choice("architecture", &["amd64", "arm64", "ppc64le", "riscv64", "s390x"])
             .unwrap_or(host_architecture())
             .to_owned(),
+        converters: Converters {
+            options: read_converter_options(section).unwrap_or_else(|| converters.options.clone()),
+            ..*converters
+        },
         admins: section.names("admins"),
     }
 }
@@ -356,16 +354,28 @@ fn read_expiration(top: &mut Section<'_>) -> Duration {
     }
 }
 
+fn read_converters(top: &mut Section<'_>) -> Converters {
+    let program = match top.choice("Converter", &["shifter", "mksquashfs", "tar2sqfs"]) {
+        Some("mksquashfs") => Some(Program::Mksquashfs),
+        Some("tar2sqfs") => Some(Program::Tar2sqfs),
+        _ => None,
+    };
+    Converters { program, options: read_converter_options(top).unwrap_or_default() }
+}
+
 /// `{"squashfs": [...]}` or `{"squashfs": "..."}`; other formats' options are accepted and unused.
-fn read_converter_options(top: &mut Section<'_>) -> Vec<String> {
-    let options = top.object("ConverterOptions", keys::CONVERTERS, |section| {
+fn read_converter_options(section: &mut Section<'_>) -> Option<Vec<String>> {
+    let options = section.object("ConverterOptions", keys::CONVERTERS, |section| {
         for unused in ["cramfs", "ext4", "mock"] {
             section.names(unused);
         }
         section.names("squashfs")
     });
     // The original gave a string as one argument; split at blanks it can say what was meant.
-    options.unwrap_or_default().iter().flat_map(|o| o.split_whitespace()).map(str::to_owned).collect()
+    let words = |options: Vec<String>| {
+        options.iter().flat_map(|option| option.split_whitespace()).map(str::to_owned).collect()
+    };
+    options.map(words)
 }
 
 #[cfg(test)]

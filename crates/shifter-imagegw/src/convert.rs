@@ -1,9 +1,12 @@
-//! Conversion in a process of its own: the parent's side, and the hidden subcommand that is the child.
+//! Conversion in a process of its own: the parent's side, and the hidden subcommand that is the child. `own` is what the
+//! child does with our own writer.
 //!
 //! The child reads untrusted archives, so it gets nothing else: no environment, no credentials, no
 //! core dumps, lower priority, and an empty network namespace where the kernel lets us have one. Its
 //! job is one line of JSON on standard input; the pipe then stays open as a lifeline, so that a child
-//! never outlives a killed gateway. It answers with one line of JSON.
+//! never outlives a killed gateway. It answers with lines of JSON: how far it is, and last how it ended.
+
+mod own;
 
 use std::io::{BufRead, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,16 +14,17 @@ use std::process::Stdio;
 
 use serde::{Deserialize, Serialize};
 use shifter_core::digest::Digest;
-use shifter_layers::{Compression, Layer, Limits};
+use shifter_layers::{Compression, Layer, Limits, Policy};
 use shifter_squashfs::Options;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use shifter_squashfs::writer::Encoder;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Longest job and longest answer, bytes.
+/// Longest job and most answers, bytes.
 const LONGEST_JOB: u64 = 4 << 20;
-const LONGEST_ANSWER: u64 = 64 << 10;
+const MOST_ANSWERS: u64 = 64 << 20;
 
 /// Ways to run a program without network, best first; the first that works here is used.
 const ISOLATIONS: &[(&str, &[&str])] = &[
@@ -38,9 +42,33 @@ pub(crate) struct ConvertJob {
     /// The gateway's version: an upgrade may have replaced the binary under a running gateway.
     pub(crate) version: String,
     pub(crate) layers: Vec<ConvertLayer>,
+    /// The image; an empty file.
     pub(crate) output: PathBuf,
-    /// `mksquashfs` options of the site; empty for our own choice.
-    pub(crate) converter_options: Vec<String>,
+    /// Where temporary files may be.
+    pub(crate) scratch: PathBuf,
+    pub(crate) converter: Converters,
+}
+
+/// What a site says of conversion.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Converters {
+    /// The program, if it is to be none of ours.
+    pub(crate) program: Option<Program>,
+    /// `mksquashfs` options; empty for our own choice.
+    pub(crate) options: Vec<String>,
+}
+
+/// Programs that can make images beside our own writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Program {
+    Mksquashfs,
+    Tar2sqfs,
+}
+
+/// How an image is made.
+enum Way {
+    Own(Encoder),
+    Tool(Options),
 }
 
 /// One verified layer file, oldest first.
@@ -55,7 +83,12 @@ pub(crate) struct ConvertLayer {
 /// What the child answers.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    Done { entries: u64, bytes: u64 },
+    /// Layers begun, bytes of files.
+    Progress(usize, u64),
+    Done {
+        entries: u64,
+        bytes: u64,
+    },
     Failed(String),
 }
 
@@ -110,8 +143,12 @@ impl Converter {
         Converter { command: command.iter().map(|word| (*word).to_owned()).collect() }
     }
 
-    /// Runs one conversion; dropping the future ends the child.
-    pub(crate) async fn run(&self, job: &ConvertJob) -> Result<(), ConvertError> {
+    /// Runs one conversion; dropping the future ends the child. `progress` hears of layers begun and bytes of files.
+    pub(crate) async fn run(
+        &self,
+        job: &ConvertJob,
+        progress: &(dyn Fn(usize, u64) + Sync),
+    ) -> Result<(), ConvertError> {
         let (program, arguments) = self.command.split_first().ok_or_else(|| {
             ConvertError::Start(std::io::Error::other("no command is known for the converter"))
         })?;
@@ -134,18 +171,24 @@ impl Converter {
             stdin.write_all(&line).await.map_err(ConvertError::Talk)?;
             stdin.flush().await.map_err(ConvertError::Talk)?;
         }
-        let mut answer = Vec::new();
+        let mut answer = None;
         if let Some(stdout) = child.stdout.take() {
-            stdout.take(LONGEST_ANSWER).read_to_end(&mut answer).await.map_err(ConvertError::Talk)?;
+            let mut lines = tokio::io::BufReader::new(stdout.take(MOST_ANSWERS)).lines();
+            while let Some(line) = lines.next_line().await.map_err(ConvertError::Talk)? {
+                match serde_json::from_str(&line) {
+                    Ok(Answer::Progress(layers, bytes)) => progress(layers, bytes),
+                    other => answer = other.ok(),
+                }
+            }
         }
         let status = child.wait().await.map_err(ConvertError::Talk)?;
         drop(lifeline);
-        match serde_json::from_slice(&answer) {
-            Ok(Answer::Done { entries, bytes }) if status.success() => {
+        match answer {
+            Some(Answer::Done { entries, bytes }) if status.success() => {
                 tracing::info!(entries, bytes, output = %job.output.display(), "image converted");
                 Ok(())
             }
-            Ok(Answer::Failed(why)) => Err(ConvertError::Image(why)),
+            Some(Answer::Failed(why)) => Err(ConvertError::Image(why)),
             _ => Err(ConvertError::Silent(status)),
         }
     }
@@ -167,10 +210,11 @@ pub(crate) fn child() -> u8 {
         Err(why) => Answer::Failed(why),
     };
     let is_done = matches!(answer, Answer::Done { .. });
-    let told = serde_json::to_string(&answer)
-        .map_err(std::io::Error::from)
-        .and_then(|line| writeln!(std::io::stdout(), "{line}"));
-    u8::from(!is_done || told.is_err())
+    u8::from(tell(&answer).is_err() || !is_done)
+}
+
+fn tell(answer: &Answer) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{}", serde_json::to_string(answer)?)
 }
 
 fn read_job() -> Result<ConvertJob, String> {
@@ -199,23 +243,41 @@ fn read_job() -> Result<ConvertJob, String> {
 
 fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, String> {
     let layers = job.layers.iter().map(layer).collect::<Result<Vec<_>, String>>()?;
-    let options = options(&job.converter_options)?;
-    shifter_squashfs::convert(&options, &job.output, |out| {
-        shifter_layers::merge(&layers, &Limits::default(), out)
-    })
-    .map_err(|error| sentence(&error))
+    match way(&job.converter)? {
+        Way::Own(encoder) => {
+            own::convert(&layers, encoder, &job.output, &job.scratch, &mut |layers, bytes| {
+                // The last answer is the one that counts.
+                let _nobody_listens = tell(&Answer::Progress(layers, bytes));
+            })
+        }
+        Way::Tool(options) => shifter_squashfs::convert(&options, &job.output, |out| {
+            let (limits, policy) = (Limits::default(), Policy::default());
+            shifter_layers::merge_to_tar(&layers, &limits, &policy, &job.scratch, out)
+        })
+        .map_err(|error| sentence(&error)),
+    }
 }
 
-/// The site's options, for a tool that understands them.
-pub(crate) fn options(arguments: &[String]) -> Result<Options, String> {
-    let found = shifter_squashfs::find_converter().map_err(|error| sentence(&error))?;
-    let options = Options::from_mksquashfs_arguments(found, arguments).map_err(|error| sentence(&error))?;
-    if options.extra.is_empty() {
-        return Ok(options);
+/// Whether images can be made as the site says, on this machine.
+pub(crate) fn check(converters: &Converters) -> Result<(), String> {
+    way(converters).map(drop)
+}
+
+/// Our own writer, unless another program is asked for, or options that only mksquashfs understands.
+fn way(converters: &Converters) -> Result<Way, String> {
+    let tool = match converters.program {
+        Some(Program::Tar2sqfs) => shifter_squashfs::Converter::Tar2sqfs,
+        Some(Program::Mksquashfs) | None => shifter_squashfs::Converter::Mksquashfs,
+    };
+    let options =
+        Options::from_mksquashfs_arguments(tool, &converters.options).map_err(|error| sentence(&error))?;
+    match options.encoder().filter(|_| converters.program.is_none()) {
+        Some(encoder) => Ok(Way::Own(encoder)),
+        None => {
+            options.check().map_err(|error| sentence(&error))?;
+            Ok(Way::Tool(options))
+        }
     }
-    // Options beyond compression and block size are mksquashfs' own.
-    Options::from_mksquashfs_arguments(shifter_squashfs::Converter::Mksquashfs, arguments)
-        .map_err(|error| sentence(&error))
 }
 
 fn layer(layer: &ConvertLayer) -> Result<Layer, String> {
@@ -249,11 +311,6 @@ pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(2000).collect()
 }
 
-/// Where the child writes within a scratch directory.
-pub(crate) fn output_in(scratch: &Path) -> PathBuf {
-    scratch.join("image.squashfs")
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -265,12 +322,13 @@ mod tests {
             version: "0".into(),
             layers: Vec::new(),
             output: "/nonexistent/x".into(),
-            converter_options: Vec::new(),
+            scratch: "/nonexistent".into(),
+            converter: Converters::default(),
         }
     }
 
     async fn run(command: &[&str]) -> Result<(), ConvertError> {
-        Converter::from_command(command).run(&job()).await
+        Converter::from_command(command).run(&job(), &|_, _| {}).await
     }
 
     #[tokio::test]

@@ -135,9 +135,11 @@ fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {
     config
         .check_servable()
         .with_context(|| format!("{} is in order but cannot be served", path.display()))?;
-    convert::options(&config.converter_options)
-        .map_err(anyhow::Error::msg)
-        .with_context(|| format!("ConverterOptions of {} cannot be used", path.display()))?;
+    for (name, platform) in &config.platforms {
+        convert::check(&platform.converters).map_err(anyhow::Error::msg).with_context(|| {
+            format!("the ConverterOptions of system {name} in {} cannot be used", path.display())
+        })?;
+    }
     println!("{} is in order", path.display());
     Ok(())
 }

@@ -6,8 +6,8 @@
 //! while its writer lives; parts without one are leftovers and are removed at the next start.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -43,42 +43,37 @@ pub(crate) fn is_published(directory: &Path, id: &str, format: &str, size: u64) 
         .is_ok_and(|found| found.is_file() && found.len() == size)
 }
 
-/// Copies an image file into the directory.
-pub(crate) fn publish_image(
-    directory: &Path,
-    id: &str,
-    format: &str,
-    source: &Path,
-) -> Result<Published, PublishError> {
-    let mut input = File::open(source).map_err(|e| PublishError::Io {
-        operation: "opening",
-        path: source.to_owned(),
-        source: e,
-    })?;
-    let mut part = Part::create(directory, id)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut size = 0;
-    loop {
-        let count = match input.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => {
-                return Err(PublishError::Io {
-                    operation: "reading",
-                    path: source.to_owned(),
-                    source: error,
-                });
-            }
-        };
-        let bytes = &buffer[..count];
-        hash.update(bytes);
-        size += count as u64;
-        part.write(bytes, "the image")?;
+/// An image file being written in its directory by somebody else, the converter.
+pub(crate) struct NewImage {
+    part: Part,
+    target: PathBuf,
+}
+
+impl NewImage {
+    /// An empty file for the image of this id.
+    pub(crate) fn create(directory: &Path, id: &str, format: &str) -> Result<NewImage, PublishError> {
+        Ok(NewImage { part: Part::create(directory, id)?, target: image_path(directory, id, format) })
     }
-    part.publish(&image_path(directory, id, format), "the image")?;
-    Ok(Published { size, sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect() })
+
+    /// Where it is to be written.
+    pub(crate) fn path(&self) -> &Path {
+        &self.part.path
+    }
+
+    /// Gives it its name, with what it has now.
+    pub(crate) fn publish(self) -> Result<Published, PublishError> {
+        let io = |operation, source| PublishError::Io { operation, path: self.part.path.clone(), source };
+        let mut input = File::open(&self.part.path).map_err(|source| io("opening", source))?;
+        let written = |file: &File| file.metadata().map(|found| (found.dev(), found.ino()));
+        if written(&input).ok() != written(&self.part.file).ok() {
+            let replaced = io::Error::other("it was replaced while it was written");
+            return Err(io("opening", replaced));
+        }
+        let mut hash = Sha256::new();
+        let size = io::copy(&mut input, &mut hash).map_err(|source| io("reading", source))?;
+        self.part.publish(&self.target, "the image")?;
+        Ok(Published { size, sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect() })
+    }
 }
 
 /// Writes `.meta`, unless it says the same already.
@@ -267,11 +262,11 @@ mod tests {
     #[test]
     fn files_appear_whole_private_and_hashed() {
         let dir = tempfile::tempdir().unwrap();
-        let source = dir.path().join("source");
-        std::fs::write(&source, b"blah blah hash").unwrap();
         let images = dir.path().join("images");
         std::fs::create_dir(&images).unwrap();
-        let published = publish_image(&images, ID, "squashfs", &source).unwrap();
+        let image = NewImage::create(&images, ID, "squashfs").unwrap();
+        std::fs::write(image.path(), b"blah blah hash").unwrap();
+        let published = image.publish().unwrap();
         assert_eq!(published.size, 14);
         assert_eq!(published.sha256, "ff68165577eb209adcfa2f793476a25da637142283409d6f4d8d61ee042c5e63");
         publish_meta(&images, ID, "FORMAT: squashfs\n").unwrap();
@@ -289,7 +284,6 @@ mod tests {
 
     #[test]
     fn an_unchanged_meta_is_not_written_again() {
-        use std::os::unix::fs::MetadataExt;
         let dir = tempfile::tempdir().unwrap();
         let inode = || std::fs::metadata(dir.path().join(format!("{ID}.meta"))).unwrap().ino();
         publish_meta(dir.path(), ID, "a\n").unwrap();
@@ -303,12 +297,13 @@ mod tests {
     #[test]
     fn failures_leave_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let source = dir.path().join("source");
-        std::fs::create_dir(&source).unwrap();
         let images = dir.path().join("images");
         std::fs::create_dir(&images).unwrap();
-        // A directory opens but does not read.
-        assert!(publish_image(&images, ID, "squashfs", &source).is_err());
+        let image = NewImage::create(&images, ID, "squashfs").unwrap();
+        std::fs::remove_file(image.path()).unwrap();
+        std::fs::write(image.path(), b"another").unwrap();
+        assert!(image.publish().is_err(), "a file that is not the one made here");
+        drop(NewImage::create(&images, ID, "squashfs").unwrap());
         // The name is taken by a directory: the rename fails after all was written.
         std::fs::create_dir(images.join(format!("{ID}.meta"))).unwrap();
         assert!(publish_meta(&images, ID, "x").is_err());

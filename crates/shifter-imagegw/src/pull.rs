@@ -34,6 +34,9 @@ const DOWNLOADS: usize = 4;
 /// Questions (not downloads) to one registry at the same time.
 const QUESTIONS: usize = 32;
 
+/// Registries that are remembered with their connections.
+const MOST_REGISTRIES: usize = 64;
+
 /// Why a pull failed; each is what the caller is told.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PullError {
@@ -126,7 +129,7 @@ impl Puller {
         gateway_uid: u32,
     ) -> Result<Puller, RegistryError> {
         Ok(Puller {
-            cache: BlobCache::open(&config.cache_directory)?,
+            cache: open_cache(&config)?,
             registries: Mutex::default(),
             workers: Semaphore::new(config.worker_threads),
             flights: Locks::default(),
@@ -201,12 +204,16 @@ impl Puller {
 
     fn registry(&self, target: &Target) -> Result<Registry, RegistryError> {
         let mut registries = self.registries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(registry) = registries.get(&target.location) {
+        if let Some(registry) = registries.get(&target.location.name) {
             return Ok(registry.clone());
         }
-        let client = Client::new(target.registry_location(&self.config), None, Settings::default())?;
+        if target.location.named_by_user && registries.len() >= MOST_REGISTRIES {
+            // Users can name any number of them; those of the configuration are made again when needed.
+            registries.clear();
+        }
+        let client = Client::new(target.location.clone(), None, Settings::default())?;
         let registry = Registry { client: Arc::new(client), questions: Arc::new(Semaphore::new(QUESTIONS)) };
-        registries.insert(target.location.clone(), registry.clone());
+        registries.insert(target.location.name.clone(), registry.clone());
         Ok(registry)
     }
 
@@ -265,6 +272,14 @@ impl Puller {
             }
         }
     }
+}
+
+fn open_cache(config: &Config) -> Result<BlobCache, RegistryError> {
+    let cache = BlobCache::open(&config.cache_directory)?;
+    Ok(match config.cache_limit {
+        Some(bytes) => cache.limited_to(bytes),
+        None => cache,
+    })
 }
 
 /// Runs file work where it does not hold up others.

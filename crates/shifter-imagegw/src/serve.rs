@@ -37,7 +37,11 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
         bail!("the configuration names no SQLite catalog");
     };
     // Found out now rather than by the first user's pull.
-    convert::options(&config.converter_options).map_err(anyhow::Error::msg)?;
+    for (name, platform) in &config.platforms {
+        convert::check(&platform.converters)
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("the ConverterOptions of system {name} cannot be used"))?;
+    }
     let authenticator = Authenticator::new(config.authentication)?;
     let mut stop_signal = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,21 +1,18 @@
 //! From a tag to a registry: which location a reference means, what is asked of it, and which of the
-//! caller's passwords belongs to it. Pure decisions; a reference never falls back silently from a
-//! registry it names to another one.
+//! caller's passwords belongs to it. The decisions are those of `shifter_registry::Registries`; a reference
+//! never falls back silently from a registry it names to another one.
 
 use shifter_api::payload::Payload;
 use shifter_core::reference::{ImageRef, ReferenceError};
-use shifter_registry::{AuthMethod, Credentials, Location};
+use shifter_registry::{Credentials, Location, RegistryError};
 
 use crate::config::Config;
-
-/// The names of Docker's registry; a reference may use any of them for the configured one.
-const HUB: [&str; 3] = ["registry-1.docker.io", "docker.io", "index.docker.io"];
 
 /// Where to pull what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// Key into `Locations`.
-    pub(crate) location: String,
+    /// The registry.
+    pub(crate) location: Location,
     pub(crate) repository: String,
     /// A tag or `sha256:...`.
     pub(crate) reference: String,
@@ -28,22 +25,14 @@ pub(crate) struct Target {
 pub(crate) enum TargetError {
     #[error("the image name cannot be read: {0}")]
     Reference(#[from] ReferenceError),
-    #[error(
-        "the registry {registry} is not one this gateway pulls from ({known}); ask the administrator to add it to Locations"
-    )]
-    UnknownRegistry { registry: String, known: String },
+    #[error(transparent)]
+    Refused(#[from] RegistryError),
 }
 
 impl Target {
     pub(crate) fn parse(config: &Config, tag: &str) -> Result<Target, TargetError> {
         let image = parse_reference(config, tag)?;
-        let location = match &image.registry {
-            None => config.default_location.clone(),
-            Some(registry) => find(config, registry).ok_or_else(|| TargetError::UnknownRegistry {
-                registry: registry.clone(),
-                known: config.locations.keys().cloned().collect::<Vec<_>>().join(", "),
-            })?,
-        };
+        let location = config.registries.find(&image)?;
         let reference = match (&image.digest, image.effective_tag()) {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.unwrap_or("latest").to_owned(),
@@ -51,49 +40,15 @@ impl Target {
         Ok(Target { location, reference, tag: image.to_string(), repository: image.repository })
     }
 
-    /// The caller's credentials for this target: those for its location, else, only where the
-    /// location is the default one, those called `default`. The password may hold colons.
+    /// The caller's credentials for this target.
     pub(crate) fn credentials(&self, config: &Config, payload: &Payload) -> Option<Credentials> {
-        let locations = &payload.authorized_locations;
-        let own = locations.get(&self.location).or_else(|| {
-            HUB.contains(&self.location.as_str())
-                .then(|| HUB.iter().find_map(|name| locations.get(*name)))
-                .flatten()
-        });
-        let default =
-            || (self.location == config.default_location).then(|| locations.get("default")).flatten();
-        let (username, password) = own.or_else(default)?.split_once(':')?;
-        Some(Credentials { username: username.to_owned(), password: password.to_owned() })
-    }
-
-    /// The registry as its client wants it described.
-    pub(crate) fn registry_location(&self, config: &Config) -> Location {
-        let configured = config.locations.get(&self.location);
-        Location {
-            name: self.location.clone(),
-            url: configured.and_then(|location| location.url.clone()),
-            sslcacert: configured.and_then(|location| location.ca_certificate.clone()),
-            auth_method: match configured.is_some_and(|location| location.basic_auth) {
-                true => AuthMethod::Basic,
-                false => AuthMethod::Token,
-            },
-        }
+        config.registries.credentials(&self.location, &payload.authorized_locations)
     }
 }
 
 /// Reads a reference with the configured locations as possible first components.
 pub(crate) fn parse_reference(config: &Config, tag: &str) -> Result<ImageRef, ReferenceError> {
-    ImageRef::parse(tag, &|name| config.locations.contains_key(name))
-}
-
-fn find(config: &Config, registry: &str) -> Option<String> {
-    if config.locations.contains_key(registry) {
-        return Some(registry.to_owned());
-    }
-    let is_hub = HUB.contains(&registry);
-    is_hub
-        .then(|| HUB.iter().find(|name| config.locations.contains_key(**name)))?
-        .map(|name| (*name).to_owned())
+    ImageRef::parse(tag, &|name| config.registries.is_location(name))
 }
 
 #[cfg(test)]
@@ -101,13 +56,20 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
+    use shifter_registry::AuthMethod;
 
     fn config() -> Config {
+        config_with("")
+    }
+
+    fn config_with(keys: &str) -> Config {
         let text = r#"{"DefaultImageLocation": "registry-1.docker.io", "CacheDirectory": "/c", "ExpandDirectory": "/e",
             "Locations": {"registry-1.docker.io": {"remotetype": "dockerv2"}, "mirror": {"remotetype": "dockerv2",
-            "url": "http://localhost:5001", "authMethod": "basic"}, "host:5000": {"remotetype": "dockerv2"}},
-            "Platforms": {"s": {"accesstype": "local", "mungeSocketPath": "/m", "local": {"imageDir": "/i"}}}}"#;
-        Config::parse(text).unwrap().0
+            "url": "http://localhost:5001", "authMethod": "basic"}, "host:5000": {"remotetype": "dockerv2",
+            "mirrors": ["https://m1.example.org", "http://m2.example.org"], "sslcacert": "/ca.pem",
+            "trustedHosts": ["auth.example.org"]}},
+            "Platforms": {"s": {"accesstype": "local", "mungeSocketPath": "/m", "local": {"imageDir": "/i"}}}"#;
+        Config::parse(&format!("{text}{keys}}}")).unwrap().0
     }
 
     #[test]
@@ -133,13 +95,34 @@ mod tests {
             ("a:b:c", None),
         ] {
             let target = Target::parse(&config(), tag).ok();
-            let got = target
-                .as_ref()
-                .map(|t| (t.location.as_str(), t.repository.as_str(), t.reference.as_str(), t.tag.as_str()));
+            let got = target.as_ref().map(|t| {
+                (t.location.name.as_str(), t.repository.as_str(), t.reference.as_str(), t.tag.as_str())
+            });
             assert_eq!(got, expected, "{tag}");
         }
         let error = Target::parse(&config(), "ghcr.io/x/y:1").unwrap_err().to_string();
         assert!(error.contains("ghcr.io") && error.contains("mirror"), "{error}");
+    }
+
+    #[test]
+    fn the_sites_policy_and_mirrors_are_those_of_the_configuration() {
+        for (keys, tag, allowed) in [
+            ("", "mirror/a", true),
+            (r#", "DenyImages": ["mirror/a"]"#, "mirror/a", false),
+            (r#", "DenyImages": "mirror/a""#, "mirror/b", true),
+            (r#", "AllowImages": ["docker.io/library/*"]"#, "debian:12", true),
+            (r#", "AllowImages": ["docker.io/library/*"]"#, "mirror/a", false),
+            (r#", "AllowImages": ["ghcr.io/org/*"]"#, "ghcr.io/org/a", true),
+            (r#", "AllowImages": []"#, "debian", false),
+            (r#", "AllowImages": null"#, "debian", true),
+        ] {
+            assert_eq!(Target::parse(&config_with(keys), tag).is_ok(), allowed, "{keys} {tag}");
+        }
+        let location = Target::parse(&config(), "host:5000/a").unwrap().location;
+        assert_eq!(location.trusted_hosts, ["auth.example.org"]);
+        let mirrors = [("https://m1.example.org", "/ca.pem"), ("http://m2.example.org", "/ca.pem")];
+        let got: Vec<_> = location.mirrors.iter().map(|m| (&*m.url, m.sslcacert.clone().unwrap())).collect();
+        assert_eq!(got, mirrors.map(|(url, ca)| (url, ca.into())));
     }
 
     #[test]
@@ -166,7 +149,7 @@ mod tests {
     #[test]
     fn locations_keep_their_settings() {
         let config = config();
-        let location = Target::parse(&config, "mirror/a").unwrap().registry_location(&config);
+        let location = Target::parse(&config, "mirror/a").unwrap().location;
         assert_eq!(location.url.as_deref(), Some("http://localhost:5001"));
         assert_eq!(location.auth_method, AuthMethod::Basic);
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use shifter_core::digest::Digest;
 
-/// A failed [`merge`](crate::merge). What was written so far is worthless.
+/// A failed merge. What was written so far is worthless.
 #[derive(Debug, thiserror::Error)]
 pub enum MergeError {
     /// More layers than allowed.
@@ -34,12 +34,6 @@ pub enum MergeError {
         layer: Digest,
         /// What the decompressor or the system said.
         source: io::Error,
-    },
-    /// A layer file is not the one that was read before.
-    #[error("layer {layer} changed while it was being read; pull the image again")]
-    LayerChanged {
-        /// The layer.
-        layer: Digest,
     },
     /// The uncompressed bytes are not those that the image's configuration promises.
     #[error(
@@ -105,7 +99,15 @@ pub enum MergeError {
         /// The ratio allowed.
         limit: u64,
     },
-    /// The stream could not be written: the reader went away or its disk is full.
+    /// The data of files could not be kept until all layers are read.
+    #[error("cannot keep file data in a temporary file in {}: {source}", folder.display())]
+    Spool {
+        /// Where the file would be.
+        folder: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The image could not be written: the reader went away or its disk is full.
     #[error("cannot write the merged image: {source}")]
     WriteOutput {
         /// What the writer said.
@@ -200,7 +202,13 @@ pub enum Rule {
     /// A type of entry that images do not use.
     #[error("entries of type '{0}' are not supported")]
     UnknownType(String),
-    /// A sparse file in a pax format; readers that overlook the keys take the map for content.
-    #[error("sparse files in pax format ({0}) are not supported; rebuild the layer without sparse files")]
+    /// A device whose numbers squashfs cannot store.
+    #[error("the device's numbers {0}:{1} are out of range")]
+    BadDevice(i64, i64),
+    /// A sparse file in an unknown or contradictory pax format; readers that overlook the keys take its map
+    /// for content.
+    #[error(
+        "sparse files in this pax format ({0}) are not supported; rebuild the layer without sparse files"
+    )]
     PaxSparse(String),
 }

@@ -3,6 +3,7 @@
 //! formats leave room we read as Go's archive/tar does, so that nobody sees another image than we do.
 
 use crate::error::Fault;
+use crate::sparse::Segment;
 
 /// The unit of a tar archive, in bytes.
 pub(crate) const BLOCK: usize = 512;
@@ -71,6 +72,19 @@ impl RawHeader {
         self.number(136..148, "mtime")
     }
 
+    /// Numbers of owner and group.
+    pub(crate) fn owner(&self) -> Result<(u32, u32), Fault> {
+        let id = |range, name| {
+            self.number(range, name).and_then(|id| u32::try_from(id).map_err(|_| Fault::Number(name)))
+        };
+        Ok((id(108..116, "uid")?, id(116..124, "gid")?))
+    }
+
+    /// Major and minor number of a device.
+    pub(crate) fn device(&self) -> Result<(i64, i64), Fault> {
+        Ok((self.number(329..337, "devmajor")?, self.number(337..345, "devminor")?))
+    }
+
     /// Size of an old GNU sparse file with its holes.
     pub(crate) fn sparse_real_size(&self) -> Result<u64, Fault> {
         u64::try_from(self.number(483..495, "real size")?).map_err(|_| Fault::Number("real size"))
@@ -88,15 +102,6 @@ impl RawHeader {
     fn number(&self, range: std::ops::Range<usize>, name: &'static str) -> Result<i64, Fault> {
         number(self.field(range)).ok_or(Fault::Number(name))
     }
-}
-
-/// A piece of a sparse file that is not a hole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Segment {
-    /// Where it lies in the file.
-    pub(crate) offset: u64,
-    /// Its bytes.
-    pub(crate) bytes: u64,
 }
 
 /// Segments of a block that continues an old GNU sparse map, and whether another follows.

@@ -1,39 +1,57 @@
-//! Untrusted OCI and Docker layer archives, merged into one tar stream that describes the image as its
-//! user will see it (image-spec layer.md: whiteouts, opaque directories, replaced types, hard links).
+//! Untrusted OCI and Docker layer archives, merged into the image that its user will see (image-spec
+//! layer.md: whiteouts, opaque directories, replaced types, hard links).
 //!
 //! The entries never touch the host file system: layers are read, a tree of names is built in memory, and
-//! the winners' data is copied from the layer files to the writer. So there is no path on disk that a
-//! hostile name, symlink or hard link could reach, and no privilege is needed.
+//! the data of files goes to a [`Sink`] as it comes. So there is no path on disk that a hostile name,
+//! symlink or hard link could reach, and no privilege is needed.
 //!
-//! Every layer is decompressed twice: first for its index and for `diff_id`, then for the data of the
-//! files that won. Memory is bound by the number of entries (about 200 bytes each plus their names), never
-//! by the size of files.
+//! Every layer is decompressed once, newest first, by a thread of its own. Thus it is known of nearly every
+//! file, when it comes, whether a newer layer hides it; `live.rs` says how the rest is decided. Memory is
+//! bound by the number of entries (about 120 bytes each plus the last component of their names), never by
+//! the size of files.
 //!
-//! What the stream deliberately does not contain: owners (all is root's), extended attributes, setuid and
-//! setgid bits, device nodes, fifos and sockets, anything below `dev/`, and the contents of the shadow
-//! password files; see [`policy`] for each rule. Compressing and publishing are someone else's work.
+//! What an image deliberately does not contain, unless the [`Policy`] says otherwise: owners (all is
+//! root's), extended attributes, setuid and setgid bits, device nodes and fifos, and in any case anything
+//! below `dev/` and the contents of the shadow password files; see [`policy`] for each rule. Compressing
+//! and publishing are someone else's work.
 
+mod apply;
 mod archive;
-mod emit;
+mod content;
 mod error;
+mod feeder;
 mod header;
+mod image;
 mod limits;
+mod live;
 mod name;
+mod paths;
 mod pax;
 pub mod policy;
 mod resolve;
 mod scan;
+mod sink;
+mod sparse;
+mod spool;
+mod stock;
 mod stream;
+mod tar_tree;
 mod tree;
 mod writer;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use shifter_core::digest::Digest;
 
 pub use error::{Fault, MergeError, Rule};
+pub use image::Image;
 pub use limits::Limits;
+pub use policy::Policy;
+pub use sink::{Attributes, Device, Sink, Special, Tables, Xattr};
+
+use scan::Scan;
+use stream::LayerStream;
 
 /// How a layer file is compressed; the last part of its media type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +67,7 @@ pub enum Compression {
 /// One layer of an image, in a local file whose own digest was verified by whoever downloaded it.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// The file; it must not change during [`merge`].
+    /// The file; it must not change while it is read.
     pub path: PathBuf,
     /// The digest of the file, which names the layer in errors.
     pub digest: Digest,
@@ -59,7 +77,7 @@ pub struct Layer {
     pub compression: Compression,
 }
 
-/// What [`merge`] wrote and what it left out.
+/// What a merge wrote and what it left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Archive entries read in all layers, extension headers not counted.
@@ -76,23 +94,71 @@ pub struct Summary {
     pub symlinks: u64,
     /// Further names written for files with several.
     pub hard_links: u64,
+    /// Devices and fifos written; none unless policy keeps them.
+    pub specials: u64,
     /// Names left out by policy: devices, fifos, and what lies below `dev/`.
     pub names_left_out: u64,
 }
 
-/// Reads `layers`, oldest first, and writes the image that they make as one tar stream.
+/// Reads `layers`, given oldest first, and hands the data of their files to `sink`, newest layer first.
+///
+/// The image that comes back holds the tree; it is to be [written](Image::write) when the sink has done what
+/// it must do between data and tables. Every layer has then been read to its end and has its diff_id. After
+/// an error nothing that the sink took is worth anything.
+pub fn read_layers<S: Sink>(
+    layers: &[Layer],
+    limits: &Limits,
+    policy: &Policy,
+    sink: &mut S,
+) -> Result<Image<S::Data>, MergeError> {
+    if layers.len() > limits.layers {
+        return Err(MergeError::TooManyLayers { count: layers.len(), limit: limits.layers });
+    }
+    let limits = limits.countable();
+    let mut scan = Scan::new(sink, &limits, policy);
+    let mut newest_first = layers.iter().rev();
+    let mut next = newest_first.next().map(|layer| (layer, LayerStream::open(layer, &limits)));
+    while let Some((layer, stream)) = next {
+        let stream = stream?;
+        // Its thread gets a few buffers ahead while this layer is read.
+        next = newest_first.next().map(|layer| (layer, LayerStream::open(layer, &limits)));
+        scan.read_layer(layer, stream, next.is_none())?;
+    }
+    let Scan { mut stock, counters, summary, .. } = scan;
+    let tree = apply::apply_layers(&mut stock, layers, counters, &limits)?;
+    Image::new(stock, tree, summary, sink)
+}
+
+/// Reads `layers`, oldest first, and writes the image that they make as one tar stream, for a converter that
+/// is a program of its own. Data waits in an unlinked temporary file beside the newest layer.
 ///
 /// Nothing is written before every layer has been read to its end and found right, so a bad layer costs
 /// the writer nothing.
 pub fn merge(layers: &[Layer], limits: &Limits, out: &mut dyn Write) -> Result<Summary, MergeError> {
-    if layers.len() > limits.layers {
-        return Err(MergeError::TooManyLayers { count: layers.len(), limit: limits.layers });
-    }
-    let mut summary = Summary::default();
-    let mut index = scan::Index::default();
-    for (number, layer) in layers.iter().enumerate() {
-        index.add_layer(number, layer, limits, &mut summary)?;
-    }
-    emit::write_image(index, layers, limits, writer::TarWriter::new(out), &mut summary)?;
+    let folder = layers.last().and_then(|layer| layer.path.parent()).unwrap_or(Path::new("."));
+    merge_to_tar(layers, limits, &Policy::default(), folder, out)
+}
+
+/// As [`merge`], with a policy, and a folder for the temporary file, which takes up to the uncompressed size
+/// of the image.
+pub fn merge_to_tar(
+    layers: &[Layer],
+    limits: &Limits,
+    policy: &Policy,
+    folder: &Path,
+    out: &mut dyn Write,
+) -> Result<Summary, MergeError> {
+    let mut spool = spool::Spool::new(folder);
+    let read = read_layers(layers, limits, policy, &mut spool);
+    let image = match (read, spool.failure()) {
+        (Err(MergeError::WriteOutput { source }), true) => {
+            return Err(MergeError::Spool { folder: folder.to_owned(), source });
+        }
+        (read, _) => read?,
+    };
+    let mut tree = tar_tree::TarTree::default();
+    let (root, summary) = image.write(&mut tree)?;
+    drop(image);
+    tree.write(root, &mut spool, writer::TarWriter::new(out))?;
     Ok(summary)
 }

@@ -1,7 +1,7 @@
 //! The bounds on what a layer may make us store, read or write. They stop bombs, not images: each is far
 //! above what real images hold. Time is not bounded here; the caller runs the merge in a child process.
 
-/// Bounds for one [`merge`](crate::merge); [`Limits::default`] is meant for production.
+/// Bounds for one merge; [`Limits::default`] is meant for production.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Layers of an image (127 is what Docker's overlay driver mounts).
@@ -27,6 +27,19 @@ pub struct Limits {
     pub extension_bytes: u64,
     /// Data segments of one sparse file.
     pub sparse_segments: usize,
+}
+
+impl Limits {
+    /// These limits, lowered to what 32-bit numbers can count.
+    pub(crate) fn countable(&self) -> Self {
+        Self {
+            entries: self.entries.min(1 << 28),
+            all_names_bytes: self.all_names_bytes.min(1 << 31),
+            name_bytes: self.name_bytes.min(1 << 15),
+            component_bytes: self.component_bytes.min(1 << 15),
+            ..*self
+        }
+    }
 }
 
 impl Default for Limits {

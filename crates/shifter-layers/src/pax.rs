@@ -1,9 +1,10 @@
-//! pax extended header records, `LENGTH KEY=VALUE\n` (POSIX.1-2024 pax, "pax Header Block"): the four keys
-//! that change what an entry is. Owners, access times, comments and extended attributes are passed over;
-//! sparse keys are only recognized, so that the entry can be refused by name.
+//! pax extended header records, `LENGTH KEY=VALUE\n` (POSIX.1-2024 pax, "pax Header Block"): the keys that
+//! change what an entry is. Access times, comments, names of owners and the like are passed over.
 
 use crate::error::Fault;
 use crate::name::shown;
+use crate::sink::Xattr;
+use crate::sparse;
 
 /// The records of one extended header that matter here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,8 +17,14 @@ pub(crate) struct Records {
     pub(crate) size: Option<u64>,
     /// Whole seconds since 1970, rounded down.
     pub(crate) mtime: Option<i64>,
-    /// A key that makes the entry a sparse file.
-    pub(crate) sparse_key: Option<String>,
+    /// The owner's number, as it stands there.
+    pub(crate) uid: Option<Vec<u8>>,
+    /// The group's number, as it stands there.
+    pub(crate) gid: Option<Vec<u8>>,
+    /// Extended attributes, in the order of the records.
+    pub(crate) xattrs: Vec<Xattr>,
+    /// What makes the entry a sparse file.
+    pub(crate) sparse: sparse::Records,
 }
 
 /// Reads all records; a later one of the same key wins.
@@ -51,14 +58,21 @@ fn take(records: &mut Records, key: &[u8], value: &[u8]) -> Result<(), Fault> {
         b"size" => records.size = Some(decimal(value).ok_or_else(malformed)?),
         b"mtime" if value.is_empty() => records.mtime = None,
         b"mtime" => records.mtime = Some(whole_seconds(value).ok_or_else(malformed)?),
-        _ if key.starts_with(b"GNU.sparse.") => records.sparse_key = Some(shown(key)),
-        _ => {}
+        b"uid" => records.uid = text,
+        b"gid" => records.gid = text,
+        _ => {
+            if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                records.xattrs.push((name.into(), value.into()));
+            } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                records.sparse.take(key, value, decimal).ok_or_else(malformed)?;
+            }
+        }
     }
     Ok(())
 }
 
 /// Decimal digits and nothing else, below 2^63.
-fn decimal(digits: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     let (&first, _) = digits.split_first()?;
     let value = digits.iter().try_fold(0_u64, |value, &digit| match digit {
         b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
@@ -104,6 +118,7 @@ mod tests {
             record("size", b"8589934592"),
             record("mtime", b"-1.5"),
             record("SCHILY.xattr.user.x", b"\0\n=1"),
+            record("uid", b"1000"),
             record("linkpath", b""),
         ]
         .concat();
@@ -111,11 +126,44 @@ mod tests {
             path: Some(b"a\xff=b\nc".to_vec()),
             size: Some(8_589_934_592),
             mtime: Some(-2),
+            uid: Some(b"1000".to_vec()),
+            xattrs: vec![(b"user.x".as_slice().into(), b"\0\n=1".as_slice().into())],
             ..Records::default()
         };
         assert_eq!(parse(&data), Ok(expected));
-        let sparse = parse(&record("GNU.sparse.major", b"1"));
-        assert_eq!(sparse.map(|found| found.sparse_key), Ok(Some("GNU.sparse.major".to_owned())));
+    }
+
+    #[test]
+    fn sparse_records_are_one_of_three_versions_or_refused() {
+        use crate::sparse::{Form, Segment};
+        let seg = |offset, bytes| Segment { offset, bytes };
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<Form>);
+        let table: &[Case<'_>] = &[
+            (&[], Some(Form::Plain)),
+            (&[("size", "9"), ("numblocks", "2"), ("offset", "0"), ("numbytes", "1")], None),
+            (
+                &[("size", "9"), ("numblocks", "1"), ("offset", "5"), ("numbytes", "4")],
+                Some(Form::Mapped(vec![seg(5, 4)], 9)),
+            ),
+            (&[("size", "9"), ("numblocks", "1"), ("offset", "5")], None),
+            (
+                &[("size", "9"), ("numblocks", "2"), ("name", "f"), ("map", "0,1,5,4")],
+                Some(Form::Mapped(vec![seg(0, 1), seg(5, 4)], 9)),
+            ),
+            (&[("major", "1"), ("minor", "0"), ("realsize", "7")], Some(Form::MapInData(7))),
+            (&[("major", "1"), ("minor", "1"), ("realsize", "7")], None),
+            (&[("major", "1"), ("minor", "0")], None),
+            (&[("name", "f")], None),
+            (&[("new", "f"), ("size", "9"), ("numblocks", "0")], None),
+        ];
+        for (records, expected) in table {
+            let data: Vec<u8> = records
+                .iter()
+                .flat_map(|(key, value)| record(&format!("GNU.sparse.{key}"), value.as_bytes()))
+                .collect();
+            let form = parse(&data).map(|records| records.sparse.form(true).ok());
+            assert_eq!(form.as_ref().map(Option::as_ref), Ok(expected.as_ref()), "{records:?}");
+        }
     }
 
     #[test]
@@ -135,6 +183,8 @@ mod tests {
             b"10 size=x\n",
             b"11 mtime=.\n",
             b"30 size=99999999999999999999\n",
+            b"22 GNU.sparse.map=1,\n",
+            b"27 GNU.sparse.numbytes=10\n",
         ];
         for data in table {
             assert!(matches!(parse(data), Err(Fault::Pax(_))), "{}", data.escape_ascii());

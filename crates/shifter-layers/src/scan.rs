@@ -1,76 +1,251 @@
-//! The first pass: every layer read once, oldest first, into a tree of names. All judging of untrusted
-//! entries happens here; the second pass only copies what this one accepted.
+//! Layers read, once each and newest first: entries judged and recorded, the data of files handed to the
+//! sink as it comes. What needs older layers is judged later, in [`apply`](crate::apply).
 
-use std::collections::BTreeMap;
+use std::io;
 
-use crate::archive::{Archive, Entry, Kind};
+use crate::archive::{self, Archive, Entry};
 use crate::error::{MergeError, Rule};
 use crate::limits::Limits;
-use crate::name::{normalize, shown, split_last};
-use crate::resolve::follow_older_links;
-use crate::stream::{FileIdentity, LayerStream};
-use crate::tree::{Attributes, Content, Directory, Found, Inode, InodeId, NotADirectory};
+use crate::live::Liveness;
+use crate::name::{components, normalize, shown, split_last};
+use crate::paths::{PathId, ROOT};
+use crate::policy::Policy;
+use crate::sink::Sink;
+use crate::stock::{Kind, Owner, Record, Stock};
+use crate::stream::LayerStream;
 use crate::{Layer, Summary};
 
 /// In front of a name that hides one of an older layer (image-spec layer.md, "Whiteouts").
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// In front of the names that aufs kept for itself in old layers.
 const AUFS: &[u8] = b".wh..wh.";
 /// Marks a directory that hides all of its older contents.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// What the first pass found out.
+/// The reading of all layers.
+pub(crate) struct Scan<'a, S: Sink> {
+    sink: &'a mut S,
+    limits: &'a Limits,
+    policy: &'a Policy,
+    live: Liveness,
+    pub(crate) stock: Stock<S::Data>,
+    pub(crate) counters: Counters,
+    pub(crate) summary: Summary,
+}
+
+/// What is held against the limits.
 #[derive(Default)]
-pub(crate) struct Index {
-    /// The image as the newest layer leaves it.
-    pub(crate) root: Directory,
-    /// By layer, then by order of entries.
-    pub(crate) inodes: Vec<Inode>,
-    /// The layer files, to be recognized in the second pass.
-    pub(crate) identities: Vec<FileIdentity>,
-    /// Entries read, and directories that they implied.
-    entries: u64,
-    /// Bytes of their names and targets.
-    name_bytes: u64,
+pub(crate) struct Counters {
+    /// Entries read, and paths that they made known besides their own.
+    pub(crate) entries: u64,
+    /// Bytes of their names, targets and extended attributes.
+    pub(crate) name_bytes: u64,
     /// Bytes of all regular files read, holes included.
     file_bytes: u64,
 }
 
-impl Index {
-    /// Reads one more layer, newer than those before.
-    pub(crate) fn add_layer(
+/// Where an entry ends up, judged by its name and type alone.
+enum Place {
+    Entry(PathId),
+    Whiteout(PathId),
+    Opaque(PathId),
+    Parked(PathId),
+    /// A name of aufs's own.
+    Nowhere,
+}
+
+impl<'a, S: Sink> Scan<'a, S> {
+    pub(crate) fn new(sink: &'a mut S, limits: &'a Limits, policy: &'a Policy) -> Self {
+        let stock = Stock::new();
+        let live = Liveness::new(stock.emptied);
+        let (counters, summary) = (Counters::default(), Summary::default());
+        Self { sink, limits, policy, live, stock, counters, summary }
+    }
+
+    /// Reads one more layer, older than those before.
+    pub(crate) fn read_layer(
         &mut self,
-        number: usize,
         layer: &Layer,
-        limits: &Limits,
-        summary: &mut Summary,
+        mut stream: LayerStream,
+        is_oldest: bool,
     ) -> Result<(), MergeError> {
-        let budget = limits.uncompressed_bytes.saturating_sub(summary.uncompressed_bytes);
-        let algorithm = layer.diff_id.as_ref().map(|expected| expected.algorithm());
-        let stream = LayerStream::open(layer, algorithm, budget, limits)?;
-        self.identities.push(stream.identity());
-        let mut archive = Archive::new(stream, algorithm.is_some(), limits);
-        let (tree, aufs_links) = (Directory::default(), BTreeMap::new());
-        let mut reading = LayerReading { index: self, number, limits, tree, aufs_links };
+        stream.allow(self.limits.uncompressed_bytes.saturating_sub(self.summary.uncompressed_bytes));
+        let mut archive = Archive::new(stream, layer.diff_id.is_some(), self.limits, self.policy);
+        let first_record = self.stock.records.len();
+        self.sink.begin_segment().map_err(write_output)?;
+        self.live.begin_layer(u32::try_from(self.stock.files.len()).unwrap_or(u32::MAX), is_oldest);
         while let Some(entry) = archive.next_entry()? {
-            summary.entries_read += 1;
-            reading.take(&entry).map_err(|rule| archive.refuse(&entry.raw_name, rule))?;
-            reading.index.check_size(layer, limits)?;
+            self.summary.entries_read += 1;
+            self.take(&mut archive, &entry, layer)?;
         }
-        let tree = reading.tree;
-        let stream = archive.stream_mut();
-        summary.uncompressed_bytes += stream.position();
-        if let (Some(expected), Some(actual)) = (&layer.diff_id, stream.digest())
+        self.summary.uncompressed_bytes += archive.stream().position();
+        if let (Some(expected), Some(actual)) = (&layer.diff_id, archive.stream().digest())
             && expected.to_string() != actual
         {
             let (layer, expected) = (layer.digest.clone(), expected.clone());
-            return Err(MergeError::DiffId { layer, expected, actual });
+            return Err(MergeError::DiffId { layer, expected, actual: actual.to_owned() });
         }
-        self.root.cover_with(tree);
+        for (file, is_needed, was_told) in self.live.verdicts(&self.stock.paths) {
+            let Some(file) = self.stock.files.get(file as usize) else { continue };
+            match (is_needed, was_told) {
+                (true, false) => self.sink.revive(file.data).map_err(write_output)?,
+                (false, true) => self.sink.kill(file.data).map_err(write_output)?,
+                _ => {}
+            }
+        }
+        self.sink.end_segment().map_err(write_output)?;
+        let records = self.stock.records.get(first_record..).unwrap_or_default();
+        self.live.end_layer(&self.stock.paths, records);
+        self.stock.layers.push(first_record..self.stock.records.len());
         Ok(())
     }
 
-    fn check_size(&self, layer: &Layer, limits: &Limits) -> Result<(), MergeError> {
+    fn take(&mut self, archive: &mut Archive, entry: &Entry, layer: &Layer) -> Result<(), MergeError> {
+        let refuse = |archive: &Archive, rule| archive.refuse(&entry.raw_name, rule);
+        let name = normalize(&entry.raw_name, self.limits).map_err(|rule| refuse(archive, rule))?;
+        let xattr_bytes: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.counters.name_bytes += (name.len() + entry.link.len() + xattr_bytes) as u64;
+        if entry.kind == archive::Kind::File {
+            self.counters.file_bytes = self.counters.file_bytes.saturating_add(entry.size);
+        }
+        // Before anything is stored: one entry may name much and hold terabytes of holes.
+        self.counters.check(layer, self.limits)?;
+        let known = self.stock.paths.count();
+        let place = self.place(entry, &name).map_err(|rule| refuse(archive, rule))?;
+        let record = self.record(archive, entry, place)?;
+        self.stock.records.extend(record);
+        // Of the paths that are new now, one is the entry's own.
+        self.counters.entries += (self.stock.paths.count() - known).max(1) as u64;
+        self.counters.check(layer, self.limits)
+    }
+
+    fn place(&mut self, entry: &Entry, name: &[u8]) -> Result<Place, Rule> {
+        let (parent, last) = split_last(name);
+        let starts_with = |name: &[u8], start: &[u8]| components(name).any(|part| part.starts_with(start));
+        let paths = &mut self.stock.paths;
+        if starts_with(name, AUFS) {
+            return Ok(match entry.kind {
+                _ if last == OPAQUE && !starts_with(parent, WHITEOUT) => {
+                    Place::Opaque(paths.walk(ROOT, components(parent)))
+                }
+                archive::Kind::File => Place::Parked(paths.walk(ROOT, components(name))),
+                _ => Place::Nowhere,
+            });
+        }
+        if starts_with(parent, WHITEOUT) {
+            return Err(Rule::BadWhiteout);
+        }
+        // Whatever type a whiteout's entry has: some builders make it a hard link to another one.
+        if let Some(hidden) = last.strip_prefix(WHITEOUT) {
+            if matches!(hidden, b"" | b"." | b"..") {
+                return Err(Rule::BadWhiteout);
+            }
+            let parent = paths.walk(ROOT, components(parent));
+            return Ok(Place::Whiteout(paths.child(parent, hidden)));
+        }
+        if name.is_empty() && entry.kind != archive::Kind::Directory {
+            return Err(Rule::RootNotDirectory);
+        }
+        Ok(Place::Entry(paths.walk(ROOT, components(name))))
+    }
+
+    fn record(
+        &mut self,
+        archive: &mut Archive,
+        entry: &Entry,
+        place: Place,
+    ) -> Result<Option<Record>, MergeError> {
+        let (path, kind, value) = match place {
+            Place::Nowhere => return Ok(None),
+            Place::Whiteout(path) => (path, Kind::Whiteout, 0),
+            Place::Opaque(path) => (path, Kind::Opaque, 0),
+            Place::Parked(path) => {
+                let file = self.hand_over(archive, entry, true)?;
+                self.live.parked();
+                (path, Kind::Parked, file)
+            }
+            Place::Entry(path) => {
+                let (kind, value) = self.entry_at(archive, entry, path)?;
+                (path, kind, value)
+            }
+        };
+        let mode = match kind {
+            Kind::Directory => self.policy.directory_mode(entry.mode),
+            Kind::Symlink => 0o777,
+            _ => self.policy.file_mode(entry.mode),
+        };
+        let (uid, gid) = entry.owner;
+        let owner = self.stock.owners.number(Owner { uid, gid, xattrs: entry.xattrs.clone() });
+        Ok(Some(Record { path, value, mtime: entry.mtime, owner, mode, kind }))
+    }
+
+    fn entry_at(
+        &mut self,
+        archive: &mut Archive,
+        entry: &Entry,
+        path: PathId,
+    ) -> Result<(Kind, u32), MergeError> {
+        let refuse = |archive: &Archive, rule| Err(archive.refuse(&entry.raw_name, rule));
+        let (kind, value) = match entry.kind {
+            archive::Kind::Directory => {
+                self.live.directory(&self.stock.paths, path);
+                return Ok((Kind::Directory, 0));
+            }
+            archive::Kind::File => {
+                let is_shadow = self.stock.shadows.contains(&path);
+                let is_live = self.live.is_file_live(&self.stock.paths, path);
+                let file = match is_shadow {
+                    true => self.hand_over_nothing(is_live)?,
+                    false => self.hand_over(archive, entry, is_live)?,
+                };
+                self.live.file(&self.stock.paths, path, file, is_live);
+                return Ok((if is_shadow { Kind::Shadow } else { Kind::File }, file));
+            }
+            archive::Kind::HardLink => {
+                let target = match normalize(&entry.link, self.limits) {
+                    Ok(target) => self.stock.paths.walk(ROOT, components(&target)),
+                    Err(rule) => {
+                        let (target, rule) = (shown(&entry.link), Box::new(rule));
+                        return refuse(archive, Rule::BadLinkTarget { target, rule });
+                    }
+                };
+                self.live.link(&self.stock.paths, path, target);
+                return Ok((Kind::HardLink, self.stock.paths.keep(&entry.link)));
+            }
+            archive::Kind::Symlink => {
+                let target = entry.link.as_slice();
+                if target.is_empty() || target.len() > self.limits.name_bytes || target.contains(&0) {
+                    return refuse(archive, Rule::BadSymlinkTarget);
+                }
+                (Kind::Symlink, self.stock.paths.keep(target))
+            }
+            archive::Kind::BlockDevice(device) => (Kind::BlockDevice, device.encoded()),
+            archive::Kind::CharDevice(device) => (Kind::CharDevice, device.encoded()),
+            archive::Kind::Fifo => (Kind::Fifo, 0),
+            archive::Kind::LeftOut => (Kind::LeftOut, 0),
+        };
+        self.live.other(&self.stock.paths, path);
+        Ok((kind, value))
+    }
+
+    /// Gives a file's data to the sink; returns its number. A fault of the layer is told before the sink's.
+    fn hand_over(&mut self, archive: &mut Archive, entry: &Entry, is_live: bool) -> Result<u32, MergeError> {
+        let mut content = archive.content(entry);
+        let taken = self.sink.file(entry.size, is_live, &mut content);
+        if let Some(failure) = content.failure() {
+            return Err(failure);
+        }
+        Ok(self.stock.add_file(entry.size, taken.map_err(write_output)?))
+    }
+
+    fn hand_over_nothing(&mut self, is_live: bool) -> Result<u32, MergeError> {
+        let data = self.sink.file(0, is_live, &mut io::empty()).map_err(write_output)?;
+        Ok(self.stock.add_file(0, data))
+    }
+}
+
+impl Counters {
+    pub(crate) fn check(&self, layer: &Layer, limits: &Limits) -> Result<(), MergeError> {
         let layer = || layer.digest.clone();
         if self.entries > limits.entries {
             return Err(MergeError::TooManyEntries { layer: layer(), limit: limits.entries });
@@ -85,102 +260,6 @@ impl Index {
     }
 }
 
-/// One layer on its way into the index.
-struct LayerReading<'a> {
-    index: &'a mut Index,
-    number: usize,
-    limits: &'a Limits,
-    tree: Directory,
-    /// Files that aufs parked below `.wh..wh.plnk`: not part of the image, but hard links lead to them.
-    aufs_links: BTreeMap<Vec<u8>, InodeId>,
-}
-
-impl LayerReading<'_> {
-    fn take(&mut self, entry: &Entry) -> Result<(), Rule> {
-        let name = self.locate(normalize(&entry.raw_name, self.limits)?)?;
-        let (parent, last) = split_last(&name);
-        self.index.entries += 1 + self.tree.count_missing(parent);
-        self.index.name_bytes += (name.len() + entry.link.len()) as u64;
-        if name.split(|&byte| byte == b'/').any(|component| component.starts_with(AUFS)) {
-            return self.take_aufs_name(entry, &name);
-        }
-        if parent.split(|&byte| byte == b'/').any(|component| component.starts_with(WHITEOUT)) {
-            return Err(Rule::BadWhiteout);
-        }
-        // Whatever type a whiteout's entry has: some builders make it a hard link to another one.
-        if let Some(hidden) = last.strip_prefix(WHITEOUT) {
-            if matches!(hidden, b"" | b"." | b"..") {
-                return Err(Rule::BadWhiteout);
-            }
-            return self.tree.put_whiteout(parent, hidden).map_err(not_a_directory);
-        }
-        if name.is_empty() && entry.kind != Kind::Directory {
-            return Err(Rule::RootNotDirectory);
-        }
-        if entry.kind == Kind::Directory {
-            let attributes = Attributes { mode: entry.mode, mtime: entry.mtime };
-            return self.tree.put_directory(&name, attributes).map_err(not_a_directory);
-        }
-        let inode = self.inode(entry)?;
-        self.tree.put_leaf(&name, inode).map_err(not_a_directory)
-    }
-
-    fn locate(&self, name: Vec<u8>) -> Result<Vec<u8>, Rule> {
-        follow_older_links(name, &self.tree, &self.index.root, &self.index.inodes, self.limits)
-    }
-
-    fn take_aufs_name(&mut self, entry: &Entry, name: &[u8]) -> Result<(), Rule> {
-        let (parent, last) = split_last(name);
-        if last == OPAQUE && !parent.split(|&byte| byte == b'/').any(|part| part.starts_with(WHITEOUT)) {
-            return self.tree.put_opaque(parent).map_err(not_a_directory);
-        }
-        if entry.kind == Kind::File {
-            let inode = self.inode(entry)?;
-            self.aufs_links.insert(name.to_vec(), inode);
-        }
-        Ok(())
-    }
-
-    fn inode(&mut self, entry: &Entry) -> Result<InodeId, Rule> {
-        let content = match entry.kind {
-            Kind::HardLink => return self.link_target(&entry.link),
-            Kind::File => {
-                self.index.file_bytes = self.index.file_bytes.saturating_add(entry.size);
-                Content::File { layer: self.number, ordinal: entry.ordinal, size: entry.size }
-            }
-            Kind::Symlink => {
-                let target = entry.link.as_slice();
-                if target.is_empty() || target.len() > self.limits.name_bytes || target.contains(&0) {
-                    return Err(Rule::BadSymlinkTarget);
-                }
-                Content::Symlink(target.into())
-            }
-            Kind::Special | Kind::Directory => Content::LeftOut,
-        };
-        let id = InodeId::try_from(self.index.inodes.len()).unwrap_or(InodeId::MAX);
-        let attributes = Attributes { mode: entry.mode, mtime: entry.mtime };
-        self.index.inodes.push(Inode { attributes, content });
-        Ok(id)
-    }
-
-    /// What a hard link means at this point of the layer: an earlier entry, else what older layers have
-    /// there, even if this layer hides it (the layer was made while it could still be seen).
-    fn link_target(&self, raw: &[u8]) -> Result<InodeId, Rule> {
-        let target = normalize(raw, self.limits)
-            .map_err(|rule| Rule::BadLinkTarget { target: shown(raw), rule: Box::new(rule) })?;
-        if let Some(inode) = self.aufs_links.get(&target) {
-            return Ok(*inode);
-        }
-        // Where the way to the target is barred, it is looked for as it was written, and not found.
-        let target = self.locate(target.clone()).unwrap_or(target);
-        match self.tree.find(&target).or_else(|| self.index.root.find(&target)) {
-            Some(Found::Leaf(inode)) => Ok(inode),
-            Some(Found::Directory) => Err(Rule::LinkToDirectory(shown(raw))),
-            None => Err(Rule::MissingLinkTarget(shown(raw))),
-        }
-    }
-}
-
-fn not_a_directory(error: NotADirectory) -> Rule {
-    Rule::ParentNotDirectory(shown(&error.0))
+pub(crate) fn write_output(source: io::Error) -> MergeError {
+    MergeError::WriteOutput { source }
 }

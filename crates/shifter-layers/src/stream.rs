@@ -1,39 +1,19 @@
-//! One layer's uncompressed bytes: opened, decompressed, counted against the limits and, where wanted,
-//! hashed, all in one buffer. Knows nothing of what the bytes mean.
+//! One layer's uncompressed bytes, counted against the limits. Knows nothing of what the bytes mean.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
-use std::os::unix::fs::MetadataExt;
 
-use sha2::{Digest as _, Sha256, Sha512};
-use shifter_core::digest::{Algorithm, Digest};
+use shifter_core::digest::Digest;
 
+use crate::Layer;
 use crate::error::MergeError;
+use crate::feeder::Feeder;
 use crate::limits::Limits;
-use crate::{Compression, Layer};
-
-const BUFFER_BYTES: usize = 256 * 1024;
-
-/// What tells whether a path still leads to the file that was read before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FileIdentity {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    changed: (i64, i64),
-}
-
-enum Hasher {
-    Sha256(Sha256),
-    Sha512(Box<Sha512>),
-}
 
 /// A layer being read; see the module.
 pub(crate) struct LayerStream {
     layer: Digest,
-    reader: Box<dyn Read>,
-    identity: FileIdentity,
-    hasher: Option<Hasher>,
+    feeder: Feeder,
+    compressed_bytes: u64,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -44,56 +24,35 @@ pub(crate) struct LayerStream {
 }
 
 impl LayerStream {
-    /// Opens a layer that may still expand to `budget` bytes. `hash` is the algorithm to hash with.
-    pub(crate) fn open(
-        layer: &Layer,
-        hash: Option<Algorithm>,
-        budget: u64,
-        limits: &Limits,
-    ) -> Result<Self, MergeError> {
+    /// Opens a layer; it starts to be decompressed at once. Hashed only where a diff_id is known.
+    pub(crate) fn open(layer: &Layer, limits: &Limits) -> Result<Self, MergeError> {
         let opening =
             |source| MergeError::OpenLayer { layer: layer.digest.clone(), path: layer.path.clone(), source };
         let file = File::open(&layer.path).map_err(opening)?;
-        let status = file.metadata().map_err(opening)?;
-        let identity = FileIdentity {
-            device: status.dev(),
-            inode: status.ino(),
-            bytes: status.size(),
-            changed: (status.mtime(), status.mtime_nsec()),
-        };
-        let file = BufReader::with_capacity(BUFFER_BYTES, file);
-        let reader: Box<dyn Read> = match layer.compression {
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-            // Reads frame after frame; windows beyond 128 MiB are refused by zstd itself.
-            Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(file).map_err(opening)?),
-            Compression::None => Box::new(file),
-        };
-        let hasher = hash.map(|algorithm| match algorithm {
-            Algorithm::Sha256 => Hasher::Sha256(Sha256::new()),
-            Algorithm::Sha512 => Hasher::Sha512(Box::default()),
-        });
+        let compressed_bytes = file.metadata().map_err(opening)?.len();
+        let algorithm = layer.diff_id.as_ref().map(Digest::algorithm);
+        let feeder = Feeder::start(file, layer.compression, algorithm).map_err(opening)?;
         Ok(Self {
             layer: layer.digest.clone(),
-            reader,
-            identity,
-            hasher,
-            buffer: vec![0; BUFFER_BYTES],
+            feeder,
+            compressed_bytes,
+            buffer: Vec::new(),
             start: 0,
             end: 0,
             produced: 0,
-            budget,
+            budget: limits.uncompressed_bytes,
             limits: *limits,
         })
+    }
+
+    /// Allows the layer no more than `budget` bytes; to be called before the first is read.
+    pub(crate) fn allow(&mut self, budget: u64) {
+        self.budget = budget;
     }
 
     /// The layer's name for errors.
     pub(crate) fn layer(&self) -> &Digest {
         &self.layer
-    }
-
-    /// Which file this is.
-    pub(crate) fn identity(&self) -> FileIdentity {
-        self.identity
     }
 
     /// Offset of the next byte in the uncompressed stream.
@@ -114,21 +73,25 @@ impl LayerStream {
         self.start = self.end.min(self.start + count);
     }
 
+    /// Copies the next bytes into `block`, at most those at hand; returns how many, 0 only at the end.
+    pub(crate) fn read_some(&mut self, block: &mut [u8]) -> Result<usize, MergeError> {
+        let chunk = self.chunk()?;
+        let count = chunk.len().min(block.len());
+        if let (Some(to), Some(from)) = (block.get_mut(..count), chunk.get(..count)) {
+            to.copy_from_slice(from);
+        }
+        self.consume(count);
+        Ok(count)
+    }
+
     /// Fills `block` as far as the stream goes; returns the number of bytes.
     pub(crate) fn read_up_to(&mut self, block: &mut [u8]) -> Result<usize, MergeError> {
         let mut filled = 0;
-        while filled < block.len() {
-            let wanted = block.len() - filled;
-            let chunk = self.chunk()?;
-            let count = chunk.len().min(wanted);
-            if count == 0 {
-                break;
+        while let Some(rest) = block.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.read_some(rest)? {
+                0 => break,
+                count => filled += count,
             }
-            for (to, from) in block.iter_mut().skip(filled).zip(chunk) {
-                *to = *from;
-            }
-            filled += count;
-            self.consume(count);
         }
         Ok(filled)
     }
@@ -148,26 +111,18 @@ impl LayerStream {
         Ok(skipped)
     }
 
-    /// The digest of everything read, as `sha256:…`; meaningful at the end of the stream.
-    pub(crate) fn digest(&mut self) -> Option<String> {
-        let (name, bytes) = match self.hasher.take()? {
-            Hasher::Sha256(hasher) => ("sha256", hasher.finalize().to_vec()),
-            Hasher::Sha512(hasher) => ("sha512", hasher.finalize().to_vec()),
-        };
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(format!("{name}:{hex}"))
+    /// The digest of everything read, as `sha256:…`, at the end of the stream.
+    pub(crate) fn digest(&self) -> Option<&str> {
+        self.feeder.digest()
     }
 
     fn refill(&mut self) -> Result<(), MergeError> {
         (self.start, self.end) = (0, 0);
-        let count = loop {
-            match self.reader.read(&mut self.buffer) {
-                Ok(count) => break count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(MergeError::ReadLayer { layer: self.layer.clone(), source }),
-            }
-        };
-        self.end = count;
+        let (buffer, count) = self
+            .feeder
+            .exchange(std::mem::take(&mut self.buffer))
+            .map_err(|source| MergeError::ReadLayer { layer: self.layer.clone(), source })?;
+        (self.buffer, self.end) = (buffer, count);
         self.produced += count as u64;
         if self.produced > self.budget {
             let limit = self.limits.uncompressed_bytes;
@@ -175,15 +130,9 @@ impl LayerStream {
         }
         let ratio = self.limits.ratio;
         if self.produced > self.limits.ratio_free_bytes
-            && self.produced > self.identity.bytes.saturating_mul(ratio)
+            && self.produced > self.compressed_bytes.saturating_mul(ratio)
         {
             return Err(MergeError::Ratio { layer: self.layer.clone(), limit: ratio });
-        }
-        let fresh = self.buffer.get(..count).unwrap_or_default();
-        match &mut self.hasher {
-            Some(Hasher::Sha256(hasher)) => hasher.update(fresh),
-            Some(Hasher::Sha512(hasher)) => hasher.update(fresh),
-            None => {}
         }
         Ok(())
     }

@@ -1,222 +1,199 @@
-//! The tree of names: one for the layer being read, one for everything below it, and how the first is laid
-//! over the second (image-spec layer.md, "Applying Changesets"). Pure; knows no bytes and no archives.
+//! A tree over the table of paths: what stands at each path, in one layer or in all of them so far. Pure;
+//! knows no bytes, no archives and no rules.
 //!
-//! A name points to an inode, as in a file system: a hard link is a second name, and so keeps the content
-//! that it had when it was made, whatever later happens to the first name.
+//! A name points to the record of what it stands for, as in a file system: a hard link is a second name, and
+//! so keeps the content that it had when it was made, whatever later happens to the first name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use crate::paths::{NOWHERE, PathId, Paths, ROOT};
+use crate::stock::RecordId;
 
-use crate::name::{components, split_last};
-
-/// Index into the merge's table of inodes.
-pub(crate) type InodeId = u32;
-
-/// Permissions and time of an entry.
+/// What a path stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Attributes {
-    /// As archived; policy is applied on output.
-    pub(crate) mode: u16,
-    /// Seconds since 1970.
-    pub(crate) mtime: u32,
+pub(crate) enum Stand {
+    Nothing,
+    /// A directory without an entry of its own.
+    Implied,
+    Directory(RecordId),
+    Leaf(RecordId),
 }
 
-/// What a name that is no directory stands for.
-#[derive(Debug)]
-pub(crate) enum Content {
-    /// Entry number `ordinal` of layer number `layer`.
-    File {
-        layer: usize,
-        ordinal: u32,
-        size: u64,
-    },
-    Symlink(Box<[u8]>),
-    /// A device or fifo: it hides what was there, and is not written.
-    LeftOut,
+/// By path. Invariant: above what stands, there stand directories.
+pub(crate) struct Tree {
+    nodes: Vec<Node>,
 }
 
-#[derive(Debug)]
-pub(crate) struct Inode {
-    pub(crate) attributes: Attributes,
-    pub(crate) content: Content,
+#[derive(Clone, Copy)]
+struct Node {
+    record: RecordId,
+    /// Of the paths in this directory that stand or are flagged, the first; and the next one beside this.
+    first: PathId,
+    next: PathId,
+    kind: NodeKind,
+    flags: u8,
 }
 
-#[derive(Debug)]
-pub(crate) enum Node {
-    Directory(Box<Directory>),
-    Leaf(InodeId),
-}
-
-/// A directory, in a layer or merged.
-#[derive(Debug, Default)]
-pub(crate) struct Directory {
-    /// `None` where no entry of its own exists, only entries below.
-    pub(crate) attributes: Option<Attributes>,
-    pub(crate) children: BTreeMap<Box<[u8]>, Node>,
-    /// Whether anything but whiteouts made this directory appear.
-    holds_entries: bool,
-    /// Hides everything that older layers have here.
-    opaque: bool,
-    /// Names of older layers hidden here.
-    whiteouts: BTreeSet<Box<[u8]>>,
-}
-
-/// The part of a name where a directory is needed and something else stands.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NotADirectory(pub(crate) Vec<u8>);
-
-impl Directory {
-    /// Makes a directory with attributes of its own; one that is there keeps its children.
-    pub(crate) fn put_directory(&mut self, name: &[u8], attributes: Attributes) -> Result<(), NotADirectory> {
-        let (parent, last) = split_last(name);
-        let holder = self.make_parents(parent, true)?;
-        if last.is_empty() {
-            holder.attributes = Some(attributes);
-            return Ok(());
-        }
-        if let Some(Node::Directory(directory)) = holder.children.get_mut(last) {
-            directory.attributes = Some(attributes);
-            directory.holds_entries = true;
-            return Ok(());
-        }
-        // What replaces a file of the same layer replaces everything older as well.
-        let opaque = holder.children.contains_key(last);
-        let fresh = Self { attributes: Some(attributes), holds_entries: true, opaque, ..Self::default() };
-        holder.children.insert(last.into(), Node::Directory(Box::new(fresh)));
-        Ok(())
-    }
-
-    /// Puts a name that is no directory; replaces whatever had it, with everything below.
-    pub(crate) fn put_leaf(&mut self, name: &[u8], inode: InodeId) -> Result<(), NotADirectory> {
-        let (parent, last) = split_last(name);
-        self.make_parents(parent, true)?.children.insert(last.into(), Node::Leaf(inode));
-        Ok(())
-    }
-
-    /// Hides `last` of older layers in the directory `parent`.
-    pub(crate) fn put_whiteout(&mut self, parent: &[u8], last: &[u8]) -> Result<(), NotADirectory> {
-        self.make_parents(parent, false)?.whiteouts.insert(last.into());
-        Ok(())
-    }
-
-    /// Hides everything of older layers in `name`, which thereby is a directory.
-    pub(crate) fn put_opaque(&mut self, name: &[u8]) -> Result<(), NotADirectory> {
-        self.make_parents(name, true)?.opaque = true;
-        Ok(())
-    }
-
-    /// What `name` stands for; links are not followed.
-    pub(crate) fn find(&self, name: &[u8]) -> Option<Found> {
-        let mut directory = self;
-        let mut rest = components(name);
-        let Some(mut component) = rest.next() else { return Some(Found::Directory) };
-        loop {
-            let node = directory.children.get(component)?;
-            match (node, rest.next()) {
-                (Node::Leaf(inode), None) => return Some(Found::Leaf(*inode)),
-                (Node::Leaf(_), Some(_)) => return None,
-                (Node::Directory(found), None) => return found.holds_entries.then_some(Found::Directory),
-                (Node::Directory(found), Some(next)) => (directory, component) = (found, next),
-            }
-        }
-    }
-
-    /// How many directories on the way to and including `name` do not exist yet.
-    pub(crate) fn count_missing(&self, name: &[u8]) -> u64 {
-        let mut directory = Some(self);
-        let mut missing = 0;
-        for component in components(name) {
-            directory = match directory.and_then(|found| found.children.get(component)) {
-                Some(Node::Directory(found)) => Some(found),
-                _ => None,
-            };
-            missing += u64::from(directory.is_none());
-        }
-        missing
-    }
-
-    /// Whether `name` or something above it is no directory.
-    pub(crate) fn has_leaf_at_or_above(&self, name: &[u8]) -> bool {
-        let mut directory = self;
-        for component in components(name) {
-            match directory.children.get(component) {
-                Some(Node::Directory(found)) => directory = found,
-                Some(Node::Leaf(_)) => return true,
-                None => return false,
-            }
-        }
-        false
-    }
-
-    /// Whether this layer, so far, hides what older layers have at `name`.
-    pub(crate) fn hides(&self, name: &[u8]) -> bool {
-        let mut directory = self;
-        for component in components(name) {
-            if directory.opaque || directory.whiteouts.contains(component) {
-                return true;
-            }
-            match directory.children.get(component) {
-                Some(Node::Directory(found)) => directory = found,
-                Some(Node::Leaf(_)) => return true,
-                None => return false,
-            }
-        }
-        false
-    }
-
-    /// Lays a newer layer over this tree.
-    pub(crate) fn cover_with(&mut self, newer: Directory) {
-        if newer.opaque {
-            self.children.clear();
-        }
-        for name in newer.whiteouts {
-            self.children.remove(&name);
-        }
-        if newer.attributes.is_some() {
-            self.attributes = newer.attributes;
-        }
-        self.holds_entries |= newer.holds_entries;
-        for (name, node) in newer.children {
-            match (self.children.get_mut(&name), node) {
-                (Some(Node::Directory(older)), Node::Directory(newer)) => older.cover_with(*newer),
-                // Whiteouts alone create nothing and replace nothing.
-                (_, Node::Directory(newer)) if !newer.holds_entries => {}
-                (_, Node::Directory(newer)) => {
-                    let mut fresh = Box::<Self>::default();
-                    fresh.cover_with(*newer);
-                    self.children.insert(name, Node::Directory(fresh));
-                }
-                (_, leaf) => {
-                    self.children.insert(name, leaf);
-                }
-            }
-        }
-    }
-
-    fn make_parents(&mut self, name: &[u8], holds_entries: bool) -> Result<&mut Self, NotADirectory> {
-        self.holds_entries |= holds_entries;
-        let mut directory = self;
-        for (depth, component) in components(name).enumerate() {
-            if !directory.children.contains_key(component) {
-                directory.children.insert(component.into(), Node::Directory(Box::default()));
-            }
-            match directory.children.get_mut(component) {
-                Some(Node::Directory(found)) => {
-                    found.holds_entries |= holds_entries;
-                    directory = found;
-                }
-                _ => {
-                    let upto: Vec<&[u8]> = components(name).take(depth + 1).collect();
-                    return Err(NotADirectory(upto.join(&b'/')));
-                }
-            }
-        }
-        Ok(directory)
-    }
-}
-
-/// The answer of [`Directory::find`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NodeKind {
+    Nothing,
+    Implied,
     Directory,
-    Leaf(InodeId),
+    Leaf,
+}
+
+const EMPTY: Node = Node { record: 0, first: NOWHERE, next: NOWHERE, kind: NodeKind::Nothing, flags: 0 };
+
+/// In the list of the directory above; kept by the tree itself.
+const LISTED: u8 = 1;
+/// Hides everything that older layers have in this directory.
+pub(crate) const OPAQUE: u8 = 2;
+/// Hides what older layers have at this path.
+pub(crate) const WHITEOUT: u8 = 4;
+/// Something other than whiteouts made this directory appear.
+pub(crate) const HOLDS_ENTRIES: u8 = 8;
+
+impl Tree {
+    /// The tree with nothing but a root.
+    pub(crate) fn new() -> Self {
+        let mut tree = Self { nodes: Vec::new() };
+        tree.reset(ROOT);
+        tree
+    }
+
+    pub(crate) fn at(&self, path: PathId) -> Stand {
+        let node = self.node(path);
+        match node.kind {
+            NodeKind::Nothing => Stand::Nothing,
+            NodeKind::Implied => Stand::Implied,
+            NodeKind::Directory => Stand::Directory(node.record),
+            NodeKind::Leaf => Stand::Leaf(node.record),
+        }
+    }
+
+    pub(crate) fn has(&self, path: PathId, flag: u8) -> bool {
+        self.node(path).flags & flag != 0
+    }
+
+    pub(crate) fn flag(&mut self, paths: &Paths, path: PathId, flag: u8) {
+        self.list(paths, path);
+        self.edit(paths, path, |node| node.flags |= flag);
+    }
+
+    pub(crate) fn unflag(&mut self, paths: &Paths, path: PathId, flag: u8) {
+        self.edit(paths, path, |node| node.flags &= !flag);
+    }
+
+    /// Puts something at a path; what is below stays, unless it is a leaf that is put.
+    pub(crate) fn put(&mut self, paths: &Paths, path: PathId, stand: Stand) {
+        let (kind, record) = match stand {
+            Stand::Nothing => (NodeKind::Nothing, 0),
+            Stand::Implied => (NodeKind::Implied, 0),
+            Stand::Directory(record) => (NodeKind::Directory, record),
+            Stand::Leaf(record) => (NodeKind::Leaf, record),
+        };
+        if matches!(stand, Stand::Nothing | Stand::Leaf(_)) {
+            self.clear_below(path);
+        }
+        self.list(paths, path);
+        self.edit(paths, path, |node| (node.kind, node.record) = (kind, record));
+    }
+
+    /// Takes away everything below a path, flags too.
+    pub(crate) fn clear_below(&mut self, path: PathId) {
+        let mut directories = vec![path];
+        while let Some(directory) = directories.pop() {
+            let Some(node) = self.nodes.get_mut(directory as usize) else { continue };
+            let mut next = std::mem::replace(&mut node.first, NOWHERE);
+            while let Some(node) = self.nodes.get_mut(next as usize) {
+                let child = next;
+                next = node.next;
+                if node.first != NOWHERE {
+                    directories.push(child);
+                }
+                *node = Node { first: node.first, ..EMPTY };
+            }
+        }
+    }
+
+    /// Takes away everything at and below the root, which stays an implied directory.
+    pub(crate) fn reset(&mut self, root: PathId) {
+        self.clear_below(root);
+        if self.nodes.is_empty() {
+            self.nodes.push(EMPTY);
+        }
+        if let Some(node) = self.nodes.get_mut(root as usize) {
+            *node = Node { kind: NodeKind::Implied, flags: LISTED | HOLDS_ENTRIES, ..EMPTY };
+        }
+    }
+
+    /// What stands or is flagged in a directory, in no order.
+    pub(crate) fn children(&self, path: PathId) -> impl Iterator<Item = PathId> {
+        let some = |path: PathId| (path != NOWHERE).then_some(path);
+        std::iter::successors(some(self.node(path).first), move |&path| some(self.node(path).next))
+    }
+
+    /// What stands in a directory, sorted by name.
+    pub(crate) fn sorted(&self, paths: &Paths, path: PathId) -> Vec<PathId> {
+        let mut found: Vec<PathId> =
+            self.children(path).filter(|&child| self.at(child) != Stand::Nothing).collect();
+        found.sort_unstable_by(|&a, &b| paths.name(a).cmp(paths.name(b)));
+        found
+    }
+
+    fn node(&self, path: PathId) -> Node {
+        self.nodes.get(path as usize).copied().unwrap_or(EMPTY)
+    }
+
+    fn edit(&mut self, paths: &Paths, path: PathId, change: impl FnOnce(&mut Node)) {
+        if self.nodes.len() <= path as usize {
+            self.nodes.resize(paths.count(), EMPTY);
+        }
+        if let Some(node) = self.nodes.get_mut(path as usize) {
+            change(node);
+        }
+    }
+
+    /// Enters a path into the list of its directory.
+    fn list(&mut self, paths: &Paths, path: PathId) {
+        if self.has(path, LISTED) {
+            return;
+        }
+        let parent = paths.parent(path);
+        let mut next = NOWHERE;
+        self.edit(paths, parent, |node| next = std::mem::replace(&mut node.first, path));
+        self.edit(paths, path, |node| {
+            node.next = next;
+            node.flags |= LISTED;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_away_does_not_come_back_with_its_directory() {
+        let mut paths = Paths::new();
+        let mut tree = Tree::new();
+        let d = paths.child(ROOT, b"d");
+        let (e, f) = (paths.child(d, b"e"), paths.child(d, b"f"));
+        let x = paths.child(e, b"x");
+        for (path, stand) in
+            [(d, Stand::Implied), (e, Stand::Directory(1)), (f, Stand::Leaf(2)), (x, Stand::Leaf(3))]
+        {
+            tree.put(&paths, path, stand);
+        }
+        tree.flag(&paths, f, WHITEOUT);
+        assert_eq!(tree.sorted(&paths, d), [e, f]);
+        tree.put(&paths, d, Stand::Leaf(4));
+        tree.put(&paths, d, Stand::Directory(5));
+        assert_eq!(tree.children(d).count(), 0);
+        assert_eq!([tree.at(e), tree.at(f), tree.at(x)], [Stand::Nothing; 3]);
+        assert!(!tree.has(f, WHITEOUT));
+        tree.put(&paths, x, Stand::Leaf(3));
+        tree.put(&paths, e, Stand::Implied);
+        assert_eq!(tree.sorted(&paths, e), [x]);
+        tree.reset(ROOT);
+        assert_eq!((tree.at(d), tree.at(x), tree.at(ROOT)), (Stand::Nothing, Stand::Nothing, Stand::Implied));
+    }
 }

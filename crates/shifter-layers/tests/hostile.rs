@@ -199,12 +199,12 @@ fn entries_that_images_do_not_have() {
     let end = vec![0; 1024];
     let pax = |records: &[(&str, &[u8])], item: &Item| vec![[with_pax(records, item), end.clone()].concat()];
     let sparse =
-        [("GNU.sparse.major", b"1".as_slice()), ("GNU.sparse.name", b"a"), ("GNU.sparse.realsize", b"9")];
+        [("GNU.sparse.major", b"2".as_slice()), ("GNU.sparse.name", b"a"), ("GNU.sparse.realsize", b"9")];
     let cases = [
         (
-            "pax sparse 1.0",
+            "pax sparse 2.0",
             pax(&sparse, &file("a", "1\n0\n1\n")),
-            "L, entry \"a\": sparse files in pax format (GNU.sparse.realsize) are not supported; rebuild the layer without sparse files",
+            "L, entry \"a\": sparse files in this pax format (GNU.sparse.major) are not supported; rebuild the layer without sparse files",
         ),
         (
             "NUL in a pax name",

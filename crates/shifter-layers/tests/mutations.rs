@@ -4,18 +4,8 @@
 
 mod common;
 
-use common::{dir, file, hard, header, item, listing, merge_tars, mode, symlink, tar_of, with_pax};
+use common::{Random, dir, file, hard, header, item, listing, merge_tars, mode, symlink, tar_of, with_pax};
 use shifter_layers::Limits;
-
-/// Knuth's 64-bit linear congruential generator.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % limit
-    }
-}
 
 fn base() -> Vec<u8> {
     let mut sparse = header(b'S', b"sparse", b"", 0o644, 512);

@@ -4,12 +4,14 @@
 
 mod common;
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use common::{dir, file, gzip, layer, listing, sha256, tar_of};
 use shifter_core::digest::Digest;
-use shifter_layers::{Compression, Layer, Limits, MergeError, merge};
+use shifter_layers::{
+    Compression, Layer, Limits, MergeError, Policy, Sink, merge, merge_to_tar, read_layers,
+};
 
 fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::stream::encode_all(bytes, 3).unwrap()
@@ -164,22 +166,51 @@ impl<F: FnMut()> Write for Trap<F> {
 }
 
 #[test]
-fn a_layer_replaced_between_the_passes_is_noticed() {
+fn a_layer_that_changes_while_it_is_read_does_not_become_an_image() {
     let folder = tempfile::tempdir().unwrap();
-    // More directories than the writer buffers, so that it writes before the data is copied.
-    let items: Vec<_> = (0..2000).map(|n| dir(format!("{n}"))).chain([file("f", "1")]).collect();
-    let layer = layer(folder.path(), 0, &tar_of(&items), Compression::None);
-    let path = layer.path.clone();
-    let mut out = Trap(
-        || {
-            std::fs::remove_file(&path).unwrap();
-            std::fs::write(&path, tar_of(&[file("f", "2")])).unwrap();
-        },
-        false,
-        Ok(()),
+    let tar = tar_of(&[file("f", vec![1; 8 << 20])]);
+    let layer = Layer { diff_id: Some(sha256(&tar)), ..layer(folder.path(), 0, &tar, Compression::None) };
+    let oldest = common::layer(folder.path(), 1, &sample(), Compression::None);
+    // The newest layer is open and a few buffers are read; all the rest of it is still to come.
+    struct Changer(PathBuf);
+    impl Sink for Changer {
+        type Data = ();
+        fn begin_segment(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+        fn file(&mut self, _: u64, _: bool, data: &mut dyn Read) -> io::Result<()> {
+            let file = std::fs::File::options().write(true).open(&self.0)?;
+            std::os::unix::fs::FileExt::write_all_at(&file, b"changed", 7 << 20)?;
+            io::copy(data, &mut io::sink()).map(drop)
+        }
+        fn revive(&mut self, (): ()) -> io::Result<()> {
+            Ok(())
+        }
+        fn kill(&mut self, (): ()) -> io::Result<()> {
+            Ok(())
+        }
+        fn end_segment(&mut self) -> io::Result<()> {
+            panic!("a segment ended before its layer was verified")
+        }
+    }
+    let mut sink = Changer(layer.path.clone());
+    let read = read_layers(&[oldest, layer], &Limits::default(), &Policy::default(), &mut sink);
+    assert!(matches!(read.map(drop), Err(MergeError::DiffId { .. })));
+}
+
+#[test]
+fn a_temporary_file_that_cannot_be_made_is_named_with_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let layer = layer(folder.path(), 0, &sample(), Compression::None);
+    let nowhere = folder.path().join("nowhere");
+    let mut out = Vec::new();
+    let error = merge_to_tar(&[layer], &Limits::default(), &Policy::default(), &nowhere, &mut out);
+    let expected = format!(
+        "cannot keep file data in a temporary file in {}: No such file or directory (os error 2)",
+        nowhere.display()
     );
-    let error = merge(std::slice::from_ref(&layer), &Limits::default(), &mut out).unwrap_err();
-    assert!(matches!(error, MergeError::LayerChanged { .. }), "{error}");
+    assert_eq!(error.unwrap_err().to_string(), expected);
+    assert!(out.is_empty());
 }
 
 #[test]

@@ -5,23 +5,20 @@
 //! it is if only the last step opened it. Tokens that expire are fetched anew, once per request.
 //!
 //! Credentials live as long as the [`Client`](crate::Client) that was made with them and never enter the
-//! connection pool, a message or a log. Refresh tokens (OAuth2 POST) and credential helpers are not spoken.
+//! connection pool, a message or a log. How a token is had is in `token`; credential helpers are not spoken.
 
 use crate::challenge::{self, Challenge};
-use crate::error::RegistryError;
+use crate::error::{RegistryError, quote};
 use crate::location::{AuthMethod, Credentials};
-use crate::redirect;
-use crate::transport::{Answer, Call, Transport, host_of};
+use crate::token::fetch_token;
+use crate::transport::{Answer, Call, Transport};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use reqwest::{Method, StatusCode, Url};
-use serde::Deserialize;
+use reqwest::StatusCode;
+use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
 use std::collections::HashMap;
 use tokio::sync::Mutex;
 
-/// Largest answer of a token service, bytes.
-const MAX_TOKEN_DOCUMENT: u64 = 1 << 20;
 /// Most steps for one request: open, anonymous, refreshed, credentials, refreshed.
 const MAX_STEPS: u32 = 6;
 
@@ -50,12 +47,14 @@ enum Stage {
 pub(crate) struct Auth {
     credentials: Option<Credentials>,
     method: AuthMethod,
+    /// Name of the location, for messages.
+    location: String,
     access: Mutex<HashMap<String, Access>>,
 }
 
 impl Auth {
-    pub(crate) fn new(credentials: Option<Credentials>, method: AuthMethod) -> Self {
-        Self { credentials, method, access: Mutex::default() }
+    pub(crate) fn new(credentials: Option<Credentials>, method: AuthMethod, location: &str) -> Self {
+        Self { credentials, method, location: quote(location), access: Mutex::default() }
     }
 
     /// Sends `call`, authenticating as far as the registry demands. Any answer that is no refusal is returned.
@@ -125,11 +124,10 @@ impl Auth {
             (Challenge::Bearer { .. }, Stage::Open) => {
                 match fetch_token(transport, &challenge, repository, None, operation).await {
                     Ok(header) => (Stage::AnonymousToken, header),
-                    Err(error) if error.is_auth() => {
-                        let user = Some(self.required(operation)?);
-                        let token = fetch_token(transport, &challenge, repository, user, operation);
-                        (Stage::UserToken, token.await?)
-                    }
+                    Err(error) if error.is_auth() => (
+                        Stage::UserToken,
+                        self.user_token(transport, &challenge, repository, operation).await?,
+                    ),
                     Err(error) => return Err(error),
                 }
             }
@@ -141,9 +139,7 @@ impl Auth {
             (Challenge::Bearer { .. }, Stage::UserToken) if !again => return Err(self.rejected(operation)),
             (Challenge::Bearer { .. }, stage) => {
                 *refreshed |= stage == Stage::UserToken;
-                let user = Some(self.required(operation)?);
-                let token = fetch_token(transport, &challenge, repository, user, operation);
-                (Stage::UserToken, token.await?)
+                (Stage::UserToken, self.user_token(transport, &challenge, repository, operation).await?)
             }
         };
         let generation = current.generation + 1;
@@ -151,6 +147,18 @@ impl Auth {
             Access { stage, header: Some(header), challenge: Some(challenge), generation, proven: false };
         map.insert(repository.to_owned(), access);
         Ok(())
+    }
+
+    async fn user_token(
+        &self,
+        transport: &Transport,
+        challenge: &Challenge,
+        repository: &str,
+        operation: &str,
+    ) -> Result<HeaderValue, RegistryError> {
+        let user = Some(self.required(operation)?);
+        let token = fetch_token(transport, challenge, repository, user, operation).await;
+        token.map_err(|error| if error.is_auth() { self.rejected(operation) } else { error })
     }
 
     /// The offered way that the location prefers, else any.
@@ -164,29 +172,35 @@ impl Auth {
 
     fn required(&self, operation: &str) -> Result<&Credentials, RegistryError> {
         self.credentials.as_ref().ok_or_else(|| {
-            refusal(
-                operation,
+            let location = &self.location;
+            let cause = format!(
                 "the registry gives it to nobody without credentials (or it does not exist); \
-                 shifterimg login stores a user name and password",
-            )
+                 run shifterimg login {location}"
+            );
+            refusal(operation, &cause)
         })
     }
 
     fn rejected(&self, operation: &str) -> RegistryError {
-        refusal(
-            operation,
+        let location = &self.location;
+        let cause = format!(
             "the registry rejects the user name and password given, or they may not read this image; \
-             shifterimg login replaces them",
-        )
+             run shifterimg login {location} to replace them"
+        );
+        refusal(operation, &cause)
     }
 }
 
-fn refusal(operation: &str, cause: &str) -> RegistryError {
+pub(crate) fn refusal(operation: &str, cause: &str) -> RegistryError {
     RegistryError::Unauthorized { operation: operation.to_owned(), cause: cause.to_owned() }
 }
 
 /// `Basic` credentials (RFC 7617): everything after the first colon is password, so only the name may hold none.
-fn basic(credentials: &Credentials, operation: &str) -> Result<HeaderValue, RegistryError> {
+pub(crate) fn basic(credentials: &Credentials, operation: &str) -> Result<HeaderValue, RegistryError> {
+    if credentials.is_identity_token() {
+        let cause = "the credentials are an identity token, but the registry wants a user name and password";
+        return Err(refusal(operation, cause));
+    }
     if credentials.username.contains(':') {
         return Err(refusal(operation, "a user name must not contain a colon"));
     }
@@ -194,90 +208,15 @@ fn basic(credentials: &Credentials, operation: &str) -> Result<HeaderValue, Regi
     secret_header(&format!("Basic {}", STANDARD.encode(pair)), operation)
 }
 
-fn secret_header(text: &str, operation: &str) -> Result<HeaderValue, RegistryError> {
+pub(crate) fn secret_header(text: &str, operation: &str) -> Result<HeaderValue, RegistryError> {
     let value = HeaderValue::from_str(text);
     let mut value = value.map_err(|_| malformed(operation, "the token has illegal characters"))?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-fn malformed(operation: &str, cause: &str) -> RegistryError {
+pub(crate) fn malformed(operation: &str, cause: &str) -> RegistryError {
     RegistryError::Malformed { operation: operation.to_owned(), cause: cause.to_owned() }
-}
-
-/// Asks the realm of a bearer challenge for a token (distribution "Token Authentication Specification").
-async fn fetch_token(
-    transport: &Transport,
-    challenge: &Challenge,
-    repository: &str,
-    credentials: Option<&Credentials>,
-    operation: &str,
-) -> Result<HeaderValue, RegistryError> {
-    let Challenge::Bearer { realm, service, scope } = challenge else {
-        return Err(malformed(operation, "no token service named"));
-    };
-    let home = &transport.base.url;
-    let refuse = |cause: String| RegistryError::Redirect {
-        operation: operation.to_owned(),
-        host: host_of(home),
-        cause: format!("token service: {cause}"),
-    };
-    let mut url = Url::parse(realm).map_err(|_| refuse("the address is malformed".to_owned()))?;
-    redirect::may_visit(&url, home, home).map_err(refuse)?;
-    if credentials.is_some() && !redirect::may_know_password(&url, home) {
-        return Err(refuse(format!("{} would get the password over plain http", host_of(&url))));
-    }
-    {
-        let mut query = url.query_pairs_mut();
-        if let Some(service) = service {
-            query.append_pair("service", service);
-        }
-        query.append_pair("scope", &pull_scope(scope.as_deref(), repository));
-    }
-    let authorization = credentials.map(|c| basic(c, operation)).transpose()?;
-    let call = Call {
-        method: Method::GET,
-        url,
-        headers: HeaderMap::new(),
-        timeout: Some(transport.settings.document_timeout),
-        operation,
-    };
-    let answer = transport.attempt(&call, authorization.as_ref()).await?;
-    if matches!(answer.response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-        && answer.at_origin
-    {
-        return Err(refusal(
-            operation,
-            "the registry's token service rejects the user name and password given; \
-             shifterimg login replaces them",
-        ));
-    }
-    let response = answer.success(transport, operation).await?;
-    let body = transport.body(response, MAX_TOKEN_DOCUMENT, "the token", operation).await?;
-    #[derive(Deserialize)]
-    struct Token {
-        token: Option<String>,
-        access_token: Option<String>,
-    }
-    // The parser's message is left out: it could quote the token.
-    let token: Token = serde_json::from_slice(&body)
-        .map_err(|_| malformed(operation, "the token document is not as specified"))?;
-    let given = |t: Option<String>| t.filter(|t| !t.is_empty());
-    let token = given(token.token).or(given(token.access_token));
-    let token = token.ok_or_else(|| malformed(operation, "the token service gave no token"))?;
-    secret_header(&format!("Bearer {token}"), operation)
-}
-
-/// The scope to ask for: the registry's own wording as long as it only reads; a registry must not be able to have
-/// us fetch, with the user's password, a token that writes.
-fn pull_scope(offered: Option<&str>, repository: &str) -> String {
-    let reads = |scope: &&str| {
-        let actions = scope.rsplit(':').next().unwrap_or("");
-        scope.starts_with("repository:")
-            && !scope.contains(' ')
-            && actions.split(',').all(|a| matches!(a, "pull" | "metadata_read"))
-    };
-    offered.filter(reads).map_or_else(|| format!("repository:{repository}:pull"), str::to_owned)
 }
 
 #[cfg(test)]
@@ -286,27 +225,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_never_asked_for_writing() {
-        for (offered, expected) in [
-            (None, "repository:a/b:pull"),
-            (Some("repository:library/a:pull"), "repository:library/a:pull"),
-            (Some("repository:h:5000/a:pull,metadata_read"), "repository:h:5000/a:pull,metadata_read"),
-            (Some("repository:a/b:pull,push"), "repository:a/b:pull"),
-            (Some("repository:a/b:pull repository:c:push"), "repository:a/b:pull"),
-            (Some("registry:catalog:*"), "repository:a/b:pull"),
-            (Some(""), "repository:a/b:pull"),
-        ] {
-            assert_eq!(pull_scope(offered, "a/b"), expected);
-        }
-    }
-
-    #[test]
     fn basic_credentials_keep_colons_of_the_password_and_are_marked_secret() {
         let user = |name: &str| Credentials { username: name.to_owned(), password: "p:q:é".to_owned() };
         let header = basic(&user("u"), "x").unwrap();
         assert!(header.is_sensitive());
         let encoded = header.to_str().unwrap().strip_prefix("Basic ").unwrap();
         assert_eq!(STANDARD.decode(encoded).unwrap(), "u:p:q:é".as_bytes());
-        assert!(basic(&user("u:v"), "x").unwrap_err().is_auth());
+        for name in ["u:v", "", "<token>"] {
+            assert!(basic(&user(name), "x").unwrap_err().is_auth(), "{name}");
+        }
     }
 }

@@ -21,11 +21,17 @@ impl<'a> Retries<'a> {
         self.done = 0;
     }
 
+    /// How long to wait now: twice as long each time, up to a bound, and between half of it and all, so that many
+    /// clients that failed together do not come back together.
+    fn pause(&self) -> Duration {
+        let pause = self.settings.first_pause.saturating_mul(1 << self.done.min(16));
+        pause.min(self.settings.longest_pause).mul_f64(rand::random_range(0.5..1.0))
+    }
+
     /// Sleeps if `error` may pass by itself and attempts are left; gives it back otherwise.
     pub(crate) async fn pause_after(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         let asked = error.retry_after();
-        let pause = self.settings.first_pause.saturating_mul(1 << self.done.min(16));
-        let pause = pause.min(self.settings.longest_pause).mul_f64(rand::random_range(0.5..1.0));
+        let pause = self.pause();
         let give_up = !error.is_transient()
             || self.done >= self.settings.retries
             || asked.is_some_and(|a| a > self.settings.longest_pause);
@@ -77,6 +83,22 @@ fn fixdate(text: &str) -> Option<u64> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_a_bound_and_are_not_the_same_for_everybody() {
+        let settings = Settings {
+            first_pause: Duration::from_millis(100),
+            longest_pause: Duration::from_millis(1000),
+            ..Settings::default()
+        };
+        for (done, most) in [(0, 100), (1, 200), (3, 800), (4, 1000), (40, 1000)] {
+            let retries = Retries { settings: &settings, done };
+            let pauses: std::collections::BTreeSet<_> = (0..100).map(|_| retries.pause()).collect();
+            let (least, most) = (Duration::from_millis(most / 2), Duration::from_millis(most));
+            assert!(pauses.iter().all(|pause| (least..=most).contains(pause)), "{done}: {pauses:?}");
+            assert!(pauses.len() > 50, "{done}: {pauses:?}");
+        }
+    }
 
     #[test]
     fn retry_after_is_read_as_seconds_or_date() {

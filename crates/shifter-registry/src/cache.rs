@@ -5,27 +5,33 @@
 //! (device, inode, size, ctime); otherwise its digest is computed again, once per process, which costs a
 //! sequential read and is cheap beside the conversion that follows. One blob is fetched once at a time: within a
 //! process the later caller waits for the earlier, between processes an flock decides. If the earlier one fails,
-//! the later one tries with its own credentials. What is not here: size limits and collection of old blobs, which
-//! the gateway does by removing files; an open file survives that.
+//! the later one tries with its own credentials. What broke off is taken up where it ended, by whoever comes next;
+//! if the whole then has the wrong digest, it is fetched once more from its first byte. What lies where, and what goes
+//! when it becomes too much, is in `collect`; who uses a blob in `hold`.
 
 use crate::client::Client;
+use crate::collect::{Collected, Contents, Layout};
 use crate::download::{Download, Stop};
 use crate::error::RegistryError;
 use crate::hash::Hasher;
+use crate::hold::Hold;
 use crate::lock::Lock;
 use crate::manifest::LayerDescriptor;
-use crate::writer::{self, Identity};
+use crate::writer::{self, Identity, Partial};
 use shifter_core::digest::{Algorithm, Digest};
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File, Permissions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 /// Pause between looks at a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(100);
+/// Pause while a blob is being removed.
+const HOLD_POLL: Duration = Duration::from_millis(5);
 /// Blocks on their way from network to disk; with 256 KiB each, the memory of one download.
 const QUEUE: usize = 8;
 
@@ -33,14 +39,32 @@ const QUEUE: usize = 8;
 #[derive(Debug)]
 pub struct BlobCache {
     dir: PathBuf,
+    layout: Layout,
+    limit: Option<u64>,
+    /// Bytes that downloads under way will have in the end.
+    reserved: Arc<AtomicU64>,
     verified: Arc<Mutex<HashMap<Digest, Identity>>>,
     turns: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// A verified blob in the cache, which is not collected as long as this exists.
+#[derive(Debug)]
+pub struct Blob {
+    path: PathBuf,
+    _hold: Hold,
+}
+
+impl Blob {
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// How far the fetch of one blob has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes received so far; falls to zero where a registry cannot resume.
+    /// Bytes received so far, by earlier attempts, too; falls to zero where a registry cannot resume.
     pub received: u64,
     /// Bytes in all.
     pub total: u64,
@@ -55,11 +79,43 @@ enum Found {
     Good(u64),
 }
 
+/// A download as asked for, with the lock that makes it the only one of its blob.
+struct Job<'a> {
+    client: &'a Client,
+    repository: &'a str,
+    layer: &'a LayerDescriptor,
+    operation: &'a str,
+    progress: &'a (dyn Fn(Progress) + Sync),
+    lock: Arc<Lock>,
+}
+
+/// Whose bytes may be part of a download.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    /// Those of earlier attempts, mirrors and the registry.
+    Anywhere,
+    /// The registry's alone.
+    Origin,
+}
+
+/// Bytes that a download will need; given back when it ended.
+struct Reservation {
+    size: u64,
+    total: Arc<AtomicU64>,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.size, Ordering::SeqCst);
+    }
+}
+
 impl BlobCache {
-    /// Opens or creates the cache in `dir`, readable by its owner alone, and removes what killed downloads left.
+    /// Opens or creates the cache in `dir`, readable by its owner alone, and tidies up after killed processes:
+    /// afterwards there are verified blobs and unfinished downloads worth taking up, a bounded number of them.
     pub fn open(dir: &Path) -> Result<Self, RegistryError> {
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            let path = dir.join(algorithm.name());
+        let layout = Layout::new(dir);
+        for path in [layout.blobs(Algorithm::Sha256), layout.blobs(Algorithm::Sha512), layout.uses()] {
             let fail =
                 |source| RegistryError::Cache { operation: "open blob cache", path: path.clone(), source };
             DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(fail)?;
@@ -72,64 +128,169 @@ impl BlobCache {
                 let mode = metadata.permissions().mode() & 0o755;
                 std::fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(fail)?;
             }
-            sweep(&path).map_err(fail)?;
         }
-        Ok(Self { dir: dir.to_owned(), verified: Arc::default(), turns: Mutex::default() })
+        layout.sweep().map_err(|source| RegistryError::Cache {
+            operation: "tidy blob cache",
+            path: dir.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            layout,
+            limit: None,
+            reserved: Arc::default(),
+            verified: Arc::default(),
+            turns: Mutex::default(),
+        })
+    }
+
+    /// Keeps the cache at `bytes` at most, by removing what was not used for the longest time before something new
+    /// is downloaded. What jobs hold stays, also where that alone is more.
+    pub fn limited_to(self, bytes: u64) -> Self {
+        Self { limit: Some(bytes), ..self }
     }
 
     /// Where the blob `digest` lies once it was fetched.
     pub fn path(&self, digest: &Digest) -> PathBuf {
-        self.dir.join(digest.algorithm().name()).join(digest.hex())
+        self.layout.blob(digest)
+    }
+
+    /// All blobs and unfinished downloads, the longest unused first.
+    pub async fn contents(&self) -> Result<Contents, RegistryError> {
+        self.look("list blob cache", Layout::contents).await
+    }
+
+    /// Removes what was unused for the longest time until at most `limit` bytes are left, or only what jobs hold.
+    pub async fn collect(&self, limit: u64) -> Result<Collected, RegistryError> {
+        let collected = self.look("collect blob cache", move |layout| layout.collect(limit)).await?;
+        let mut verified = self.verified();
+        collected.removed.iter().for_each(|digest| {
+            verified.remove(digest);
+        });
+        Ok(collected)
     }
 
     /// The verified file of `layer`: from the cache, or downloaded from `repository`. `progress` is called often
-    /// and must not block. Dropping the future ends the download and leaves nothing behind.
+    /// and must not block. The blob is not collected as long as what is returned exists. Dropping the future ends
+    /// the download; what came of it is taken up again by the next.
     pub async fn fetch(
         &self,
         client: &Client,
         repository: &str,
         layer: &LayerDescriptor,
         progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<PathBuf, RegistryError> {
-        let name = client.transport.base.repository(repository)?;
+    ) -> Result<Blob, RegistryError> {
         let operation = client.operation("fetch layer", repository, &layer.digest.to_string());
-        let target = self.path(&layer.digest);
+        let hold = self.hold(&layer.digest).await?;
         let turn = self.turn(&layer.digest);
         let _turn = turn.lock().await;
+        let found = Progress { received: layer.size, total: layer.size, cached: true };
+        let blob = Blob { path: self.path(&layer.digest), _hold: hold };
         if self.known(&layer.digest, layer.size) {
-            progress(Progress { received: layer.size, total: layer.size, cached: true });
-            return Ok(target);
+            progress(found);
+            return Ok(blob);
         }
-        let lock = self.lock(&layer.digest).await?;
+        let lock = Arc::new(self.lock(&layer.digest).await?);
         if let Found::Good(size) = self.examine(&layer.digest).await? {
             if size != layer.size {
                 return Err(RegistryError::SizeMismatch { operation, expected: layer.size, actual: size });
             }
-            progress(Progress { received: layer.size, total: layer.size, cached: true });
-            return Ok(target);
+            progress(found);
+            return Ok(blob);
         }
-        progress(Progress { received: 0, total: layer.size, cached: false });
+        let _reserved = self.make_room(layer.size).await;
+        let job = Job { client, repository, layer, operation: &operation, progress, lock };
+        let identity = match self.download(&job, From::Anywhere).await {
+            // Some of it came from an earlier attempt or from a mirror: what the registry sends itself may be right.
+            Err((error, true)) if error.is_mismatch() => {
+                tracing::warn!(%error, "downloading it again from the registry itself");
+                self.download(&job, From::Origin).await
+            }
+            outcome => outcome,
+        };
+        let identity = identity.map_err(|(error, _)| error)?;
+        self.verified().insert(layer.digest.clone(), identity);
+        Ok(blob)
+    }
+
+    /// One download from the first byte that is missing. An error says whether bytes of others were involved.
+    async fn download(&self, job: &Job<'_>, from: From) -> Result<Identity, (RegistryError, bool)> {
+        let (layer, digest) = (job.layer.clone(), &job.layer.digest);
+        let (path, target) = (self.layout.partial(digest), self.path(digest));
+        let afresh = from == From::Origin;
+        let tries = match from {
+            From::Anywhere => job.client.tries(job.repository),
+            From::Origin => job.client.tries_without_mirrors(job.repository),
+        };
+        let tries = tries.map_err(|error| (error, false))?;
+        let partial = self.look("open blob", move |_| Partial::open(&path, &layer, afresh)).await;
+        let partial = partial.map_err(|error| (error, false))?;
+        let start = partial.written();
+        let tainted = !afresh && (start > 0 || job.client.has_mirrors());
+        (job.progress)(Progress { received: start, total: job.layer.size, cached: false });
         let (sender, receiver) = tokio::sync::mpsc::channel(QUEUE);
-        let temporary = self.beside(&layer.digest, "partial");
         let disk = {
-            let (target, layer, operation) = (target.clone(), layer.clone(), operation.clone());
+            let (target, layer, operation) = (target.clone(), job.layer.clone(), job.operation.to_owned());
+            let lock = Arc::clone(&job.lock);
             tokio::task::spawn_blocking(move || {
-                writer::write(receiver, lock, temporary, &target, &layer, &operation)
+                writer::write(receiver, lock, partial, &target, &layer, &operation)
             })
         };
-        let network = Download::new(client, &name, layer, &operation, sender, progress).run().await;
-        // The channel is closed now, so the disk side ends, and its temporary is gone before we return.
+        let settings = job.client.settings();
+        let network =
+            Download::new(tries, settings, job.layer, job.operation, sender, job.progress, start).run().await;
+        // The channel is closed now, so the disk side ends before we return.
         let disk = disk.await.unwrap_or_else(|e| Err(self.broken_task(&target, e)));
         if let Err(Stop::Failed(error)) = network {
-            return Err(error);
+            return Err((error, tainted));
         }
-        match disk? {
-            Some(identity) => {
-                self.verified().insert(layer.digest.clone(), identity);
-                Ok(target)
+        match disk {
+            Ok(Some(identity)) => Ok(identity),
+            Ok(None) => Err((self.broken_task(&target, "the download was given up"), false)),
+            Err(error) => Err((error, tainted)),
+        }
+    }
+
+    /// Makes room for `size` more bytes, as far as the limit and jobs demand and allow.
+    async fn make_room(&self, size: u64) -> Reservation {
+        let reservation = Reservation { size, total: Arc::clone(&self.reserved) };
+        let reserved = self.reserved.fetch_add(size, Ordering::SeqCst).saturating_add(size);
+        if let Some(limit) = self.limit {
+            // Without room the download fails by itself, and says so; with too little of it, it may still succeed.
+            match self.collect(limit.saturating_sub(reserved)).await {
+                Ok(collected) if collected.freed > 0 => {
+                    tracing::info!(freed = collected.freed, left = collected.left, "blob cache collected");
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "the blob cache is not collected"),
             }
-            None => Err(self.broken_task(&target, "the download was given up")),
         }
+        reservation
+    }
+
+    /// Says that the blob is used; waits while it is being removed.
+    async fn hold(&self, digest: &Digest) -> Result<Hold, RegistryError> {
+        let (path, blob) = (self.layout.used(digest), self.path(digest));
+        loop {
+            let taken = Hold::try_take(&path, &blob);
+            let fail = |source| RegistryError::Cache { operation: "hold blob", path: path.clone(), source };
+            if let Some(hold) = taken.map_err(fail)? {
+                return Ok(hold);
+            }
+            tokio::time::sleep(HOLD_POLL).await;
+        }
+    }
+
+    /// Does `work` on the directory, away from the threads that serve requests.
+    async fn look<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Layout) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, RegistryError> {
+        let layout = self.layout.clone();
+        let task = tokio::task::spawn_blocking(move || work(&layout));
+        let outcome = task.await.unwrap_or_else(|e| Err(io::Error::other(e.to_string())));
+        outcome.map_err(|source| RegistryError::Cache { operation, path: self.dir.clone(), source })
     }
 
     /// The in-process turn for one blob.
@@ -146,7 +307,7 @@ impl BlobCache {
 
     /// Waits until no other process fetches this blob.
     async fn lock(&self, digest: &Digest) -> Result<Lock, RegistryError> {
-        let path = self.beside(digest, "lock");
+        let path = self.layout.lock(digest);
         loop {
             let taken = Lock::try_take(&path);
             let fail = |source| RegistryError::Cache { operation: "lock blob", path: path.clone(), source };
@@ -177,7 +338,9 @@ impl BlobCache {
             if metadata.is_file() {
                 let mut file = File::open(&path)?;
                 let identity = Identity::of(&file.metadata()?);
-                if hash(&mut file, wanted.algorithm())? == wanted.to_string() {
+                let mut hasher = Hasher::new(wanted.algorithm());
+                hasher.read_all(&mut file)?;
+                if hasher.finish() == wanted.to_string() {
                     verified.lock().unwrap_or_else(PoisonError::into_inner).insert(wanted, identity);
                     return Ok(Found::Good(metadata.len()));
                 }
@@ -191,10 +354,6 @@ impl BlobCache {
         outcome.map_err(|source| RegistryError::Cache { operation: "verify blob", path, source })
     }
 
-    fn beside(&self, digest: &Digest, suffix: &str) -> PathBuf {
-        self.dir.join(digest.algorithm().name()).join(format!(".{}.{suffix}", digest.hex()))
-    }
-
     fn verified(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Identity>> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -203,32 +362,4 @@ impl BlobCache {
         let source = io::Error::other(cause.to_string());
         RegistryError::Cache { operation: "write blob", path: path.to_owned(), source }
     }
-}
-
-fn hash(file: &mut File, algorithm: Algorithm) -> io::Result<String> {
-    let mut hasher = Hasher::new(algorithm);
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        let count = file.read(&mut buffer)?;
-        match buffer.get(..count) {
-            Some([]) | None => return Ok(hasher.finish()),
-            Some(bytes) => hasher.update(bytes),
-        }
-    }
-}
-
-/// Removes temporaries whose writers are gone: those whose lock is free.
-fn sweep(dir: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let Some(stem) = name.to_str().and_then(|n| n.strip_prefix('.')) else { continue };
-        let Some(hex) = stem.strip_suffix(".partial").or(stem.strip_suffix(".lock")) else { continue };
-        if let Some(_lock) = Lock::try_take(&dir.join(format!(".{hex}.lock")))? {
-            match std::fs::remove_file(dir.join(format!(".{hex}.partial"))) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-        }
-    }
-    Ok(())
 }

@@ -8,28 +8,27 @@ use crate::auth::Auth;
 use crate::backoff::Retries;
 use crate::config::{self, ImageConfig};
 use crate::error::{RegistryError, quote};
-use crate::hash::digest_like;
 use crate::location::{AuthMethod, Credentials, Location};
-use crate::manifest::{self, Document, LayerDescriptor};
+use crate::manifest::{self, Document, LayerDescriptor, Manifest};
 use crate::platform::Platform;
 use crate::settings::Settings;
-use crate::transport::{Answer, Call, Transport};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, Response, StatusCode};
+use crate::source::{
+    Fetched, Source, Tries, content_type, expect_digest, expect_size, malformed, sha256, stated_digest,
+};
+use crate::transport::Transport;
+use reqwest::Method;
 use shifter_core::digest::{Algorithm, Digest};
 use std::sync::Arc;
 
-/// The registry's own statement of a manifest's digest (distribution-spec "Pulling manifests").
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 /// Indexes within indexes that are followed.
 const MAX_INDEX_DEPTH: usize = 3;
 
 /// One caller's view of one registry. Make one per job: it holds that caller's credentials and forgets them when
 /// it is dropped. It may be shared by the tasks of that job.
 pub struct Client {
-    pub(crate) transport: Arc<Transport>,
+    origin: Source,
+    mirrors: Vec<Source>,
     method: AuthMethod,
-    auth: Auth,
     name: String,
 }
 
@@ -53,18 +52,15 @@ pub struct Resolved {
     pub manifest_digest: Digest,
     /// Digest of the configuration blob.
     pub config_digest: Digest,
+    /// The platform that was chosen, with its variant where one is named: what the index says of the image, and
+    /// where there is no index what the image says of itself.
+    pub platform: Platform,
     /// The image configuration.
     pub config: ImageConfig,
     /// Layers, base first, as many as `config.diff_ids`.
     pub layers: Vec<LayerDescriptor>,
     /// Whether the registry demanded the caller's credentials.
     pub private: bool,
-}
-
-/// A manifest's verified bytes.
-struct Fetched {
-    bytes: Vec<u8>,
-    content_type: Option<String>,
 }
 
 impl std::fmt::Debug for Client {
@@ -74,55 +70,69 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client for one caller. Reads the location's CA file; asks nothing of the registry yet.
+    /// A client for one caller. Reads the location's CA files; asks nothing of the registry yet.
     pub fn new(
         location: Location,
         credentials: Option<Credentials>,
         settings: Settings,
     ) -> Result<Self, RegistryError> {
+        let (method, name) = (location.auth_method, quote(&location.name));
+        let mirrors = location.mirror_locations();
+        let mirrors = mirrors
+            .map(|mirror| Ok(Source::anonymous(Arc::new(Transport::new(&mirror, settings.clone())?))))
+            .collect::<Result<_, RegistryError>>()?;
         let transport = Arc::new(Transport::new(&location, settings)?);
-        let method = location.auth_method;
-        Ok(Self { transport, method, auth: Auth::new(credentials, method), name: quote(&location.name) })
+        Ok(Self {
+            origin: Source::new(transport, Auth::new(credentials, method, &name)),
+            mirrors,
+            method,
+            name,
+        })
     }
 
     /// A client for another caller of the same registry. The two share open connections and certificates, which
     /// saves reading the system's CAs and TLS handshakes, and nothing that either of them was granted.
     pub fn for_caller(&self, credentials: Option<Credentials>) -> Self {
-        let auth = Auth::new(credentials, self.method);
-        Self { transport: Arc::clone(&self.transport), method: self.method, auth, name: self.name.clone() }
+        let auth = Auth::new(credentials, self.method, &self.name);
+        Self {
+            origin: Source::new(Arc::clone(&self.origin.transport), auth),
+            mirrors: self.mirrors.iter().map(|m| Source::anonymous(Arc::clone(&m.transport))).collect(),
+            method: self.method,
+            name: self.name.clone(),
+        }
     }
 
     /// What `reference` (a tag, or a digest `sha256:…`) of `repository` names now, by one HEAD request; by GET
     /// where the registry's answer to HEAD lacks the digest. Success proves that the registry lets this caller
-    /// read the image.
+    /// read the image. Mirrors are not asked.
     pub async fn head(&self, repository: &str, reference: &str) -> Result<Head, RegistryError> {
         let operation = self.operation("look up", repository, reference);
-        let name = self.transport.base.repository(repository)?;
+        let transport = &self.origin.transport;
+        let name = transport.base.repository(repository)?;
         let wanted = check_reference(reference)?;
-        let mut retries = Retries::new(&self.transport.settings);
+        let mut retries = Retries::new(&transport.settings);
         let answer = loop {
-            match self.request(Method::HEAD, &name, reference, &operation).await {
+            match self.origin.request(Method::HEAD, &name, reference, &operation).await {
                 Ok(answer) => break answer,
                 Err(error) => retries.pause_after(error).await?,
             }
         };
         let unsupported = matches!(answer.response.status().as_u16(), 400 | 405);
-        let response =
-            if unsupported { None } else { Some(answer.success(&self.transport, &operation).await?) };
+        let response = if unsupported { None } else { Some(answer.success(transport, &operation).await?) };
         let stated = response.as_ref().map(|r| stated_digest(r, &operation)).transpose()?.flatten();
         // Images are known by SHA-256; a registry that states another digest is asked for the bytes.
         let stated = stated.filter(|d| d.algorithm() == Algorithm::Sha256);
         let (digest, media_type) = match (stated, response) {
             (Some(digest), Some(response)) => (digest, content_type(&response)),
             _ => {
-                let fetched = self.manifest(&name, reference, wanted.as_ref(), &operation).await?;
+                let fetched = self.get_manifest(&name, reference, wanted.as_ref(), &operation).await?;
                 (sha256(&fetched.bytes, &operation)?, fetched.content_type)
             }
         };
         if let Some(wanted) = wanted.filter(|w| w.algorithm() == digest.algorithm()) {
             expect_digest(&wanted, &digest.to_string(), &operation)?;
         }
-        Ok(Head { digest, media_type, private: self.auth.is_private(&name).await })
+        Ok(Head { digest, media_type, private: self.origin.auth.is_private(&name).await })
     }
 
     /// Finds the image that `reference` (a tag, or a digest `sha256:…`) names for `platform`; fetches and
@@ -134,13 +144,19 @@ impl Client {
         platform: &Platform,
     ) -> Result<Resolved, RegistryError> {
         let operation = self.operation("read image", repository, reference);
-        let name = self.transport.base.repository(repository)?;
-        let wanted = check_reference(reference)?;
-        let mut fetched = self.manifest(&name, reference, wanted.as_ref(), &operation).await?;
+        let name = self.origin.transport.base.repository(repository)?;
+        let settings = &self.origin.transport.settings;
+        let mut wanted = check_reference(reference)?;
+        if !self.mirrors.is_empty() {
+            // Mirrors know no callers and may be late: the registry says what the tag means, and to whom.
+            let head = self.head(repository, reference).await?;
+            wanted = wanted.or(Some(head.digest));
+        }
+        let named = wanted.as_ref().map_or_else(|| reference.to_owned(), Digest::to_string);
+        let mut fetched = self.manifest(repository, &named, wanted.as_ref(), &operation).await?;
         let top_digest = sha256(&fetched.bytes, &operation)?;
         let mut manifest_digest = top_digest.clone();
-        let mut platform_promised = false;
-        let settings = &self.transport.settings;
+        let mut promised = None;
         let mut depth = 0;
         let manifest = loop {
             let header = fetched.content_type.as_deref();
@@ -156,21 +172,16 @@ impl Client {
                 Document::Index(index) => {
                     let choice = manifest::choose(&index, platform, &operation)?;
                     let text = choice.digest.to_string();
-                    fetched = self.manifest(&name, &text, Some(&choice.digest), &operation).await?;
+                    fetched = self.manifest(repository, &text, Some(&choice.digest), &operation).await?;
                     expect_size(choice.size, fetched.bytes.len() as u64, &operation)?;
                     manifest_digest = choice.digest;
-                    platform_promised |= choice.names_platform;
+                    promised = choice.platform.or(promised);
                 }
             }
             depth += 1;
         };
-        let limit = settings.max_config;
-        let bytes =
-            self.small_blob(&name, &manifest.config_digest, manifest.config_size, limit, &operation).await?;
-        let config = config::parse(&bytes, &operation)?;
-        if !platform_promised {
-            self.check_platform(&config, platform, &operation)?;
-        }
+        let config = self.config(repository, &manifest, &operation).await?;
+        let platform = self.platform_of(promised, &config, platform, &operation)?;
         if config.diff_ids.len() != manifest.layers.len() {
             let (layers, ids) = (manifest.layers.len(), config.diff_ids.len());
             return Err(malformed(
@@ -182,32 +193,33 @@ impl Client {
             top_digest,
             manifest_digest,
             config_digest: manifest.config_digest,
+            platform,
             config,
             layers: manifest.layers,
-            private: self.auth.is_private(&name).await,
+            private: self.origin.auth.is_private(&name).await,
         })
     }
 
-    /// One request for a blob from byte `offset` on; the caller reads the answer and retries.
-    pub(crate) async fn blob(
+    /// Whether content may come from elsewhere than the registry itself.
+    pub(crate) fn has_mirrors(&self) -> bool {
+        !self.mirrors.is_empty()
+    }
+
+    /// A manifest from the registry itself, whoever else may have it.
+    async fn get_manifest(
         &self,
         name: &str,
-        digest: &Digest,
-        offset: u64,
+        reference: &str,
+        wanted: Option<&Digest>,
         operation: &str,
-    ) -> Result<Response, RegistryError> {
-        let mut headers = HeaderMap::new();
-        if offset > 0 {
-            let range = HeaderValue::from_str(&format!("bytes={offset}-"));
-            headers.insert(reqwest::header::RANGE, range.map_err(|e| malformed(operation, e.to_string()))?);
+    ) -> Result<Fetched, RegistryError> {
+        let mut retries = Retries::new(&self.origin.transport.settings);
+        loop {
+            match self.origin.manifest(name, reference, wanted, operation).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(error) => retries.pause_after(error).await?,
+            }
         }
-        let url = self.transport.base.endpoint(name, "blobs", &digest.to_string());
-        let call = Call { method: Method::GET, url, headers, timeout: None, operation };
-        let answer = self.auth.send(&self.transport, name, &call).await?;
-        if offset > 0 && answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Ok(answer.response);
-        }
-        answer.success(&self.transport, operation).await
     }
 
     /// What is being done, for messages.
@@ -216,100 +228,81 @@ impl Client {
         format!("{verb} {}{separator}{} on {}", quote(repository), quote(reference), self.name)
     }
 
-    async fn request(
-        &self,
-        method: Method,
-        name: &str,
-        reference: &str,
-        operation: &str,
-    ) -> Result<Answer, RegistryError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static(manifest::ACCEPT));
-        let url = self.transport.base.endpoint(name, "manifests", reference);
-        let timeout = Some(self.transport.settings.document_timeout);
-        self.auth.send(&self.transport, name, &Call { method, url, headers, timeout, operation }).await
+    /// Where to get content: the mirrors first, the registry itself last.
+    pub(crate) fn tries(&self, repository: &str) -> Result<Tries<'_>, RegistryError> {
+        Tries::new(&self.mirrors, &self.origin, repository)
     }
 
-    /// A manifest's bytes, equal to what the registry's header and `wanted` say.
+    /// Where to get content that nobody else had right: the registry itself.
+    pub(crate) fn tries_without_mirrors(&self, repository: &str) -> Result<Tries<'_>, RegistryError> {
+        Tries::new(&[], &self.origin, repository)
+    }
+
+    /// Limits and time-outs.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.origin.transport.settings
+    }
+
+    /// A manifest by its digest, or by a tag where there are no mirrors.
     async fn manifest(
         &self,
-        name: &str,
+        repository: &str,
         reference: &str,
         wanted: Option<&Digest>,
         operation: &str,
     ) -> Result<Fetched, RegistryError> {
-        let limit = self.transport.settings.max_manifest;
-        let once = async || {
-            let answer = self.request(Method::GET, name, reference, operation).await?;
-            let response = answer.success(&self.transport, operation).await?;
-            let stated = stated_digest(&response, operation)?;
-            let content_type = content_type(&response);
-            let bytes = self.transport.body(response, limit, "the manifest", operation).await?;
-            for expected in stated.iter().chain(wanted) {
-                expect_digest(expected, &digest_like(expected, &bytes), operation)?;
-            }
-            Ok(Fetched { bytes, content_type })
-        };
-        let mut retries = Retries::new(&self.transport.settings);
+        let mut tries = self.tries(repository)?;
         loop {
-            match once().await {
+            let (source, name) = tries.current();
+            match source.manifest(name, reference, wanted, operation).await {
+                // What a mirror calls a document is not covered by the digest.
+                Ok(fetched) if tries.is_mirror() => return Ok(Fetched { content_type: None, ..fetched }),
                 Ok(fetched) => return Ok(fetched),
-                Err(error) => retries.pause_after(error).await?,
+                Err(error) => tries.after(error).await?,
             }
         }
     }
 
-    async fn small_blob(
+    async fn config(
         &self,
-        name: &str,
-        digest: &Digest,
-        size: u64,
-        limit: u64,
+        repository: &str,
+        manifest: &Manifest,
         operation: &str,
-    ) -> Result<Vec<u8>, RegistryError> {
-        let once = async || {
-            let response = self.blob(name, digest, 0, operation).await?;
-            let body = self.transport.body(response, limit, "the image configuration", operation);
-            let deadline = self.transport.settings.document_timeout;
-            let bytes =
-                tokio::time::timeout(deadline, body).await.map_err(|_| RegistryError::Unreachable {
-                    operation: operation.to_owned(),
-                    host: self.name.clone(),
-                    cause: "timed out".to_owned(),
-                })??;
-            expect_size(size, bytes.len() as u64, operation)?;
-            expect_digest(digest, &digest_like(digest, &bytes), operation)?;
-            Ok(bytes)
-        };
-        let mut retries = Retries::new(&self.transport.settings);
+    ) -> Result<ImageConfig, RegistryError> {
+        let mut tries = self.tries(repository)?;
         loop {
-            match once().await {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) => retries.pause_after(error).await?,
+            let (source, name) = tries.current();
+            match source.config(name, &manifest.config_digest, manifest.config_size, operation).await {
+                Ok(bytes) => return config::parse(&bytes, operation),
+                Err(error) => tries.after(error).await?,
             }
         }
     }
 
-    /// An image that no index promised for the platform must say itself that it is for it.
-    fn check_platform(
+    /// The platform of an image. One that no index promised must say itself that it is for `wanted`.
+    fn platform_of(
         &self,
+        promised: Option<Platform>,
         config: &ImageConfig,
         wanted: &Platform,
         operation: &str,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<Platform, RegistryError> {
         let or_wanted = |text: &str, wanted: &str| if text.is_empty() { wanted } else { text }.to_owned();
-        let offered = Platform {
+        let stated = Platform {
             os: or_wanted(&config.os, &wanted.os),
             architecture: or_wanted(&config.architecture, &wanted.architecture),
             variant: config.variant.clone(),
         };
-        if wanted.rank(&offered).is_some() {
-            return Ok(());
+        if let Some(promised) = promised {
+            return Ok(promised);
+        }
+        if wanted.rank(&stated).is_some() {
+            return Ok(stated);
         }
         Err(RegistryError::Platform {
             operation: operation.to_owned(),
             wanted: wanted.to_string(),
-            offered: quote(&offered.to_string()),
+            offered: quote(&stated.to_string()),
         })
     }
 }
@@ -326,46 +319,6 @@ fn check_reference(reference: &str) -> Result<Option<Digest>, RegistryError> {
         return Ok(None);
     }
     Err(fail("tag", "at most 128 letters, digits, _ . and -, the first no . or -".to_owned()))
-}
-
-fn malformed(operation: &str, cause: String) -> RegistryError {
-    RegistryError::Malformed { operation: operation.to_owned(), cause }
-}
-
-/// `Docker-Content-Digest`, refused where it is there but no digest.
-fn stated_digest(response: &Response, operation: &str) -> Result<Option<Digest>, RegistryError> {
-    let Some(value) = response.headers().get(CONTENT_DIGEST) else { return Ok(None) };
-    let text = value.to_str().unwrap_or("");
-    let digest = Digest::parse(text);
-    digest.map(Some).map_err(|e| malformed(operation, format!("Docker-Content-Digest {}: {e}", quote(text))))
-}
-
-fn content_type(response: &Response) -> Option<String> {
-    response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned)
-}
-
-fn sha256(bytes: &[u8], operation: &str) -> Result<Digest, RegistryError> {
-    let mut hasher = crate::hash::Hasher::new(Algorithm::Sha256);
-    hasher.update(bytes);
-    Digest::parse(&hasher.finish()).map_err(|e| malformed(operation, e.to_string()))
-}
-
-fn expect_digest(expected: &Digest, actual: &str, operation: &str) -> Result<(), RegistryError> {
-    if expected.to_string() == actual {
-        return Ok(());
-    }
-    Err(RegistryError::DigestMismatch {
-        operation: operation.to_owned(),
-        expected: expected.to_string(),
-        actual: actual.to_owned(),
-    })
-}
-
-fn expect_size(expected: u64, actual: u64, operation: &str) -> Result<(), RegistryError> {
-    if expected == actual {
-        return Ok(());
-    }
-    Err(RegistryError::SizeMismatch { operation: operation.to_owned(), expected, actual })
 }
 
 #[cfg(test)]

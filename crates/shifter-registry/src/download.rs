@@ -1,17 +1,19 @@
 //! The network side of a download: blocks of one blob in order, resumed where the connection broke.
 //!
+//! Mirrors come first, each once; what they sent counts until the digest says otherwise.
 //! A registry that honors `Range` loses only what was not received; one that does not starts over. Attempts are
 //! counted anew for every mebibyte that is really new, so a large blob over a bad line arrives and a server that
 //! breaks off at the same byte each time does not hold us forever.
 
-use crate::backoff::Retries;
 use crate::cache::Progress;
-use crate::client::Client;
 use crate::error::RegistryError;
 use crate::manifest::LayerDescriptor;
+use crate::settings::Settings;
+use crate::source::Tries;
 use crate::writer::Message;
 use reqwest::header::{CONTENT_RANGE, HeaderMap};
 use reqwest::{Response, StatusCode};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 
@@ -47,8 +49,8 @@ impl From<Closed> for Stop {
 
 /// One blob on its way.
 pub(crate) struct Download<'a> {
-    client: &'a Client,
-    name: &'a str,
+    tries: Tries<'a>,
+    settings: &'a Settings,
     layer: &'a LayerDescriptor,
     operation: &'a str,
     sender: Sender<Message>,
@@ -58,36 +60,38 @@ pub(crate) struct Download<'a> {
 }
 
 impl<'a> Download<'a> {
-    /// A download of `layer` from the repository `name` (as the registry knows it) into `sender`.
+    /// A download of `layer` from where `tries` says into `sender`, which has `received` bytes already.
     pub(crate) fn new(
-        client: &'a Client,
-        name: &'a str,
+        tries: Tries<'a>,
+        settings: &'a Settings,
         layer: &'a LayerDescriptor,
         operation: &'a str,
         sender: Sender<Message>,
         progress: &'a (dyn Fn(Progress) + Sync),
+        received: u64,
     ) -> Self {
-        Self { client, name, layer, operation, sender, progress, received: 0, block: Vec::new() }
+        Self { tries, settings, layer, operation, sender, progress, received, block: Vec::new() }
     }
 
     /// Sends all bytes and `Finish`.
     pub(crate) async fn run(mut self) -> Result<(), Stop> {
-        let settings = &self.client.transport.settings;
-        let speed = settings.slowest_transfer.max(1);
+        let speed = self.settings.slowest_transfer.max(1);
         let deadline = GRACE.saturating_add(Duration::from_secs(self.layer.size / speed));
-        match tokio::time::timeout(deadline, self.attempts()).await {
+        let outcome = tokio::time::timeout(deadline, self.attempts()).await;
+        // What came since the last whole block is worth something to the next attempt.
+        let _ = self.flush().await;
+        match outcome {
             Ok(outcome) => outcome,
             Err(_) => Err(Stop::Failed(RegistryError::Unreachable {
                 operation: self.operation.to_owned(),
-                host: crate::transport::host_of(&self.client.transport.base.url),
+                host: self.host(),
                 cause: format!("slower than {speed} bytes per second"),
             })),
         }
     }
 
     async fn attempts(&mut self) -> Result<(), Stop> {
-        let mut retries = Retries::new(&self.client.transport.settings);
-        let mut mark = 0;
+        let mut mark = self.received;
         loop {
             let error = match self.attempt().await {
                 Ok(()) => return Ok(()),
@@ -96,9 +100,9 @@ impl<'a> Download<'a> {
             };
             if self.received >= mark + ADVANCE {
                 mark = self.received;
-                retries.reset();
+                self.tries.reset();
             }
-            retries.pause_after(error).await?;
+            self.tries.after(error).await?;
         }
     }
 
@@ -106,10 +110,10 @@ impl<'a> Download<'a> {
         if self.received < self.layer.size || self.layer.size == 0 {
             let mut response = self.open().await?;
             let url = response.url().clone();
+            let transport = Arc::clone(&self.tries.current().0.transport);
             loop {
                 let chunk = response.chunk().await;
-                let chunk =
-                    chunk.map_err(|e| self.client.transport.network_error(e, self.operation, &url))?;
+                let chunk = chunk.map_err(|e| transport.network_error(e, self.operation, &url))?;
                 let Some(chunk) = chunk else { break };
                 self.take(&chunk).await?;
             }
@@ -128,11 +132,10 @@ impl<'a> Download<'a> {
 
     /// A response that continues at `self.received`, which is set to zero where the registry cannot.
     async fn open(&mut self) -> Result<Response, Stop> {
-        let mut response =
-            self.client.blob(self.name, &self.layer.digest, self.received, self.operation).await?;
+        let mut response = self.request().await?;
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             self.restart().await?;
-            response = self.client.blob(self.name, &self.layer.digest, 0, self.operation).await?;
+            response = self.request().await?;
         }
         if response.status() == StatusCode::PARTIAL_CONTENT {
             let start = range_start(response.headers());
@@ -151,6 +154,15 @@ impl<'a> Download<'a> {
             return Err(Stop::Failed(self.wrong_size(self.received.saturating_add(length))));
         }
         Ok(response)
+    }
+
+    async fn request(&self) -> Result<Response, RegistryError> {
+        let (source, name) = self.tries.current();
+        source.blob(name, &self.layer.digest, self.received, self.operation).await
+    }
+
+    fn host(&self) -> String {
+        crate::transport::host_of(&self.tries.current().0.transport.base.url)
     }
 
     async fn take(&mut self, chunk: &[u8]) -> Result<(), Stop> {

@@ -39,6 +39,16 @@ pub enum RegistryError {
         /// The rule that it breaks.
         rule: String,
     },
+    /// The site does not let its users pull this.
+    #[error("{image} may not be pulled: {cause} ({known}); the administrator of the image gateway decides")]
+    Policy {
+        /// Registry and repository.
+        image: String,
+        /// Why.
+        cause: String,
+        /// The configured locations, separated by commas.
+        known: String,
+    },
     /// The registry wants credentials that the caller did not give, or refused those given.
     #[error("cannot {operation}: {cause}")]
     Unauthorized {
@@ -196,6 +206,11 @@ impl RegistryError {
             Self::Status { status, .. } => (500..600).contains(status) && !matches!(status, 501 | 505),
             _ => false,
         }
+    }
+
+    /// Whether other bytes came than were promised.
+    pub(crate) fn is_mismatch(&self) -> bool {
+        matches!(self, Self::DigestMismatch { .. } | Self::SizeMismatch { .. })
     }
 
     /// How long the registry told us to wait.

@@ -3,6 +3,8 @@
 use sha2::{Digest as _, Sha256, Sha512};
 use shifter_core::digest::{Algorithm, Digest};
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read};
 
 /// A running digest.
 pub(crate) enum Hasher {
@@ -24,6 +26,20 @@ impl Hasher {
         match self {
             Self::Sha256(h) => h.update(bytes),
             Self::Sha512(h) => h.update(bytes),
+        }
+    }
+
+    /// Takes in the rest of `file`; gives its length in bytes.
+    pub(crate) fn read_all(&mut self, file: &mut File) -> io::Result<u64> {
+        let mut buffer = vec![0; 256 * 1024];
+        let mut length = 0;
+        loop {
+            let count = file.read(&mut buffer)?;
+            match buffer.get(..count) {
+                Some([]) | None => return Ok(length),
+                Some(bytes) => self.update(bytes),
+            }
+            length += count as u64;
         }
     }
 

@@ -23,8 +23,8 @@
 //! let image = client.resolve("org/image", "1.0", &Platform::linux("amd64")).await?;
 //! let cache = BlobCache::open("/var/cache/shifter/blobs".as_ref())?;
 //! for layer in &image.layers {
-//!     let file = cache.fetch(&client, "org/image", layer, &|p| println!("{}/{}", p.received, p.total)).await?;
-//!     println!("{}", file.display());
+//!     let blob = cache.fetch(&client, "org/image", layer, &|p| println!("{}/{}", p.received, p.total)).await?;
+//!     println!("{}", blob.path().display());
 //! }
 //! # Ok(())
 //! # }
@@ -35,24 +35,34 @@ mod backoff;
 mod cache;
 mod challenge;
 mod client;
+mod collect;
 mod config;
 mod download;
 mod error;
 mod hash;
+mod hold;
 mod location;
 mod lock;
 mod manifest;
 mod platform;
+mod policy;
 mod redirect;
+mod registries;
+mod resolver;
 mod settings;
+mod source;
+mod token;
 mod transport;
 mod writer;
 
-pub use cache::{BlobCache, Progress};
+pub use cache::{Blob, BlobCache, Progress};
 pub use client::{Client, Head, Resolved};
+pub use collect::{Collected, Contents, Entry};
 pub use config::ImageConfig;
 pub use error::RegistryError;
-pub use location::{AuthMethod, Credentials, Location};
+pub use location::{AuthMethod, Credentials, Location, Mirror};
 pub use manifest::{Compression, LayerDescriptor};
 pub use platform::Platform;
+pub use policy::Policy;
+pub use registries::Registries;
 pub use settings::Settings;

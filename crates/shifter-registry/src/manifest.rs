@@ -181,6 +181,10 @@ fn image(manifest: &ImageManifest, settings: &Settings, operation: &str) -> Resu
             format!("{} layers", settings.max_layers),
         ));
     }
+    let total = manifest.layers().iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size()));
+    if total > settings.max_image {
+        return Err(too_large("the image".to_owned(), format!("{} bytes", settings.max_image)));
+    }
     let layers = manifest
         .layers()
         .iter()
@@ -233,9 +237,9 @@ fn compression(media_type: &MediaType, operation: &str) -> Result<Compression, R
 pub(crate) struct Choice {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
-    /// Whether the index says that it is for the wanted platform. It is believed: configurations of
-    /// multi-platform images often name the builder's architecture.
-    pub(crate) names_platform: bool,
+    /// What the index says it is for. It is believed: configurations of multi-platform images often name the
+    /// builder's architecture.
+    pub(crate) platform: Option<Platform>,
 }
 
 /// The manifest of an index that suits `wanted` best.
@@ -283,7 +287,7 @@ pub(crate) fn choose(
     Ok(Choice {
         digest: digest(descriptor, operation)?,
         size: descriptor.size(),
-        names_platform: descriptor.platform().is_some(),
+        platform: offered(descriptor),
     })
 }
 

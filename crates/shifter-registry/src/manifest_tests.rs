@@ -88,11 +88,20 @@ fn documents_that_contradict_themselves_or_are_too_old_are_refused() {
 }
 
 #[test]
-fn more_layers_than_allowed_are_refused() {
-    let settings = Settings { max_layers: 0, ..Settings::default() };
-    let text = manifest_text("", "application/vnd.oci.image.layer.v1.tar");
-    let error = parse(text.as_bytes(), None, &settings, "read x").err().unwrap();
-    assert_eq!(error.to_string(), "cannot read x: the number of layers (1) exceeds the limit of 0 layers");
+fn more_and_larger_layers_than_allowed_are_refused() {
+    let usual = Settings::default();
+    for (settings, expected) in [
+        (
+            Settings { max_layers: 0, ..usual.clone() },
+            "the number of layers (1) exceeds the limit of 0 layers",
+        ),
+        (Settings { max_layer: 6, ..usual.clone() }, "a layer exceeds the limit of 6 bytes"),
+        (Settings { max_image: 6, ..usual }, "the image exceeds the limit of 6 bytes"),
+    ] {
+        let text = manifest_text("", "application/vnd.oci.image.layer.v1.tar");
+        let error = parse(text.as_bytes(), None, &settings, "read x").err().unwrap();
+        assert_eq!(error.to_string(), format!("cannot read x: {expected}"));
+    }
 }
 
 #[test]

@@ -3,8 +3,9 @@
 //! A registry names other addresses twice: by redirects (blobs usually live in an object store) and by the realm
 //! of its token service. Both texts are hostile until shown otherwise: they may point at file URLs, at plain http
 //! after https, at the gateway's own loopback or a cloud's metadata service, or at a host that collects
-//! credentials (CVE-2022-23538). Pure functions; names that resolve to such addresses are not looked up here.
+//! credentials (CVE-2022-23538). Pure functions; what a name resolves to, `resolver` judges by the same measure.
 
+use crate::location::Base;
 use reqwest::Url;
 use std::net::IpAddr;
 
@@ -15,15 +16,15 @@ pub(crate) fn same_origin(a: &Url, b: &Url) -> bool {
         && a.port_or_known_default() == b.port_or_known_default()
 }
 
-/// The absolute address that `location`, an answer from `from`, points to; `home` is the registry's own address.
-pub(crate) fn target(from: &Url, location: &str, home: &Url) -> Result<Url, String> {
+/// The absolute address that `location`, an answer from `from`, points to, for the registry at `home`.
+pub(crate) fn target(from: &Url, location: &str, home: &Base) -> Result<Url, String> {
     let url = from.join(location).map_err(|_| "the address is malformed".to_owned())?;
     may_visit(&url, from, home)?;
     Ok(url)
 }
 
 /// Whether a request may go to `url`, named by an answer from `from`, for the registry at `home`.
-pub(crate) fn may_visit(url: &Url, from: &Url, home: &Url) -> Result<(), String> {
+pub(crate) fn may_visit(url: &Url, from: &Url, home: &Base) -> Result<(), String> {
     match url.scheme() {
         "https" => {}
         "http" if from.scheme() == "http" => {}
@@ -34,37 +35,80 @@ pub(crate) fn may_visit(url: &Url, from: &Url, home: &Url) -> Result<(), String>
         return Err("the address holds credentials".to_owned());
     }
     let host = url.host_str().unwrap_or_default();
-    let home_host = home.host_str().unwrap_or_default();
-    if host != home_host && reach(host) > reach(home_host) {
-        return Err(format!("{host} is an address of this machine or its link, which the registry is not"));
+    if !home.trusts(url) && reach(host) > home_reach(home) {
+        return Err(too_near(host));
     }
     Ok(())
 }
 
-/// Whether the caller's password may go to the token service at `realm`: over TLS, or to the same host where the
-/// administrator configured that host with plain http.
-pub(crate) fn may_know_password(realm: &Url, home: &Url) -> bool {
-    realm.scheme() == "https" || (home.scheme() == "http" && realm.host_str() == home.host_str())
+/// Whether the registry itself may be asked at all: not where a user named an address of this machine.
+pub(crate) fn is_reachable(home: &Base) -> Result<(), String> {
+    let host = home.url.host_str().unwrap_or_default();
+    if !home.trusts(&home.url) && reach(host) > Reach::Network { Err(too_near(host)) } else { Ok(()) }
+}
+
+/// How near an address the registry's hosts may have: as near as its own, where that is written as an address.
+pub(crate) fn home_reach(home: &Base) -> Reach {
+    if home.trusts(&home.url) { reach(home.url.host_str().unwrap_or_default()) } else { Reach::Network }
+}
+
+pub(crate) fn too_near(host: &str) -> String {
+    format!("{host} is an address of this machine or its link, which the registry is not")
+}
+
+/// Whether the caller's password may go to the token service at `realm`. It must be the registry's own host, a host
+/// of the same domain (the registry's host without its first part, or the domain that the registry's host is in),
+/// or one that the administrator named; over TLS, or in plain http where the registry itself is configured so.
+pub(crate) fn may_know_password(realm: &Url, home: &Base) -> Result<(), String> {
+    let host = realm.host_str().unwrap_or_default();
+    let home_host = home.url.host_str().unwrap_or_default();
+    let named = home.trusts(realm);
+    let is_plain = realm.scheme() != "https";
+    if is_plain && !(home.url.scheme() == "http" && (host == home_host || named)) {
+        return Err(format!("{host} would get the password over plain http"));
+    }
+    let is_address =
+        |host: &str| host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+    // At least two parts: "org" is nobody's domain.
+    let below = |host: &str, domain: &str| {
+        domain.contains('.') && host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
+    };
+    let domain = home_host.split_once('.').map_or("", |(_, domain)| domain);
+    let is_kin = !is_address(host)
+        && !is_address(home_host)
+        && (below(host, domain) || below(host, home_host) || below(home_host, host));
+    if host == home_host || named || is_kin {
+        return Ok(());
+    }
+    Err(format!("{host} has another domain than the registry; trustedHosts of the location may name it"))
 }
 
 /// How close to this machine an address is.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Reach {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reach {
     Network,
     Loopback,
+    /// Addresses of the link, and those at which clouds serve machines' secrets.
     Link,
 }
 
 fn reach(host: &str) -> Reach {
-    if host == "localhost" || host.ends_with(".localhost") || host == "localhost." {
+    let host = host.trim_end_matches('.');
+    if host == "localhost" || host.ends_with(".localhost") {
         return Reach::Loopback;
     }
-    let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() else {
-        return Reach::Network;
-    };
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    address.map_or(Reach::Network, reach_of)
+}
+
+/// How close `address` is.
+pub(crate) fn reach_of(address: IpAddr) -> Reach {
+    /// Metadata services that are at no link-local address: AWS by IPv6, Azure, Alibaba.
+    const METADATA: [&str; 3] = ["fd00:ec2::254", "168.63.129.16", "100.100.100.200"];
     match address.to_canonical() {
         a if a.is_loopback() => Reach::Loopback,
         a if a.is_unspecified() || a.is_multicast() => Reach::Link,
+        a if METADATA.contains(&a.to_string().as_str()) => Reach::Link,
         IpAddr::V4(a) if a.is_link_local() || a.is_broadcast() => Reach::Link,
         IpAddr::V6(a) if a.is_unicast_link_local() => Reach::Link,
         _ => Reach::Network,
@@ -75,9 +119,15 @@ fn reach(host: &str) -> Reach {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::Location;
 
     fn url(text: &str) -> Url {
         Url::parse(text).unwrap()
+    }
+
+    fn home(url: &str, trusted: &str) -> Base {
+        let trusted_hosts = trusted.split_whitespace().map(str::to_owned).collect();
+        Location { url: Some(url.to_owned()), trusted_hosts, ..Location::named("x") }.base().unwrap()
     }
 
     #[test]
@@ -106,10 +156,13 @@ mod tests {
             ("http://r.example.org/x", "http://[fe80::1]/", Err("this machine")),
             ("http://r.example.org/x", "http://0.0.0.0/", Err("this machine")),
             ("http://127.0.0.1:5000/x", "http://169.254.169.254/", Err("this machine")),
+            ("http://r.example.org/x", "http://[fd00:ec2::254]/latest", Err("this machine")),
+            ("http://r.example.org/x", "http://168.63.129.16/machine", Err("this machine")),
+            ("http://r.example.org/x", "http://localhost./", Err("this machine")),
             ("https://r.example.org/x", "https://", Err("malformed")),
         ] {
-            let from = url(from);
-            match (target(&from, location, &from), expected) {
+            let origin = url(from).origin().ascii_serialization();
+            match (target(&url(from), location, &home(&origin, "")), expected) {
                 (Ok(url), Ok(expected)) => assert_eq!(url.as_str(), expected),
                 (Err(cause), Err(part)) => assert!(cause.contains(part), "{location}: {cause}"),
                 (got, _) => assert!(got.is_ok() == expected.is_ok(), "{location}: {got:?}"),
@@ -130,15 +183,48 @@ mod tests {
     }
 
     #[test]
-    fn passwords_go_to_token_services_only_over_tls_or_to_the_configured_plain_host() {
-        for (realm, home, may) in [
-            ("https://auth.example.org/token", "https://r.example.org", true),
-            ("https://auth.example.org/token", "http://r.example.org", true),
-            ("http://r.example.org:5001/token", "http://r.example.org:5000", true),
-            ("http://evil.example.net/token", "http://r.example.org:5000", false),
-            ("http://r.example.org/token", "https://r.example.org", false),
+    fn an_administrator_may_name_hosts_of_this_machine_a_user_may_not() {
+        let from = url("http://r.example.org/x");
+        for (trusted, location, good) in [
+            ("127.0.0.1", "http://127.0.0.1:9000/z", true),
+            ("127.0.0.1:9000", "http://127.0.0.1:9000/z", true),
+            ("127.0.0.1:9000", "http://127.0.0.1:9001/z", false),
+            ("Storage.localhost", "http://storage.localhost/z", true),
+            ("", "http://storage.localhost/z", false),
         ] {
-            assert_eq!(may_know_password(&url(realm), &url(home)), may, "{realm} {home}");
+            let got = target(&from, location, &home("http://r.example.org", trusted));
+            assert_eq!(got.is_ok(), good, "{trusted}: {location}");
+        }
+        for (name, good) in [("quay.io", true), ("localhost:5000", false), ("169.254.169.254", false)] {
+            let location = Location { named_by_user: true, ..Location::named(name) };
+            assert_eq!(is_reachable(&location.base().unwrap()).is_ok(), good, "{name}");
+            assert!(is_reachable(&Location::named(name).base().unwrap()).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn passwords_go_only_to_the_registrys_own_token_service() {
+        for (realm, at, trusted, refused) in [
+            ("https://r.example.org/token", "https://r.example.org", "", ""),
+            ("https://auth.docker.io/token", "https://registry-1.docker.io", "", ""),
+            ("https://gitlab.com/jwt/auth", "https://registry.gitlab.com", "", ""),
+            ("https://auth.r.example.org/token", "https://r.example.org", "", ""),
+            ("https://auth.example.org/token", "http://r.example.org", "", ""),
+            ("http://r.example.org:5001/token", "http://r.example.org:5000", "", ""),
+            ("https://evil.example.net/token", "https://r.example.org", "", "another domain"),
+            ("https://evilexample.org/token", "https://r.example.org", "", "another domain"),
+            ("https://evil.org/token", "https://example.org", "", "another domain"),
+            ("https://org/token", "https://example.org", "", "another domain"),
+            ("https://1.2.3.5/token", "https://1.2.3.4", "", "another domain"),
+            ("https://login.example.net/token", "https://r.example.org", "login.example.net", ""),
+            ("http://login.example.net/token", "https://r.example.org", "login.example.net", "plain http"),
+            ("http://login.example.net/token", "http://r.example.org", "login.example.net", ""),
+            ("http://auth.example.org/token", "http://r.example.org:5000", "", "plain http"),
+            ("http://r.example.org/token", "https://r.example.org", "", "plain http"),
+        ] {
+            let cause = may_know_password(&url(realm), &home(at, trusted)).err().unwrap_or_default();
+            let as_expected = if refused.is_empty() { cause.is_empty() } else { cause.contains(refused) };
+            assert!(as_expected, "{realm} for {at} ({trusted}): {cause}");
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Settings {
     pub max_layers: usize,
     /// Largest layer as stored in the registry, bytes.
     pub max_layer: u64,
+    /// Largest image, all layers together as stored in the registry, bytes.
+    pub max_image: u64,
 }
 
 impl Default for Settings {
@@ -48,6 +50,7 @@ impl Default for Settings {
             max_config: 8 << 20,
             max_layers: 512,
             max_layer: 256 << 30,
+            max_image: 512 << 30,
         }
     }
 }

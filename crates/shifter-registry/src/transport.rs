@@ -2,32 +2,40 @@
 //!
 //! Redirects are followed here by hand, because the rules of `redirect` decide what may go along. The HTTP
 //! library's own redirects, retries and decompression are off: each would act before our checks. Proxies of the
-//! environment (`HTTPS_PROXY`, `NO_PROXY` …) are the library's and stay on.
+//! environment are the library's and stay on: `http_proxy`, `https_proxy`, `all_proxy` (`http://`, `https://`,
+//! `socks5://` with names resolved here, `socks5h://` with names resolved by the proxy) and `no_proxy`.
 
 use crate::backoff::retry_after;
 use crate::error::{RegistryError, quote};
 use crate::location::{Base, Location};
 use crate::redirect;
+use crate::resolver::{Resolver, TooNear};
 use crate::settings::Settings;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Certificate, Method, Response, StatusCode, Url};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 use std::error::Error;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Largest error document looked at for its code, bytes.
 const MAX_ERROR_BODY: u64 = 64 * 1024;
 /// Largest CA file, bytes.
 const MAX_CA_FILE: u64 = 4 << 20;
 
+/// How long a mirror that did not answer is left alone.
+const LEAVE_ALONE: Duration = Duration::from_secs(60);
+
 /// A connection pool to one registry, without any credentials in it.
 pub(crate) struct Transport {
     http: reqwest::Client,
     pub(crate) base: Base,
     pub(crate) settings: Settings,
+    /// Until when it is left alone, if it is a mirror that did not answer.
+    alone_until: Mutex<Option<Instant>>,
 }
 
 /// One request as meant, before redirects.
@@ -37,6 +45,8 @@ pub(crate) struct Call<'a> {
     pub(crate) headers: HeaderMap,
     /// Limit for the whole exchange, where one makes sense.
     pub(crate) timeout: Option<Duration>,
+    /// An `application/x-www-form-urlencoded` body. A request with one follows no redirect: it holds a secret.
+    pub(crate) form: Option<String>,
     /// For messages: `read manifest a/b:c on docker.io`.
     pub(crate) operation: &'a str,
 }
@@ -56,8 +66,10 @@ impl Transport {
         // The first provider installed in a process stays; an older one serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let authorities = private_authorities(location)?;
+        let resolver = Arc::new(Resolver::new(&base, |name| std::env::var(name).ok()));
         let builder = || {
             reqwest::Client::builder()
+                .dns_resolver(Arc::clone(&resolver))
                 .user_agent(concat!("shifter/", env!("CARGO_PKG_VERSION")))
                 .redirect(reqwest::redirect::Policy::none())
                 .retry(reqwest::retry::never())
@@ -74,7 +86,19 @@ impl Transport {
             location: quote(&location.name),
             cause: format!("no HTTP client: {}", innermost(&e)),
         })?;
-        Ok(Self { http, base, settings })
+        Ok(Self { http, base, settings, alone_until: Mutex::default() })
+    }
+
+    /// Whether it is worth asking.
+    pub(crate) fn seems_up(&self) -> bool {
+        let until = *self.alone_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// It did not answer: ask somebody else for a while.
+    pub(crate) fn leave_alone(&self) {
+        let until = Instant::now().checked_add(LEAVE_ALONE);
+        *self.alone_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
     /// Sends `call` once, following redirects. Statuses that mean "later" (429, 5xx) are errors, all others
@@ -96,6 +120,10 @@ impl Transport {
             if let Some(timeout) = call.timeout {
                 request = request.timeout(timeout);
             }
+            if let Some(form) = &call.form {
+                request =
+                    request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone());
+            }
             let response = request.send().await.map_err(|e| self.network_error(e, call.operation, &url))?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return later(response, call.operation).map(|response| Answer { response, at_origin });
@@ -107,7 +135,10 @@ impl Transport {
             };
             let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
             let location = location.ok_or_else(|| refuse("the redirect names no address".to_owned()))?;
-            let next = redirect::target(&url, location, &self.base.url).map_err(refuse)?;
+            if call.form.is_some() {
+                return Err(refuse("the request holds a secret and is not sent on".to_owned()));
+            }
+            let next = redirect::target(&url, location, &self.base).map_err(refuse)?;
             if !redirect::same_origin(&next, &call.url) {
                 // Gone for good: not given back to a third answer either, wherever it leads.
                 authorization = None;
@@ -155,6 +186,9 @@ impl Transport {
         let host = host_of(url);
         if let Some(cause) = tls_cause(&error) {
             return RegistryError::Tls { operation, host, cause };
+        }
+        if find::<TooNear>(&error) {
+            return RegistryError::Redirect { operation, host, cause: innermost(&error) };
         }
         let cause = if error.is_timeout() { "timed out".to_owned() } else { innermost(&error) };
         RegistryError::Unreachable { operation, host, cause }
@@ -262,6 +296,11 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
         deepest = source;
     }
     quote(&deepest.to_string())
+}
+
+/// Whether an `E` is among the causes of `error`.
+fn find<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+    error.is::<E>() || error.source().is_some_and(find::<E>)
 }
 
 /// Why TLS failed, if it did: such errors do not pass by themselves. `source` of an I/O error skips the error it

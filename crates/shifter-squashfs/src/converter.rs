@@ -1,5 +1,5 @@
-//! Which tool converts. tar2sqfs comes first: it needs 11 MB of memory where mksquashfs takes hundreds,
-//! writes the same bytes for the same stream, and refuses what it cannot represent.
+//! The tools that convert where a site does not want our own writer. tar2sqfs needs 11 MB of memory where mksquashfs
+//! takes hundreds, writes the same bytes for the same stream, and refuses what it cannot represent.
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -43,14 +43,6 @@ impl Converter {
             require_tar_input(&program)?;
         }
         Ok(program)
-    }
-}
-
-/// The best converter installed, or what to install.
-pub fn find_converter() -> Result<Converter, FindError> {
-    match Converter::Tar2sqfs.locate() {
-        Ok(_) => Ok(Converter::Tar2sqfs),
-        Err(_) => Converter::Mksquashfs.locate().map(|_| Converter::Mksquashfs),
     }
 }
 

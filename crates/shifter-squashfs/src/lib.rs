@@ -1,4 +1,4 @@
-//! Squashfs images from a merged tar stream, through `tar2sqfs` or `mksquashfs`.
+//! Squashfs images: by [our own writer](writer), or from a merged tar stream through `tar2sqfs` or `mksquashfs`.
 //!
 //! The tool runs as a child with a fixed environment and an exact argument vector, reads the stream from a
 //! pipe and never sees the untrusted layers as files. [`convert`] either leaves a complete, synced image or
@@ -12,10 +12,12 @@
 mod converter;
 mod error;
 mod options;
+pub mod reader;
 mod run;
 mod superblock;
+pub mod writer;
 
-pub use converter::{Converter, find_converter};
+pub use converter::Converter;
 pub use error::{ConvertError, FindError, OptionError, SuperblockError};
 pub use options::{Compression, Options};
 pub use run::convert;

@@ -2,11 +2,13 @@
 //! are mksquashfs arguments, so those are what sites have in their configuration; they are understood here
 //! for both tools as far as both can.
 
+use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use crate::converter::Converter;
-use crate::error::OptionError;
+use crate::error::{ConvertError, OptionError};
+use crate::writer::{Codec, Encoder};
 
 /// The block size of squashfs' and the original's defaults, in bytes.
 const DEFAULT_BLOCK_SIZE: u32 = 128 * 1024;
@@ -90,6 +92,26 @@ impl Options {
         }
         options.compression = compression(compressor.map(String::as_str), level.map(String::as_str))?;
         Ok(options)
+    }
+
+    /// The same for our own writer; `None` where only mksquashfs understands what was asked for.
+    pub fn encoder(&self) -> Option<Encoder> {
+        let (codec, level) = match self.compression {
+            Compression::Zstd(level) => (Codec::Zstd, Some(level)),
+            Compression::Gzip(level) => (Codec::Gzip, Some(level)),
+            Compression::Lz4 => (Codec::Lz4, None),
+            Compression::Xz => (Codec::Xz, None),
+        };
+        let encoder = Encoder::new(codec);
+        let level = level.map_or(encoder.level, u32::from);
+        self.extra.is_empty().then_some(Encoder { level, block_size: self.block_size, ..encoder })
+    }
+
+    /// Whether the program is there and understands all this.
+    pub fn check(&self) -> Result<(), ConvertError<Infallible>> {
+        self.converter.locate()?;
+        self.arguments(Path::new("/image"))?;
+        Ok(())
     }
 
     /// The arguments behind the program's name; `output` is absolute.

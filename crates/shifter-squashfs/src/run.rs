@@ -18,7 +18,7 @@ const MESSAGE_BYTES: usize = 600;
 /// More than any tool writes at once: when this does not fit, the disk was what it failed on.
 const SPACE_PROBE_BYTES: usize = 2 << 20;
 
-/// Makes the image `output`, which must not exist, of the tar stream that `feed` writes.
+/// Makes the image `output`, which must not exist or be an empty file, of the tar stream that `feed` writes.
 ///
 /// The image is private to the caller (mode 0600), complete, synced and has a valid superblock when this
 /// returns successfully; on any failure the file is removed. The name itself is not synced: publishing is
@@ -34,10 +34,14 @@ pub fn convert<T, E>(
     let image = OpenOptions::new()
         .read(true)
         .write(true)
-        .create_new(true)
+        .create(true)
+        .truncate(false)
         .mode(0o600)
         .open(&path)
         .map_err(|source| output_error("create", &path, source))?;
+    if image.metadata().map_err(|source| output_error("examine", &path, source))?.len() != 0 {
+        return Err(output_error("create", &path, io::ErrorKind::AlreadyExists.into()));
+    }
     let unfinished = RemovedUnlessKept { path: path.clone(), kept: false };
 
     let mut command = Command::new(&program);

@@ -26,16 +26,28 @@ pub(crate) const SECTIONS: &[(&str, &[Key])] = &[
 ];
 
 pub(crate) const TOP: &[Key] = &[
+    key(
+        "AllowImages",
+        "all of Locations",
+        "what may be pulled: REGISTRY, REGISTRY/REPOSITORY, REGISTRY/GROUP/*; ours",
+    ),
     key("Authentication", "munge", "munge, or mock for tests on a loopback address"),
     key("Broker", "-", "unused (task broker of an early original)"),
     key("CacheDirectory", "required", "downloaded blobs, kept by content"),
-    key("ConverterOptions", "{}", "mksquashfs options per format; [] means the defaults"),
+    key("CacheSizeLimit", "-", "GB of blobs kept in CacheDirectory; the longest unused go first; ours"),
+    key("Converter", "shifter", "what writes images: shifter, mksquashfs or tar2sqfs; ours"),
+    key(
+        "ConverterOptions",
+        "{}",
+        "mksquashfs options per format; [] means zstd level 3 in blocks of 128 KiB",
+    ),
     key("DatabaseURI", "sqlite:///var/lib/shifter/shifter.db", "the catalog; ours, unknown to the original"),
     key("DefaultImageFormat", "squashfs", "squashfs"),
     key("DefaultImageLocation", "required", "the Locations entry for references without a registry"),
     key("DefaultImageRemote", "-", "unused"),
     key("DefaultLustreReplication", "-", "unused"),
     key("DefaultOstCount", "-", "unused"),
+    key("DenyImages", "nothing", "what may not be pulled, written as AllowImages, which it overrules; ours"),
     key("ExpandDirectory", "required", "scratch space for conversion"),
     key("ImageExpirationTimeout", "90:00:00:00", "days:hours:minutes:seconds since the last pull or lookup"),
     key("ImportUsers", "nobody", "all, None, or exact user names that may import files"),
@@ -52,6 +64,7 @@ pub(crate) const TOP: &[Key] = &[
 ];
 
 pub(crate) const PLATFORM: &[Key] = &[
+    key("ConverterOptions", "the common ones", "the same for this system's images; ours"),
     key("accesstype", "required", "local or remote"),
     key("admins", "nobody", "exact user names; a string is one name"),
     key("architecture", "the gateway's", "amd64, arm64, ppc64le, riscv64 or s390x; ours"),
@@ -78,8 +91,14 @@ pub(crate) const SSH: &[Key] = &[
 pub(crate) const LOCATION: &[Key] = &[
     key("authMethod", "token", "token or basic"),
     key("authentication", "-", "unused"),
+    key("mirrors", "[]", "base URLs asked for content first, without credentials; ours"),
     key("remotetype", "required", "dockerv2"),
-    key("sslcacert", "-", "PEM file of a private certificate authority"),
+    key("sslcacert", "-", "PEM file of private certificate authorities, for the mirrors, too"),
+    key(
+        "trustedHosts",
+        "[]",
+        "other hosts of the registry: token service of another domain, local storage; ours",
+    ),
     key("url", "https://NAME", "base URL of the registry"),
 ];
 

@@ -67,6 +67,11 @@ impl<'a> Section<'a> {
         read
     }
 
+    /// Whether the key is there with a value.
+    pub(crate) fn is_set(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(|value| !value.is_null())
+    }
+
     pub(crate) fn text(&mut self, key: &str) -> Option<&'a str> {
         self.get(key, "a string", Value::as_str)
     }
@@ -115,7 +120,7 @@ impl<'a> Section<'a> {
     }
 
     fn report_missing(&mut self, key: &str) {
-        if self.map.get(key).is_none_or(Value::is_null) {
+        if !self.is_set(key) {
             self.problem(key, "missing");
         }
     }

@@ -1,6 +1,8 @@
 //! Documented configurations are accepted, mistakes are named with their place.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use shifter_registry::AuthMethod;
+
 use super::*;
 
 const LOCAL: &str = r#"{
@@ -75,12 +77,15 @@ fn documented_configurations_are_accepted() {
     assert_eq!(everything.pull_update.as_secs(), 30);
     assert_eq!(everything.worker_threads, 8);
     assert_eq!(everything.log_level, Some("debug"));
-    assert_eq!(everything.converter_options, ["-comp", "zstd", "-Xcompression-level", "3"]);
+    assert_eq!(
+        everything.platforms["mycluster"].converters.options,
+        ["-comp", "zstd", "-Xcompression-level", "3"]
+    );
     assert_eq!(everything.database, Database::Sqlite("/srv/c.db".into()));
     assert_eq!(everything.platforms["systemb"].admins, ["root"]);
     assert_eq!(everything.platforms["systemb"].architecture, "arm64");
     assert_eq!(everything.platforms["systema"].admins, ["root", "alice"]);
-    assert!(everything.locations["urltest"].basic_auth);
+    assert!(everything.registries.location("urltest").unwrap().auth_method == AuthMethod::Basic);
     everything.check_servable().unwrap();
 }
 
@@ -180,6 +185,15 @@ fn mistakes_are_named_with_their_place() {
             "WorkerThreads: must be a whole number from 1 to 256",
         ),
         ("\"MongoDB\":", "\"ConverterOptions\": [], \"MongoDB\":", "ConverterOptions: must be an object"),
+        ("\"MongoDB\":", "\"DenyImages\": \"qu*y.io\", \"MongoDB\":", "\"qu*y.io\" is not a valid rule"),
+        ("\"MongoDB\":", "\"AllowImages\": {}, \"MongoDB\":", "AllowImages: must be a string or a list"),
+        ("\"MongoDB\":", "\"CacheSizeLimit\": 0, \"MongoDB\":", "CacheSizeLimit: must be a whole number"),
+        ("\"authentication\"", "\"mirrors\"", "Locations.registry-1.docker.io.mirrors: each must begin with"),
+        (
+            "\"authentication\": \"http\"",
+            "\"url\": \"https://h?x\"",
+            "Locations: location \"registry-1.docker.io\" cannot be used: its url must not have a query",
+        ),
     ] {
         let error = Config::parse(&changed(from, to)).unwrap_err().to_string();
         assert!(error.contains(expected), "{to}: {error}");

@@ -3,19 +3,18 @@
 //! Runs with the flight of its digest held, so once at a time; enters nothing into the catalog.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt};
 use shifter_core::digest::Digest;
-use shifter_registry::{BlobCache, Client, Compression, RegistryError, Resolved};
+use shifter_registry::{Blob, BlobCache, Client, Compression, RegistryError, Resolved};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{DOWNLOADS, FORMAT, Progress, PullError, Puller, blocking};
 use crate::config::Platform;
-use crate::convert::{ConvertJob, ConvertLayer, output_in};
+use crate::convert::{ConvertJob, ConvertLayer};
 use crate::model::{Image, Job, JobStatus, RunConfig};
-use crate::publish::{self, Scratch};
+use crate::publish::{NewImage, Scratch};
 use crate::target::Target;
 
 /// The making of an image that is not there yet.
@@ -61,22 +60,31 @@ impl Making<'_> {
             result => result?,
         };
         puller.move_on(self.job, JobStatus::Conversion, "Converting image", self.progress).await?;
-        let expand = puller.config.expand_directory.clone();
-        let scratch_id = id.clone();
-        let scratch = blocking(move || Scratch::create(&expand, &scratch_id)).await?;
+        let (expand, directory) = (puller.config.expand_directory.clone(), self.platform.image_dir.clone());
+        let new_id = id.clone();
+        let (scratch, part) = blocking(move || {
+            Ok((Scratch::create(&expand, &new_id)?, NewImage::create(&directory, &new_id, FORMAT)?))
+        })
+        .await?;
         let job = ConvertJob {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            layers: convert_layers(&resolved, layers),
-            output: output_in(scratch.path()),
-            converter_options: puller.config.converter_options.clone(),
+            layers: convert_layers(&resolved, &layers),
+            output: part.path().to_owned(),
+            scratch: scratch.path().to_owned(),
+            converter: self.platform.converters.clone(),
         };
-        puller.converter.run(&job).await?;
+        let of = job.layers.len();
+        let progress = |begun: usize, bytes: u64| {
+            let begun = begun.min(of);
+            self.progress.set(format!("Converting layer {begun} of {of}, {} MB", megabytes(bytes)));
+        };
+        puller.converter.run(&job, &progress).await?;
+        // Held until here, so that nobody collects what is being read.
+        drop(layers);
         puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
-        let (directory, file_id) = (self.platform.image_dir.clone(), id.clone());
         let published = blocking(move || {
-            let published = publish::publish_image(&directory, &file_id, FORMAT, &job.output);
             drop(scratch);
-            published
+            part.publish()
         })
         .await?;
         let image = Image {
@@ -110,13 +118,12 @@ impl Making<'_> {
     }
 
     /// Fetches all layers, some at a time, oldest first in the result.
-    async fn download(&self, resolved: &Resolved) -> Result<Vec<PathBuf>, PullError> {
+    async fn download(&self, resolved: &Resolved) -> Result<Vec<Blob>, PullError> {
         let total: u64 = resolved.layers.iter().map(|layer| layer.size).sum();
         let received: Vec<AtomicU64> = resolved.layers.iter().map(|_| AtomicU64::new(0)).collect();
         let count = resolved.layers.len();
         let show = || {
             let got: u64 = received.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
-            let megabytes = |bytes: u64| format!("{}.{}", bytes / 1_000_000, bytes / 100_000 % 10);
             let line = format!("Pulling {count} layers, {} of {} MB", megabytes(got), megabytes(total));
             self.progress.set(line);
         };
@@ -134,12 +141,16 @@ impl Making<'_> {
     }
 }
 
-fn convert_layers(resolved: &Resolved, paths: Vec<PathBuf>) -> Vec<ConvertLayer> {
+fn megabytes(bytes: u64) -> String {
+    format!("{}.{}", bytes / 1_000_000, bytes / 100_000 % 10)
+}
+
+fn convert_layers(resolved: &Resolved, blobs: &[Blob]) -> Vec<ConvertLayer> {
     let mut diff_ids = resolved.config.diff_ids.iter();
-    let layers = resolved.layers.iter().zip(paths);
+    let layers = resolved.layers.iter().zip(blobs);
     layers
-        .map(|(layer, path)| ConvertLayer {
-            path,
+        .map(|(layer, blob)| ConvertLayer {
+            path: blob.path().to_owned(),
             digest: layer.digest.to_string(),
             diff_id: diff_ids.next().map(Digest::to_string),
             compression: match layer.compression {

@@ -109,7 +109,14 @@ async fn what_goes_wrong_has_a_code_and_a_sentence_in_json() {
         ("POST", "/api/pull/sysa/docker/x/", ALICE, &long, 413, "longer than 65536 bytes"),
         ("POST", "/api/pull/sysa/custom/x/", ALICE, "", 422, "only docker images"),
         ("POST", "/api/pull/far/docker/x/", ALICE, "", 422, "remote transfer"),
-        ("POST", "/api/pull/sysa/docker/ghcr.io%2Fx/", ALICE, "", 422, "ghcr.io is not one"),
+        (
+            "POST",
+            "/api/pull/sysa/docker/ghcr.io%2Fx/",
+            ALICE,
+            "",
+            422,
+            "ghcr.io/x may not be pulled: it is not one",
+        ),
         ("POST", "/api/pull/sysa/docker/..%2F..%2Fetc/", ALICE, "", 422, "image name"),
     ] {
         let (status, head, answer) = exchange(address, method, target, who, body).await;

@@ -2,6 +2,9 @@
 //! what is tested. Not a test itself.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, unreachable_pub)]
 
+pub mod memory;
+pub mod reference;
+
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -173,4 +176,14 @@ pub fn listing(stream: &[u8]) -> Vec<String> {
         });
     }
     lines
+}
+
+/// Knuth's 64-bit linear congruential generator.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
 }

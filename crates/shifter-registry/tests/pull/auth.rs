@@ -63,10 +63,10 @@ async fn an_image_is_private_only_if_nothing_but_the_password_opened_it() {
         (Service::OpensToAll, Some("wrong"), Ok(false)),
         (Service::StrangersTokenIsUseless, Some("s3cret"), Ok(true)),
         (Service::DeniesStrangers, Some("s3cret"), Ok(true)),
-        (Service::StrangersTokenIsUseless, None, Err("shifterimg login stores")),
-        (Service::DeniesStrangers, None, Err("shifterimg login stores")),
-        (Service::StrangersTokenIsUseless, Some("wrong"), Err("shifterimg login replaces")),
-        (Service::DeniesStrangers, Some("wrong"), Err("shifterimg login replaces")),
+        (Service::StrangersTokenIsUseless, None, Err("run shifterimg login test")),
+        (Service::DeniesStrangers, None, Err("run shifterimg login test")),
+        (Service::StrangersTokenIsUseless, Some("wrong"), Err("run shifterimg login test to replace")),
+        (Service::DeniesStrangers, Some("wrong"), Err("run shifterimg login test to replace")),
     ] {
         let server = token_registry(&image, service, String::new());
         let credentials = password.and_then(user);

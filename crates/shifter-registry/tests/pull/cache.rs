@@ -27,7 +27,7 @@ async fn many_pulls_of_one_blob_are_one_download() {
     let layer = image.layer();
     let pulls = (0..8).map(|n| caches[n % 2].fetch(&client, "a/b", &layer, &|_| {}));
     for outcome in futures_util::future::join_all(pulls).await {
-        assert!(std::fs::read(outcome.unwrap()).unwrap() == image.layers[0].1);
+        assert!(std::fs::read(outcome.unwrap().path()).unwrap() == image.layers[0].1);
     }
     assert_eq!(server.log().len(), 1);
     assert_eq!(names(dir.path()), [layer.digest.hex()]);
@@ -43,8 +43,8 @@ async fn a_second_pull_asks_nobody() {
         let seen = AtomicBool::new(false);
         let cache = BlobCache::open(dir.path()).unwrap();
         let note = |p: shifter_registry::Progress| seen.store(p.cached, Ordering::SeqCst);
-        let path = cache.fetch(&client, "a/b", &image.layer(), &note).await.unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let blob = cache.fetch(&client, "a/b", &image.layer(), &note).await.unwrap();
+        assert_eq!(std::fs::metadata(blob.path()).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(seen.load(Ordering::SeqCst), cached);
         cache.fetch(&client, "a/b", &image.layer(), &note).await.unwrap();
     }
@@ -79,11 +79,11 @@ async fn a_manifest_that_lies_about_a_size_does_not_evict_a_good_blob() {
     let client = client(&server.url());
     let dir = tempfile::tempdir().unwrap();
     let cache = BlobCache::open(dir.path()).unwrap();
-    let path = cache.fetch(&client, "a/b", &image.layer(), &|_| {}).await.unwrap();
+    let blob = cache.fetch(&client, "a/b", &image.layer(), &|_| {}).await.unwrap();
     let liar = LayerDescriptor { size: 7, ..image.layer() };
     let error = cache.fetch(&client, "a/b", &liar, &|_| {}).await.unwrap_err().to_string();
     assert!(error.ends_with("expected 7 bytes, got 1000"), "{error}");
-    assert!(path.exists());
+    assert!(blob.path().exists());
 }
 
 #[tokio::test]
@@ -192,6 +192,6 @@ async fn sha512_blobs_have_their_own_directory() {
     let cache = BlobCache::open(dir.path()).unwrap();
     let digest = Digest::parse(&format!("sha512:{hex}")).unwrap();
     let layer = LayerDescriptor { digest, size: 3, compression: shifter_registry::Compression::None };
-    let path = cache.fetch(&client(&server.url()), "a/b", &layer, &|_| {}).await.unwrap();
-    assert_eq!(path, dir.path().join("sha512").join(hex));
+    let blob = cache.fetch(&client(&server.url()), "a/b", &layer, &|_| {}).await.unwrap();
+    assert_eq!(blob.path(), dir.path().join("sha512").join(hex));
 }

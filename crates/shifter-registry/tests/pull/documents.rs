@@ -2,7 +2,8 @@
 
 use crate::fixture::{DOCKER_MANIFEST, Image, OCI_INDEX, OCI_MANIFEST, client, sha256};
 use crate::server::{Reply, Request, Server};
-use shifter_registry::{Platform, RegistryError};
+use sha2::{Digest as _, Sha512};
+use shifter_registry::{BlobCache, Platform, RegistryError};
 use std::process::Command;
 
 fn amd64() -> Platform {
@@ -36,6 +37,45 @@ async fn a_head_that_lacks_the_digest_is_followed_by_one_get() {
         assert_eq!(head.digest.to_string(), image.digest());
         assert_eq!((server.count("HEAD", ""), server.count("GET", "")), (1, 1));
     }
+}
+
+#[tokio::test]
+async fn an_image_may_be_named_and_made_of_sha512_digests() {
+    let mut image = Image::simple(4000, 512);
+    let sha512 = |bytes: &[u8]| {
+        let hex: String = Sha512::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+        format!("sha512:{hex}")
+    };
+    let layer = image.layers[0].1.clone();
+    image.config = image.config.replace(&sha256(&layer), &sha512(&layer));
+    let named = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":{}}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{}","size":4000}}]}}"#,
+        sha512(image.config.as_bytes()),
+        image.config.len(),
+        sha512(&layer)
+    );
+    let reference = sha512(named.as_bytes());
+    let (body, config, wanted, blob) =
+        (named.clone(), image.config.clone(), reference.clone(), layer.clone());
+    let server = Server::start(move |request, _| match request.path.rsplit('/').next().unwrap() {
+        name if name == wanted => {
+            Reply::new(200, body.as_bytes()).with("Docker-Content-Digest", wanted.clone())
+        }
+        name if name == sha512(config.as_bytes()) => Reply::new(200, config.as_bytes()),
+        name if name == sha512(&blob) => Reply::new(200, blob.clone()),
+        _ => Reply::new(404, ""),
+    });
+    let client = client(&server.url());
+    let head = client.head("a/b", &reference).await.unwrap();
+    assert_eq!(head.digest.to_string(), sha256(named.as_bytes()));
+    let resolved = client.resolve("a/b", &reference, &amd64()).await.unwrap();
+    assert_eq!(resolved.top_digest, head.digest);
+    assert_eq!(resolved.config.diff_ids, [resolved.layers[0].digest.clone()]);
+    let dir = tempfile::tempdir().unwrap();
+    let cache = BlobCache::open(dir.path()).unwrap();
+    let fetched = cache.fetch(&client, "a/b", &resolved.layers[0], &|_| {}).await.unwrap();
+    assert!(fetched.path().parent().unwrap().ends_with("sha512"));
+    assert_eq!(std::fs::read(fetched.path()).unwrap(), layer);
 }
 
 /// Serves `body` with `headers` as `a/b:1` and whatever else is asked for from `image`.

@@ -63,18 +63,48 @@ async fn images_of_both_formats_and_their_indexes_are_pulled() {
         assert_eq!(resolved.manifest_digest, resolved.top_digest);
         assert_eq!(resolved.config_digest.to_string(), sha256(image.config.as_bytes()));
         assert_eq!(resolved.config.env, ["PATH=/bin"]);
+        assert_eq!(resolved.platform, platform);
         assert!(!resolved.private);
         let dir = tempfile::tempdir().unwrap();
         let cache = BlobCache::open(dir.path()).unwrap();
         for ((layer, (_, bytes)), compression) in resolved.layers.iter().zip(&image.layers).zip(compression) {
             assert_eq!(layer.compression, compression);
-            let path = cache.fetch(&client, "a/b", layer, &|_| {}).await.unwrap();
-            assert_eq!(path, dir.path().join("sha256").join(layer.digest.hex()));
-            assert_eq!(&std::fs::read(path).unwrap(), bytes);
+            let blob = cache.fetch(&client, "a/b", layer, &|_| {}).await.unwrap();
+            assert_eq!(blob.path(), dir.path().join("sha256").join(layer.digest.hex()));
+            assert_eq!(&std::fs::read(blob.path()).unwrap(), bytes);
         }
     }
     let wrong = client.resolve("a/b", "oci", &amd64()).await.unwrap_err().to_string();
     assert!(wrong.ends_with("the image has no linux/amd64 variant; it offers linux/arm64"), "{wrong}");
+}
+
+#[tokio::test]
+async fn the_variant_that_a_system_can_run_is_chosen_and_recorded() {
+    let registry = Registry::start(Setup::default());
+    let images: Vec<_> = (0..4).map(|n| Image::simple(100, 50 + n)).collect();
+    let variants = ["v4", "v3", "v2", ""];
+    let mut entries = Vec::new();
+    for (image, variant) in images.iter().zip(variants) {
+        registry.push(image, &image.digest()).await;
+        let variant = if variant.is_empty() { String::new() } else { format!(r#","variant":"{variant}""#) };
+        entries.push(format!(
+            r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":{},"platform":{{"os":"linux","architecture":"amd64"{variant}}}}}"#,
+            image.digest(),
+            image.manifest.len()
+        ));
+    }
+    let index =
+        format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#, entries.join(","));
+    registry.push_manifest("1", OCI_INDEX, &index).await;
+    let client = client(&registry.url());
+    for (wanted, expected) in [("v3", 1), ("v2", 2), ("", 3), ("v9", 0)] {
+        let variant = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let system = Platform { variant: variant(wanted), ..amd64() };
+        let resolved = client.resolve("a/b", "1", &system).await.unwrap();
+        assert_eq!(resolved.manifest_digest.to_string(), images[expected].digest(), "{wanted}");
+        assert_eq!(resolved.platform, Platform { variant: variant(variants[expected]), ..amd64() });
+        assert_eq!(resolved.top_digest.to_string(), sha256(index.as_bytes()));
+    }
 }
 
 #[tokio::test]
@@ -191,8 +221,8 @@ async fn the_layers_of_a_pull_are_fetched_by_parallel_tasks() {
         let (cache, client) = (Arc::clone(&cache), Arc::clone(&client));
         tokio::spawn(async move { cache.fetch(&client, "a/b", &layer, &|_| {}).await })
     });
-    let paths = futures_util::future::join_all(fetches).await;
-    for (path, (_, bytes)) in paths.into_iter().zip(&image.layers) {
-        assert!(&std::fs::read(path.unwrap().unwrap()).unwrap() == bytes);
+    let blobs = futures_util::future::join_all(fetches).await;
+    for (blob, (_, bytes)) in blobs.into_iter().zip(&image.layers) {
+        assert!(&std::fs::read(blob.unwrap().unwrap().path()).unwrap() == bytes);
     }
 }

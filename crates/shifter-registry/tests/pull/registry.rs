@@ -1,6 +1,9 @@
 //! The real docker-registry on a free port, and pushing to it with nothing but HTTP.
 
 use crate::fixture::{Image, sha256};
+use crate::tokens::TokenService;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,10 +11,14 @@ use std::time::{Duration, Instant};
 
 /// How the registry is set up.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Setup {
+pub(crate) struct Setup<'a> {
     pub(crate) tls: bool,
     /// `user:password` to demand.
     pub(crate) htpasswd: Option<(&'static str, &'static str)>,
+    /// The service whose tokens to demand.
+    pub(crate) tokens: Option<&'a TokenService>,
+    /// The registry to be a pull-through mirror of.
+    pub(crate) mirror_of: Option<&'a str>,
 }
 
 /// A running docker-registry; killed, with its files, on drop.
@@ -19,11 +26,13 @@ pub(crate) struct Registry {
     child: Child,
     dir: tempfile::TempDir,
     port: u16,
-    setup: Setup,
+    tls: bool,
+    /// What lets the test push.
+    authorization: Option<String>,
 }
 
 impl Registry {
-    pub(crate) fn start(setup: Setup) -> Self {
+    pub(crate) fn start(setup: Setup<'_>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -42,6 +51,12 @@ impl Registry {
             std::fs::write(path("htpasswd"), line).unwrap();
             yaml += &format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", path("htpasswd").display());
         }
+        if let Some(service) = setup.tokens {
+            yaml += &service.registry_section();
+        }
+        if let Some(url) = setup.mirror_of {
+            yaml += &format!("proxy: {{remoteurl: {url}}}\n");
+        }
         std::fs::write(path("config.yml"), yaml).unwrap();
         let child = Command::new("docker-registry")
             .arg("serve")
@@ -51,7 +66,14 @@ impl Registry {
             .stderr(std::fs::File::create(path("stderr")).unwrap())
             .spawn()
             .expect("docker-registry is needed (Debian package docker-registry)");
-        let mut registry = Self { child, dir, port, setup };
+        let authorization = match (setup.htpasswd, setup.tokens) {
+            (Some((user, password)), _) => {
+                Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
+            }
+            (_, Some(service)) => Some(format!("Bearer {}", service.token("a/b", &["pull", "push"]))),
+            _ => None,
+        };
+        let mut registry = Self { child, dir, port, tls: setup.tls, authorization };
         let deadline = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = registry.child.try_wait().unwrap();
@@ -65,8 +87,12 @@ impl Registry {
         std::fs::read_to_string(self.dir.path().join("stderr")).unwrap()
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn url(&self) -> String {
-        let scheme = if self.setup.tls { "https" } else { "http" };
+        let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://localhost:{}", self.port)
     }
 
@@ -104,7 +130,7 @@ impl Registry {
     fn http(&self) -> reqwest::Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder();
-        if self.setup.tls {
+        if self.tls {
             let pem = std::fs::read(self.ca()).unwrap();
             builder = builder.tls_certs_merge([reqwest::Certificate::from_pem(&pem).unwrap()]);
         }
@@ -112,8 +138,8 @@ impl Registry {
     }
 
     fn sign(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
-        match self.setup.htpasswd {
-            Some((user, password)) => request.basic_auth(user, Some(password)),
+        match &self.authorization {
+            Some(value) => request.header("Authorization", value),
             None => request,
         }
     }
@@ -128,7 +154,8 @@ impl Drop for Registry {
 
 /// A private CA and a certificate for localhost, as an administrator makes them.
 fn make_certificates(dir: &Path) {
-    std::fs::write(dir.join("ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
+    std::fs::write(dir.join("ext"), "subjectAltName=DNS:localhost,DNS:registry.example.org,IP:127.0.0.1\n")
+        .unwrap();
     for line in [
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=Test-CA \
          -addext basicConstraints=critical,CA:TRUE -keyout ca.key -out ca.pem",
@@ -141,7 +168,7 @@ fn make_certificates(dir: &Path) {
     }
 }
 
-fn run(command: &mut Command) -> Vec<u8> {
+pub(crate) fn run(command: &mut Command) -> Vec<u8> {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout

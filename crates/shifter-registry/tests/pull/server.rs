@@ -1,6 +1,6 @@
 //! A scripted HTTP/1.1 server on a free port: one closure answers, every request is recorded.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,6 +13,7 @@ pub(crate) struct Request {
     /// Path and query.
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Request {
@@ -31,6 +32,10 @@ pub(crate) struct Reply {
     pub(crate) cut: Option<usize>,
     /// Leave `Content-Length` out.
     pub(crate) unmeasured: bool,
+    /// The length to state instead of the true one.
+    pub(crate) claim: Option<usize>,
+    /// Hang up without a word.
+    pub(crate) mute: bool,
     /// Wait between two halves of the body.
     pub(crate) pause: Duration,
 }
@@ -99,6 +104,33 @@ impl Server {
     }
 }
 
+/// Asks `upstream`, `host:port`, what `request` asks, over a connection of its own. Answers must state their length.
+pub(crate) fn forward(upstream: &str, request: &Request) -> Reply {
+    let mut stream = TcpStream::connect(upstream).unwrap();
+    let mut text =
+        format!("{} {} HTTP/1.1\r\nHost: {upstream}\r\nConnection: close\r\n", request.method, request.path);
+    for (name, value) in request.headers.iter().filter(|(n, _)| n != "host" && n != "connection") {
+        text += &format!("{name}: {value}\r\n");
+    }
+    stream.write_all(format!("{text}\r\n").as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+    let head = std::str::from_utf8(&answer[..end]).unwrap().to_owned();
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let mut reply = Reply::new(status, answer.split_off(end + 4));
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        match name.to_ascii_lowercase().as_str() {
+            "connection" => {}
+            "content-length" if request.method == "HEAD" => reply.claim = value.parse().ok(),
+            "content-length" => assert_eq!(value, reply.body.len().to_string(), "{head}"),
+            _ => reply.headers.push((name.to_owned(), value.to_owned())),
+        }
+    }
+    reply
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
@@ -111,19 +143,26 @@ fn serve(
     log: &Mutex<Vec<Request>>,
     answer: &dyn Fn(&Request, usize) -> Reply,
 ) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let first = lines.next().transpose()?.unwrap_or_default();
+    let mut input = BufReader::new(stream.try_clone()?);
+    let mut line = || {
+        let mut line = String::new();
+        input.read_line(&mut line).map(|_| line.trim_end().to_owned())
+    };
+    let first = line()?;
     let mut words = first.split(' ').map(str::to_owned);
     let mut request = Request {
         method: words.next().unwrap_or_default(),
         path: words.next().unwrap_or_default(),
         headers: Vec::new(),
+        body: String::new(),
     };
-    for line in lines {
-        let line = line?;
-        let Some((name, value)) = line.split_once(':') else { break };
+    while let Some((name, value)) = line()?.split_once(':') {
         request.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
+    let length = request.header("content-length").map_or(0, |l| l.parse().unwrap());
+    let mut body = vec![0; length];
+    input.read_exact(&mut body)?;
+    request.body = String::from_utf8(body).unwrap();
     let before = {
         let mut log = log.lock().unwrap();
         let same = |r: &&Request| r.method == request.method && r.path == request.path;
@@ -132,10 +171,13 @@ fn serve(
         before
     };
     let reply = answer(&request, before);
+    if reply.mute {
+        return Ok(());
+    }
     let mut out = stream;
     write!(out, "HTTP/1.1 {} Scripted\r\nConnection: close\r\n", reply.status)?;
     if !reply.unmeasured {
-        write!(out, "Content-Length: {}\r\n", reply.body.len())?;
+        write!(out, "Content-Length: {}\r\n", reply.claim.unwrap_or(reply.body.len()))?;
     }
     for (name, value) in &reply.headers {
         write!(out, "{name}: {value}\r\n")?;

@@ -12,7 +12,8 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
     entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Fetches the image's layer with all progress; asserts that nothing but a whole blob is left.
+/// Fetches the image's layer with all progress; asserts that nothing but a whole blob is left, or what may be taken
+/// up again.
 async fn fetch(image: &Image, server: &Server) -> (Result<Vec<u8>, RegistryError>, Vec<u64>) {
     let dir = tempfile::tempdir().unwrap();
     let cache = BlobCache::open(dir.path()).unwrap();
@@ -23,8 +24,15 @@ async fn fetch(image: &Image, server: &Server) -> (Result<Vec<u8>, RegistryError
         seen.lock().unwrap().push(p.received);
     };
     let outcome = cache.fetch(&client, "a/b", &image.layer(), &note).await;
-    let outcome = outcome.map(|path| std::fs::read(path).unwrap());
-    let expected: Vec<String> = outcome.iter().map(|_| image.layer().digest.hex().to_owned()).collect();
+    let outcome = outcome.map(|blob| std::fs::read(blob.path()).unwrap());
+    let hex = image.layer().digest.hex().to_owned();
+    let expected = match &outcome {
+        Ok(_) => vec![hex],
+        Err(e) if e.is_transient() && seen.lock().unwrap().last() > Some(&(1 << 20)) => {
+            vec![format!(".{hex}.partial")]
+        }
+        Err(_) => vec![],
+    };
     assert_eq!(names(dir.path()), expected);
     (outcome, seen.into_inner().unwrap())
 }

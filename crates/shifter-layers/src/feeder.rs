@@ -1,0 +1,171 @@
+//! One layer's file, decompressed and hashed by a thread of its own, which stays a few buffers ahead of the
+//! merge; buffers go back to it when they have been read. Limits are the reader's work: what a bomb makes
+//! here is never more than these buffers.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+use sha2::{Digest as _, Sha256, Sha512};
+use shifter_core::digest::Algorithm;
+
+use crate::Compression;
+
+/// Bytes of a buffer; large enough that handing it over costs nothing.
+const BUFFER_BYTES: usize = 256 * 1024;
+/// Buffers of a layer. Two layers are open at most, so a merge holds 2 MiB of them.
+const BUFFERS: usize = 4;
+
+/// What the thread hands over.
+enum Message {
+    /// A buffer and how many of its bytes count; more follow.
+    Bytes(Vec<u8>, usize),
+    /// The end, with the digest as `sha256:…` where one was wanted.
+    End(Option<String>),
+    Failed(io::Error),
+}
+
+/// The reader's end of a layer; dropping it ends the thread.
+pub(crate) struct Feeder {
+    /// `None` once the end was seen.
+    full: Option<Receiver<Message>>,
+    empty: Option<Sender<Vec<u8>>>,
+    thread: Option<JoinHandle<()>>,
+    digest: Option<String>,
+}
+
+impl Feeder {
+    /// Starts to read `file`.
+    pub(crate) fn start(
+        file: File,
+        compression: Compression,
+        algorithm: Option<Algorithm>,
+    ) -> io::Result<Self> {
+        let file = BufReader::with_capacity(BUFFER_BYTES, file);
+        let reader: Box<dyn Read + Send> = match compression {
+            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+            // Reads frame after frame; windows beyond 128 MiB are refused by zstd itself.
+            Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
+            Compression::None => Box::new(file),
+        };
+        let (empty, empties) = channel();
+        let (fulls, full) = sync_channel(BUFFERS);
+        for _ in 0..BUFFERS {
+            // Cannot fail, the other end is at hand.
+            let _ = empty.send(Vec::new());
+        }
+        let hasher = algorithm.map(Hasher::new);
+        let work = move || feed(reader, hasher, &empties, &fulls);
+        let thread = Builder::new().name("layer".to_owned()).spawn(work)?;
+        Ok(Self { full: Some(full), empty: Some(empty), thread: Some(thread), digest: None })
+    }
+
+    /// The next bytes in exchange for a buffer that was read: the new buffer, and how many of its bytes
+    /// count. None count at the end.
+    pub(crate) fn exchange(&mut self, old: Vec<u8>) -> io::Result<(Vec<u8>, usize)> {
+        let Some(full) = &self.full else { return Ok((old, 0)) };
+        if !old.is_empty()
+            && let Some(empty) = &self.empty
+        {
+            // Nobody takes it once the thread is at its end.
+            let _ = empty.send(old);
+        }
+        match full.recv() {
+            Ok(Message::Bytes(buffer, count)) => Ok((buffer, count)),
+            Ok(Message::End(digest)) => {
+                (self.full, self.digest) = (None, digest);
+                Ok((Vec::new(), 0))
+            }
+            Ok(Message::Failed(error)) => Err(error),
+            Err(_) => Err(io::Error::other("the thread that decompresses it ended early")),
+        }
+    }
+
+    /// The digest of everything read, once the end was seen.
+    pub(crate) fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+}
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        // Both ends closed, whatever the thread does next fails, and it returns.
+        (self.full, self.empty) = (None, None);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread: ends when the layer does, or when nobody listens.
+fn feed(
+    mut reader: Box<dyn Read + Send>,
+    mut hasher: Option<Hasher>,
+    empties: &Receiver<Vec<u8>>,
+    fulls: &SyncSender<Message>,
+) {
+    while let Ok(mut buffer) = empties.recv() {
+        // Most layers are smaller than all buffers.
+        buffer.resize(BUFFER_BYTES, 0);
+        let (count, failure) = fill(&mut reader, &mut buffer);
+        if let Some(hasher) = &mut hasher {
+            hasher.update(buffer.get(..count).unwrap_or_default());
+        }
+        if count > 0 && fulls.send(Message::Bytes(buffer, count)).is_err() {
+            return;
+        }
+        if let Some(error) = failure {
+            let _ = fulls.send(Message::Failed(error));
+            return;
+        }
+        if count == 0 {
+            let _ = fulls.send(Message::End(hasher.map(Hasher::finish)));
+            return;
+        }
+    }
+}
+
+/// Fills the buffer as far as the layer goes. Bytes before a failure count.
+fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> (usize, Option<io::Error>) {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match reader.read(rest) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (filled, Some(error)),
+        }
+    }
+    (filled, None)
+}
+
+enum Hasher {
+    Sha256(Sha256),
+    Sha512(Box<Sha512>),
+}
+
+impl Hasher {
+    fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Sha256 => Hasher::Sha256(Sha256::new()),
+            Algorithm::Sha512 => Hasher::Sha512(Box::default()),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Hasher::Sha256(hasher) => hasher.update(bytes),
+            Hasher::Sha512(hasher) => hasher.update(bytes),
+        }
+    }
+
+    fn finish(self) -> String {
+        let (algorithm, bytes) = match self {
+            Hasher::Sha256(hasher) => (Algorithm::Sha256, hasher.finalize().to_vec()),
+            Hasher::Sha512(hasher) => (Algorithm::Sha512, hasher.finalize().to_vec()),
+        };
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}:{hex}", algorithm.name())
+    }
+}

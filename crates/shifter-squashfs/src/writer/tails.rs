@@ -1,0 +1,161 @@
+//! Packing the ends of files into fragment blocks. What a fragment holds depends on its segment's files
+//! alone: each different tail once, in order, masked or not, also if a newer segment has it already. Whether
+//! the fragment is then wanted depends on who uses it.
+
+use sha2::{Digest as _, Sha256};
+
+use super::duplicates::{Digest, DigestIndex};
+use super::error::WriteError;
+use super::image::Append;
+use super::spool::{SpoolDir, SpoolFile};
+use super::store::{Store, number};
+
+/// One tail as packed in one segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tail {
+    pub(super) digest: Digest,
+    /// The packer's number of the fragment, and the first byte in it.
+    pub(super) fragment: u32,
+    pub(super) offset: u32,
+    /// The tail to read instead: an equal one of a newer segment, or this one.
+    pub(super) source: u32,
+}
+
+/// A fragment of the open segment.
+struct Packed {
+    /// Live files that read it.
+    users: u32,
+    /// Where its bytes are in the spool, if nobody used it when it was full.
+    spooled: Option<(u64, usize)>,
+}
+
+/// All tails, and the fragment being filled.
+pub(super) struct Tails {
+    pub(super) tails: Vec<Tail>,
+    known: DigestIndex,
+    block_size: usize,
+    /// The tails and fragments before these are of closed segments.
+    first_tail: u32,
+    first_fragment: u32,
+    packed: Vec<Packed>,
+    buffer: Vec<u8>,
+    spool: Option<SpoolFile>,
+}
+
+impl Tails {
+    pub(super) fn new(block_size: usize) -> Self {
+        Self {
+            tails: Vec::new(),
+            known: DigestIndex::default(),
+            block_size,
+            first_tail: 0,
+            first_fragment: 0,
+            packed: Vec::new(),
+            buffer: Vec::new(),
+            spool: None,
+        }
+    }
+
+    /// The packer's number of the next fragment.
+    pub(super) fn next_fragment(&self) -> u32 {
+        self.first_fragment + self.packed.len() as u32
+    }
+
+    /// Packs a tail unless this segment has an equal one. Its number; nobody uses it yet.
+    pub(super) fn add(
+        &mut self,
+        bytes: &[u8],
+        store: &mut Store,
+        spool: &SpoolDir,
+    ) -> Result<u32, WriteError> {
+        let digest: Digest = Sha256::digest(bytes).into();
+        let equal = self.known.find(&digest, digest_of(&self.tails));
+        if let Some(equal) = equal.filter(|equal| *equal >= self.first_tail) {
+            return Ok(equal);
+        }
+        number(self.packed.len() + self.first_fragment as usize, "fragments")?;
+        let number = number(self.tails.len(), "files")?;
+        let elsewhere = equal
+            .and_then(|equal| self.tails.get(equal as usize))
+            .filter(|equal| self.in_image(equal.source, store))
+            .map(|equal| equal.source);
+        if self.packed.is_empty() || self.buffer.len() + bytes.len() > self.block_size {
+            self.close_fragment(store, spool)?;
+            self.packed.push(Packed { users: 0, spooled: None });
+        }
+        self.tails.push(Tail {
+            digest,
+            fragment: self.next_fragment() - 1,
+            offset: u32::try_from(self.buffer.len()).unwrap_or(u32::MAX),
+            source: elsewhere.unwrap_or(number),
+        });
+        self.buffer.extend_from_slice(bytes);
+        self.known.put(&digest, number, digest_of(&self.tails));
+        Ok(number)
+    }
+
+    /// One more live file reads this tail, or one less.
+    pub(super) fn use_more(&mut self, tail: u32, more: bool) {
+        let Some(fragment) = self.source(tail).map(|source| source.fragment) else { return };
+        let place = fragment.checked_sub(self.first_fragment).map(|place| place as usize);
+        if let Some(packed) = place.and_then(|place| self.packed.get_mut(place)) {
+            packed.users = if more { packed.users + 1 } else { packed.users.saturating_sub(1) };
+        }
+    }
+
+    /// The tail that is read for this one.
+    pub(super) fn source(&self, tail: u32) -> Option<&Tail> {
+        self.tails.get(self.tails.get(tail as usize)?.source as usize)
+    }
+
+    /// Hands the last fragment on, as well as those that nobody had used before.
+    pub(super) fn end_segment(&mut self, store: &mut Store, spool: &SpoolDir) -> Result<(), WriteError> {
+        self.close_fragment(store, spool)?;
+        for (number, packed) in (self.first_fragment..).zip(&self.packed) {
+            if let (Some((offset, length)), true, Some(file)) =
+                (packed.spooled, packed.users > 0, &self.spool)
+            {
+                let mut bytes = store.pool.buffer();
+                bytes.resize(length, 0);
+                file.read_at(&mut bytes, offset)?;
+                store.fragment(number, bytes)?;
+            }
+        }
+        self.spool = None;
+        self.first_fragment = self.next_fragment();
+        self.packed.clear();
+        self.first_tail = number(self.tails.len(), "files")?;
+        Ok(())
+    }
+
+    fn close_fragment(&mut self, store: &mut Store, spool: &SpoolDir) -> Result<(), WriteError> {
+        let number = self.next_fragment().saturating_sub(1);
+        let Some(packed) = self.packed.last_mut().filter(|_| !self.buffer.is_empty()) else { return Ok(()) };
+        if packed.users > 0 {
+            let mut bytes = store.pool.buffer();
+            bytes.clear();
+            bytes.extend_from_slice(&self.buffer);
+            store.fragment(number, bytes)?;
+        } else {
+            let file = match &mut self.spool {
+                Some(file) => file,
+                None => self.spool.insert(SpoolFile::create(spool)?),
+            };
+            packed.spooled = Some((file.length(), self.buffer.len()));
+            file.append(&self.buffer)?;
+        }
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Whether a tail of a closed segment is in the image.
+    fn in_image(&self, tail: u32, store: &Store) -> bool {
+        let tail = self.tails.get(tail as usize);
+        tail.and_then(|tail| store.fragments.get(tail.fragment as usize)).is_some_and(Option::is_some)
+    }
+}
+
+fn digest_of<'a>(tails: &'a [Tail]) -> impl Fn(u32) -> &'a Digest {
+    const NONE: &Digest = &[0; 32];
+    |number| tails.get(number as usize).map_or(NONE, |tail| &tail.digest)
+}

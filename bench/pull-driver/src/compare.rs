@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use ring::digest::{Context as Hash, SHA256};
 use rustix::time::{ClockId, clock_gettime};
-use sha2::{Digest as _, Sha256};
 use shifter_tests::fixture::Built;
 
 use crate::layer::{Layer, image};
 use crate::peers::{Peers, TAG, sum};
-use crate::report::{self, Row, median};
+use crate::report::{self, Row, cpu_ratios, median, spread};
 use crate::shape::Shape;
 use crate::site::Site;
 use crate::{Effort, corpus};
@@ -23,7 +23,7 @@ use crate::{Effort, corpus};
 /// Pulls of the unchanged tag.
 const UNCHANGED: usize = 25;
 /// Tags with a changed last layer, at most.
-const CHANGED: u32 = 5;
+const CHANGED: u32 = 3;
 /// The share of the time that may have passed when a side is measured for the first time, and when the last pull
 /// of a changed tag begins.
 const FIRST: f64 = 0.7;
@@ -82,7 +82,7 @@ impl<'a> Comparison<'a> {
     fn new(program: &[u8], effort: &'a Effort, shape: &Shape) -> Result<Self> {
         let mut site = Site::new()?;
         let registry = site.registry.clone();
-        let mut peers = Peers::new(&mut site.sandbox, &registry)?;
+        let peers = Peers::new(&mut site.sandbox, &registry)?;
         let layers = shape.layers()?;
         let base = image(&layers)?;
         site.push(&base, TAG)?;
@@ -104,16 +104,12 @@ impl<'a> Comparison<'a> {
             deltas.push(without_blobs(delta));
             alones.push(without_blobs(alone));
         }
-        let mut absent = Vec::new();
-        match Peers::find(&["ch-image", "ch-convert", "mksquashfs"]) {
-            Ok(()) => peers.offer_tls(&mut site.sandbox, &base)?,
-            Err(why) => absent.push(format!("Charliecloud: {why}")),
-        }
+        let absent = if effort.peers { Vec::new() } else { vec!["other tools, as asked".to_owned()] };
         Ok(Self {
             effort,
             site,
             peers,
-            base: without_blobs(base),
+            base,
             deltas,
             alones,
             floor,
@@ -196,12 +192,11 @@ impl<'a> Comparison<'a> {
     }
 
     fn charliecloud(&mut self, round: usize) -> Result<()> {
-        if self.absent.iter().any(|reason| reason.starts_with("Charliecloud")) {
+        let programs = ["ch-image", "ch-convert", "mksquashfs"];
+        if !self.may_run(round, "Charliecloud", &programs, last_wall(&self.rows.charliecloud)) {
             return Ok(());
         }
-        if !self.may_run(round, "Charliecloud", &[], last_wall(&self.rows.charliecloud)) {
-            return Ok(());
-        }
+        self.peers.offer_tls(&mut self.site.sandbox, &self.base)?;
         self.peers.clear()?;
         let (first, again) = self.peers.charliecloud()?;
         self.rows.charliecloud.costs.push(first);
@@ -211,6 +206,9 @@ impl<'a> Comparison<'a> {
 
     /// Whether a side is there and has time; in the first round it is said why not.
     fn may_run(&mut self, round: usize, name: &str, programs: &[&str], last: f64) -> bool {
+        if !self.effort.peers {
+            return false;
+        }
         let found = match Peers::find(programs) {
             Ok(()) if last > 0.0 && self.fits(last) => return true,
             Ok(()) if last == 0.0 && self.passed() < FIRST => return true,
@@ -254,10 +252,12 @@ impl<'a> Comparison<'a> {
         // Ticks are coarse for a small layer, so sums are divided, not each pair.
         let total = |row: &Row| row.costs.iter().map(|cost| cost.cpu.as_secs_f64()).sum::<f64>();
         let changed_part = total(&rows.alone) + self.copies.iter().sum::<f64>();
+        let over_floor = cpu_ratios(&rows.cold, &rows.floor);
         let unchanged: Vec<f64> =
             rows.unchanged.costs.iter().map(|cost| cost.wall.as_secs_f64() * 1e3).collect();
         vec![
-            ("cpu_over_floor", cpu(&rows.floor).map(|ratio| 1.0 / ratio)),
+            ("cpu_over_floor", median(&over_floor)),
+            ("cpu_over_floor_spread_percent", spread(&over_floor)),
             ("wall_s", rows.cold.wall()),
             ("cpu_s", rows.cold.cpu()),
             ("floor_cpu_s", rows.floor.cpu()),
@@ -352,7 +352,7 @@ fn copy_and_hash(path: &Path) -> Result<f64> {
     let copy = path.with_extension("copy");
     let begun = now();
     fs::copy(path, &copy).with_context(|| format!("copy {}", path.display()))?;
-    let mut hash = Sha256::new();
+    let mut hash = Hash::new(&SHA256);
     let mut file = fs::File::open(path).with_context(|| format!("open {}", path.display()))?;
     let mut buffer = vec![0; 128 << 10];
     loop {
@@ -363,7 +363,7 @@ fn copy_and_hash(path: &Path) -> Result<f64> {
         hash.update(&buffer[..count]);
     }
     // The digest is of no use here, but must not be left out by the compiler.
-    std::hint::black_box(hash.finalize());
+    std::hint::black_box(hash.finish());
     let seconds = now() - begun;
     fs::remove_file(&copy).with_context(|| format!("remove {}", copy.display()))?;
     Ok(seconds)

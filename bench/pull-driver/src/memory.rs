@@ -15,10 +15,11 @@ const STREAM: u64 = 10 << 30;
 
 /// Measures both and prints them.
 pub(crate) fn run() -> Result<()> {
+    let mut site = Site::new()?;
     println!("making an image of {ENTRIES} entries");
-    let entries = measure("shifter, 500,000 entries in 7 layers", &shape::many_entries(ENTRIES)?)?;
+    let entries = measure(&mut site, "shifter, 500,000 entries in 7 layers", &shape::many_entries(ENTRIES)?)?;
     println!("making a layer of {} GiB", STREAM >> 30);
-    let stream = measure("shifter, 10 GiB in one layer", &[shape::long_stream(STREAM)?])?;
+    let stream = measure(&mut site, "shifter, 10 GiB in one layer", &[shape::long_stream(STREAM)?])?;
     report::print(&[&entries, &stream], &[]);
     let peak = [&entries, &stream].iter().filter_map(|row| row.resident()).max_by(f64::total_cmp);
     let all = [
@@ -33,15 +34,14 @@ pub(crate) fn run() -> Result<()> {
         ("stream_cpu_s", stream.cpu()),
     ];
     println!("{}", report::figures(&all));
-    Ok(())
+    site.finish()
 }
 
-fn measure(title: &'static str, layers: &[Layer]) -> Result<Row> {
-    let mut site = Site::new()?;
+fn measure(site: &mut Site, title: &'static str, layers: &[Layer]) -> Result<Row> {
+    site.start_afresh()?;
     let built = image(layers)?;
     site.push(&built, TAG)?;
     let mut row = Row::new(title);
     row.costs.push(site.pull(&built, TAG)?);
-    site.finish()?;
     Ok(row)
 }

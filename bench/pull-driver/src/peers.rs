@@ -68,10 +68,8 @@ impl Peers {
     /// Empties what all tools have kept.
     pub(crate) fn clear(&self) -> Result<()> {
         // podman's storage mounts its own directory.
-        let _not_mounted = rustix::mount::unmount(
-            self.path("podman/overlay"),
-            rustix::mount::UnmountFlags::DETACH,
-        );
+        let _not_mounted =
+            rustix::mount::unmount(self.path("podman/overlay"), rustix::mount::UnmountFlags::DETACH);
         for entry in fs::read_dir(&self.directory).context("list the tools' directory")? {
             let path = entry?.path();
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
@@ -100,9 +98,11 @@ impl Peers {
         Ok(arguments)
     }
 
+    /// Runs the floor program with the priority that the gateway's conversions have, so that other work on the
+    /// machine is in the way of both alike.
     pub(crate) fn floor(&self, program: &Path, arguments: &[String]) -> Result<Cost> {
-        let mut floor = Command::new(program);
-        floor.args(arguments);
+        let mut floor = command("nice");
+        floor.args(["-n", "10"]).arg(program).args(arguments);
         self.run(floor)
     }
 
@@ -134,8 +134,11 @@ impl Peers {
         })
     }
 
-    /// Charliecloud pulls by TLS only: it gets a registry of its own with the same image.
+    /// Charliecloud pulls by TLS only: it gets a registry of its own with the same image, once.
     pub(crate) fn offer_tls(&mut self, sandbox: &mut Sandbox, built: &Built) -> Result<()> {
+        if self.tls.is_some() {
+            return Ok(());
+        }
         let registry = sandbox.registry(RegistryOptions { tls: true, login: None })?;
         sandbox.push(&registry, built, REPOSITORY, TAG)?;
         self.tls = Some(registry);

@@ -57,6 +57,12 @@ pub(crate) fn spread(values: &[f64]) -> Option<f64> {
     Some((largest - smallest) / median(values)? * 100.0)
 }
 
+/// How many times the processor time of `other` each cost of `row` is, round by round.
+pub(crate) fn cpu_ratios(row: &Row, other: &Row) -> Vec<f64> {
+    let pairs = row.costs.iter().zip(&other.costs);
+    pairs.map(|(cost, other)| cost.cpu.as_secs_f64() / other.cpu.as_secs_f64()).collect()
+}
+
 /// Prints the rows that have costs.
 pub(crate) fn print(rows: &[&Row], absent: &[String]) {
     println!();

@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
 use shifter_tests::fixture::{Built, request};
-use shifter_tests::harness::{
-    Gateway, GatewayOptions, Location, Munged, Registry, RegistryOptions, Sandbox,
-};
+use shifter_tests::harness::{Gateway, GatewayOptions, Location, Munged, Registry, RegistryOptions, Sandbox};
 
 use crate::process::{self, Peak, Watch};
 
@@ -53,7 +51,14 @@ impl Site {
         let registry = sandbox.registry(RegistryOptions::default())?;
         let munged = sandbox.munged("site")?;
         let gateway = sandbox.gateway(&munged, &options(&registry))?;
-        Ok(Self { sandbox, registry, munged, gateway, credentials: Vec::new(), credentials_made: Instant::now() })
+        Ok(Self {
+            sandbox,
+            registry,
+            munged,
+            gateway,
+            credentials: Vec::new(),
+            credentials_made: Instant::now(),
+        })
     }
 
     /// Puts an image into the registry under this tag.
@@ -130,11 +135,6 @@ impl Site {
         Ok(Cost { wall, cpu, peak })
     }
 
-    /// Milliseconds from asking for a tag that has not changed to the gateway's word that it is so.
-    pub(crate) fn pull_unchanged(&mut self, built: &Built, tag: &str) -> Result<f64> {
-        Ok(self.pull(built, tag)?.wall.as_secs_f64() * 1e3)
-    }
-
     /// An answer of the gateway to an ordinary user.
     fn ask(&mut self, method: &str, target: &str) -> Result<Value> {
         self.stock_credentials(1)?;
@@ -169,9 +169,7 @@ impl Site {
 
 fn options(registry: &Registry) -> GatewayOptions {
     let location = Location { name: "local".to_owned(), url: registry.url.clone(), ca: None };
-    let more = Map::from_iter([
-        ("LogLevel".to_owned(), json!("info")),
-        ("PullUpdateTimeout".to_owned(), json!(0)),
-    ]);
+    let more =
+        Map::from_iter([("LogLevel".to_owned(), json!("info")), ("PullUpdateTimeout".to_owned(), json!(0))]);
     GatewayOptions { locations: vec![location], more }
 }

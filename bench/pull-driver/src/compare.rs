@@ -167,7 +167,8 @@ impl<'a> Comparison<'a> {
             return Ok(());
         }
         self.peers.clear()?;
-        let chain = self.peers.chain()?;
+        let tried = self.peers.chain();
+        let Some(chain) = self.worked(name, tried) else { return Ok(()) };
         self.rows.gzip.costs.push(sum(&[chain.copy, chain.unpack, chain.gzip]));
         self.rows.zstd.costs.push(sum(&[chain.copy, chain.unpack, chain.zstd]));
         self.rows.warm.costs.push(sum(&[chain.again, chain.unpack, chain.gzip]));
@@ -185,7 +186,8 @@ impl<'a> Comparison<'a> {
             return Ok(());
         }
         self.peers.clear()?;
-        let (first, again) = self.peers.podman()?;
+        let tried = self.peers.podman();
+        let Some((first, again)) = self.worked("podman", tried) else { return Ok(()) };
         self.rows.podman.costs.push(first);
         self.rows.podman_again.costs.push(again);
         self.peers.clear()
@@ -198,7 +200,8 @@ impl<'a> Comparison<'a> {
         }
         self.peers.offer_tls(&mut self.site.sandbox, &self.base)?;
         self.peers.clear()?;
-        let (first, again) = self.peers.charliecloud()?;
+        let tried = self.peers.charliecloud();
+        let Some((first, again)) = self.worked("Charliecloud", tried) else { return Ok(()) };
         self.rows.charliecloud.costs.push(first);
         self.rows.charliecloud_again.costs.push(again);
         self.peers.clear()
@@ -206,7 +209,7 @@ impl<'a> Comparison<'a> {
 
     /// Whether a side is there and has time; in the first round it is said why not.
     fn may_run(&mut self, round: usize, name: &str, programs: &[&str], last: f64) -> bool {
-        if !self.effort.peers {
+        if !self.effort.peers || self.absent.iter().any(|reason| reason.starts_with(name)) {
             return false;
         }
         let found = match Peers::find(programs) {
@@ -219,6 +222,16 @@ impl<'a> Comparison<'a> {
             self.absent.push(format!("{name}: {found}"));
         }
         false
+    }
+
+    /// What was measured, unless the tool does not work here; then that is said, and it is not tried again.
+    fn worked<T>(&mut self, name: &str, tried: Result<T>) -> Option<T> {
+        let why = match tried {
+            Ok(measured) => return Some(measured),
+            Err(why) => format!("{name}: {why:#}"),
+        };
+        self.absent.push(why.split_whitespace().collect::<Vec<_>>().join(" "));
+        None
     }
 
     fn passed(&self) -> f64 {

@@ -25,6 +25,8 @@ pub(crate) const TAG: &str = "1";
 /// Runs tools in a directory of their own.
 pub(crate) struct Peers {
     directory: PathBuf,
+    /// podman takes no name of more than 50 characters.
+    podman_run: PathBuf,
     registry: Registry,
     tls: Option<Registry>,
 }
@@ -44,7 +46,9 @@ pub(crate) struct Chain {
 
 impl Peers {
     pub(crate) fn new(sandbox: &mut Sandbox, registry: &Registry) -> Result<Self> {
-        Ok(Self { directory: sandbox.new_directory("peers")?, registry: registry.clone(), tls: None })
+        let directory = sandbox.new_directory("peers")?;
+        let podman_run = sandbox.prefix().join("podman-run");
+        Ok(Self { directory, podman_run, registry: registry.clone(), tls: None })
     }
 
     /// Whether these programs are there and can say their version.
@@ -170,7 +174,7 @@ impl Peers {
     pub(crate) fn podman(&self) -> Result<(Cost, Cost)> {
         let pull = || {
             let mut pull = command("podman");
-            pull.arg("--root").arg(self.path("podman")).arg("--runroot").arg(self.path("podman-run"));
+            pull.arg("--root").arg(self.path("podman")).arg("--runroot").arg(&self.podman_run);
             pull.args(["--storage-driver", "overlay", "pull", "--quiet", "--tls-verify=false"]);
             pull.arg(format!("{}/{REPOSITORY}:{TAG}", self.registry.authority));
             self.run(pull)

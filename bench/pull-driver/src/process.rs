@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 /// How often memory is looked at.
-const PERIOD: Duration = Duration::from_millis(4);
+const PERIOD: Duration = Duration::from_millis(10);
 
 /// Memory of a process and its descendants, KiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -90,7 +90,7 @@ pub(crate) fn print(rows: &[&Row], absent: &[String]) {
     absent.iter().for_each(|reason| println!("not measured: {reason}"));
     println!(
         "medians of n rounds, the rows of a round one after another; spread is (largest - smallest) / median; RSS and \
-         HWM are the largest sums\nover all processes of a side: of VmRSS looked at every 4 ms, and of the high-water \
+         HWM are the largest sums\nover all processes of a side: of VmRSS looked at every 10 ms, and of the high-water \
          marks of those alive at one time"
     );
 }

@@ -28,7 +28,7 @@ fn site_with(script: &str, more: &[(&str, Value)], server: &Server) -> Site {
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         keys.push(("examiner".to_owned(), json!(program)));
-        (vec![local(&url)], keys.into_iter().collect())
+        GatewayOptions { locations: vec![local(&url)], more: keys.into_iter().collect(), ..GatewayOptions::default() }
     })
 }
 
@@ -174,7 +174,11 @@ exit 7"#;
         std::fs::write(&program, "#!/bin/sh\nexit 0\n").unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         kept = Some(program.clone());
-        (vec![local(&url)], [("examiner".to_owned(), json!(program))].into_iter().collect())
+        GatewayOptions {
+            locations: vec![local(&url)],
+            more: [("examiner".to_owned(), json!(program))].into_iter().collect(),
+            ..GatewayOptions::default()
+        }
     });
     let program = kept.unwrap();
     let places = |text: &str| {
@@ -304,7 +308,7 @@ fn the_other_converters_work_as_confined() {
         let url = format!("http://{}", server.authority());
         let case = std::thread::spawn(move || {
             let keys = [("Converter".to_owned(), json!(converter))];
-            let site = Site::with(|_| (vec![local(&url)], keys.into_iter().collect()));
+            let site = Site::with(|_| GatewayOptions { locations: vec![local(&url)], more: keys.into_iter().collect(), ..GatewayOptions::default() });
             site.pull("alice", "local/x:1").success().unwrap();
             assert_eq!(site.script("local/x:1", "cat /data/newest"), "newest");
             site.finish();

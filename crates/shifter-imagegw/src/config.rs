@@ -73,7 +73,7 @@ pub(crate) struct Platform {
     pub(crate) munge_socket: Option<PathBuf>,
     pub(crate) access: Access,
     pub(crate) image_dir: PathBuf,
-    /// OCI architecture of the system's nodes.
+    /// OCI architecture of the system's nodes, with the most capable variant they run (`amd64/v3`) where it is given.
     pub(crate) architecture: String,
     /// How its images are made.
     pub(crate) converters: Converters,
@@ -311,16 +311,28 @@ fn read_platform(
         munge_socket: section.path("mungeSocketPath"),
         access,
         image_dir: directory.flatten().unwrap_or_default(),
-        architecture: section
-            .choice("architecture", &["amd64", "arm64", "ppc64le", "riscv64", "s390x"])
-            .unwrap_or(host_architecture())
-            .to_owned(),
+        architecture: read_architecture(section).unwrap_or_else(|| host_architecture().to_owned()),
         converters: Converters {
             options: read_converter_options(section).unwrap_or_else(|| converters.options.clone()),
             ..*converters
         },
         admins: section.names("admins"),
     }
+}
+
+/// `amd64`, or with a variant, `amd64/v3`.
+fn read_architecture(section: &mut Section<'_>) -> Option<String> {
+    const KNOWN: [&str; 5] = ["amd64", "arm64", "ppc64le", "riscv64", "s390x"];
+    let text = section.text("architecture")?.to_ascii_lowercase();
+    let (name, variant) = text.split_once('/').unwrap_or((&text, "v0"));
+    let is_variant = variant.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if !KNOWN.contains(&name) || variant.is_empty() || !is_variant {
+        let known = KNOWN.join(", ");
+        section
+            .problem("architecture", &format!("must be one of {known}, or one with a variant, as amd64/v3"));
+        return None;
+    }
+    Some(text)
 }
 
 /// The gateway's own architecture by its OCI name, for systems that do not say theirs.

@@ -6,13 +6,13 @@
 //! while its writer lives; parts without one are leftovers and are removed at the next start.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rand::Rng;
-use sha2::{Digest as _, Sha256};
+use ring::digest::{Context, SHA256};
 
 /// Why a file could not be published.
 #[derive(Debug, thiserror::Error)]
@@ -69,11 +69,28 @@ impl NewImage {
             let replaced = io::Error::other("it was replaced while it was written");
             return Err(io("opening", replaced));
         }
-        let mut hash = Sha256::new();
-        let size = io::copy(&mut input, &mut hash).map_err(|source| io("reading", source))?;
+        let (size, sha256) = size_and_sha256(&mut input).map_err(|source| io("reading", source))?;
         self.part.publish(&self.target, "the image")?;
-        Ok(Published { size, sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect() })
+        Ok(Published { size, sha256 })
     }
+}
+
+fn size_and_sha256(file: &mut File) -> io::Result<(u64, String)> {
+    let mut hash = Context::new(&SHA256);
+    let mut buffer = vec![0; 128 << 10];
+    let mut size = 0;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                hash.update(buffer.get(..count).unwrap_or_default());
+                size += count as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((size, hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
 /// Writes `.meta`, unless it says the same already.

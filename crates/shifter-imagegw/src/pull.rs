@@ -88,6 +88,7 @@ pub(crate) struct Puller {
     cache: BlobCache,
     registries: Mutex<HashMap<String, Registry>>,
     converter: Converter,
+    /// Turns for conversion.
     workers: Semaphore,
     flights: Locks<Option<Failure>>,
     images: Locks<()>,
@@ -101,6 +102,8 @@ pub(crate) struct Puller {
 struct Registry {
     client: Arc<Client>,
     questions: Arc<Semaphore>,
+    /// Turns of pulls from here, from the manifest to the published image.
+    pulls: Arc<Semaphore>,
 }
 
 /// The last failure of a flight, with its time, so that those who waited for it need not repeat it.
@@ -146,6 +149,16 @@ impl Puller {
         })
     }
 
+    /// Says in the log what the cache holds; unfinished downloads one by one.
+    pub(crate) async fn tell_cache(&self) -> Result<(), RegistryError> {
+        let contents = self.cache.contents().await?;
+        for partial in &contents.partials {
+            tracing::info!(digest = %partial.digest, bytes = partial.size, "a download that broke off is kept");
+        }
+        tracing::info!(blobs = contents.blobs.len(), bytes = contents.size(), "blob cache opened");
+        Ok(())
+    }
+
     /// Carries one job to READY, or says why not.
     pub(crate) async fn pull(
         &self,
@@ -185,8 +198,8 @@ impl Puller {
             _ => match flight.as_ref().filter(|failure| failure.at > waiting_since) {
                 Some(failure) => Err(PullError::Shared(failure.why.clone())),
                 None => {
-                    let making =
-                        Making { puller: self, job, platform, target: &target, client: &client, progress };
+                    let (target, client, turns) = (&target, &client, &registry.pulls);
+                    let making = Making { puller: self, job, platform, target, client, turns, progress };
                     making.make(&head.digest).await
                 }
             },
@@ -218,7 +231,11 @@ impl Puller {
             registries.clear();
         }
         let client = Client::new(target.location.clone(), None, Settings::default())?;
-        let registry = Registry { client: Arc::new(client), questions: Arc::new(Semaphore::new(QUESTIONS)) };
+        let registry = Registry {
+            client: Arc::new(client),
+            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            pulls: Arc::new(Semaphore::new(self.config.worker_threads)),
+        };
         registries.insert(target.location.name.clone(), registry.clone());
         Ok(registry)
     }

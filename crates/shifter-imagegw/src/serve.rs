@@ -65,6 +65,7 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
         tracing::warn!("{gap}");
     }
     let puller = Puller::new(config.clone(), catalog.clone(), converter, gateway_uid)?;
+    puller.tell_cache().await?;
     let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
     jobs.recover().await?;
     let api = Api { config, catalog: catalog.clone(), jobs: jobs.clone(), groups: Groups::default() };

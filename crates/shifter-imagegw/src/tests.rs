@@ -204,7 +204,7 @@ impl Registry {
         let index = format!(
             r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","annotations":{{"c":"{comment}"}},
             "manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":{size},
-            "digest":"sha256:{manifest}","platform":{{"os":"linux","architecture":"arm64"}}}}]}}"#
+            "digest":"sha256:{manifest}","platform":{{"os":"linux","architecture":"arm64","variant":"v8"}}}}]}}"#
         )
         .into_bytes();
         let id = sha256(&index);

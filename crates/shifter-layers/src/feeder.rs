@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
-use sha2::{Digest as _, Sha256, Sha512};
+use ring::digest::{Context, SHA256, SHA512};
 use shifter_core::digest::Algorithm;
 
 use crate::Compression;
@@ -71,7 +71,7 @@ impl Feeder {
             // Cannot fail, the other end is at hand.
             let _ = empty.send(Vec::new());
         }
-        let hasher = algorithm.map(Hasher::new);
+        let hasher = algorithm.map(|algorithm| (algorithm, hasher(algorithm)));
         let work = move || feed(reader, hasher, &empties, &fulls);
         let thread = Builder::new().name("layer".to_owned()).spawn(work)?;
         Ok(Self { full: Some(full), empty: Some(empty), thread: Some(thread), digest: None })
@@ -117,7 +117,7 @@ impl Drop for Feeder {
 /// The thread: ends when the layer does, or when nobody listens.
 fn feed(
     mut reader: Box<dyn Read + Send>,
-    mut hasher: Option<Hasher>,
+    mut hasher: Option<(Algorithm, Context)>,
     empties: &Receiver<Vec<u8>>,
     fulls: &SyncSender<Message>,
 ) {
@@ -125,7 +125,7 @@ fn feed(
         // Most layers are smaller than all buffers.
         buffer.resize(BUFFER_BYTES, 0);
         let (count, failure) = fill(&mut reader, &mut buffer);
-        if let Some(hasher) = &mut hasher {
+        if let Some((_, hasher)) = &mut hasher {
             hasher.update(buffer.get(..count).unwrap_or_default());
         }
         if count > 0 && fulls.send(Message::Bytes(buffer, count)).is_err() {
@@ -136,7 +136,11 @@ fn feed(
             return;
         }
         if count == 0 {
-            let _ = fulls.send(Message::End(hasher.map(Hasher::finish)));
+            let digest = hasher.map(|(algorithm, hasher)| {
+                let hex: String = hasher.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("{}:{hex}", algorithm.name())
+            });
+            let _ = fulls.send(Message::End(digest));
             return;
         }
     }
@@ -156,32 +160,9 @@ fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> (usize, Option<io::Error>) 
     (filled, None)
 }
 
-enum Hasher {
-    Sha256(Sha256),
-    Sha512(Box<Sha512>),
-}
-
-impl Hasher {
-    fn new(algorithm: Algorithm) -> Self {
-        match algorithm {
-            Algorithm::Sha256 => Hasher::Sha256(Sha256::new()),
-            Algorithm::Sha512 => Hasher::Sha512(Box::default()),
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Hasher::Sha256(hasher) => hasher.update(bytes),
-            Hasher::Sha512(hasher) => hasher.update(bytes),
-        }
-    }
-
-    fn finish(self) -> String {
-        let (algorithm, bytes) = match self {
-            Hasher::Sha256(hasher) => (Algorithm::Sha256, hasher.finalize().to_vec()),
-            Hasher::Sha512(hasher) => (Algorithm::Sha512, hasher.finalize().to_vec()),
-        };
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}:{hex}", algorithm.name())
-    }
+fn hasher(algorithm: Algorithm) -> Context {
+    Context::new(match algorithm {
+        Algorithm::Sha256 => &SHA256,
+        Algorithm::Sha512 => &SHA512,
+    })
 }

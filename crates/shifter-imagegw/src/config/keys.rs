@@ -62,7 +62,7 @@ pub(crate) const TOP: &[Key] = &[
     key("Platforms", "required", "the systems that images are published on"),
     key("PullUpdateTime", "-", "other name of PullUpdateTimeout"),
     key("PullUpdateTimeout", "300", "seconds for which one caller's pull of a tag also answers others"),
-    key("WorkerThreads", "4", "pulls that download and convert at the same time, 1 to 256"),
+    key("WorkerThreads", "4", "conversions, and pulls from one registry, at the same time, 1 to 256"),
     key(
         "examiner",
         "-",
@@ -74,7 +74,11 @@ pub(crate) const PLATFORM: &[Key] = &[
     key("ConverterOptions", "the common ones", "the same for this system's images; ours"),
     key("accesstype", "required", "local or remote"),
     key("admins", "nobody", "exact user names; a string is one name"),
-    key("architecture", "the gateway's", "amd64, arm64, ppc64le, riscv64 or s390x; ours"),
+    key(
+        "architecture",
+        "the gateway's",
+        "amd64, arm64, ppc64le, riscv64 or s390x, or with the most capable variant, amd64/v3; ours",
+    ),
     key("host", "-", "hosts of a remote system; the first is used"),
     key("local", "-", "section for accesstype local"),
     key("mountCommand", "-", "unused"),
@@ -101,6 +105,7 @@ pub(crate) const LOCATION: &[Key] = &[
     key("mirrors", "[]", "base URLs asked for content first, without credentials; ours"),
     key("remotetype", "required", "dockerv2"),
     key("sslcacert", "-", "PEM file of private certificate authorities, for the mirrors, too"),
+    key("timeout", "60", "seconds of silence before the registry is asked again; ours"),
     key(
         "trustedHosts",
         "[]",

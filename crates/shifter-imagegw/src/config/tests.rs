@@ -48,7 +48,7 @@ const EVERYTHING: &str = r#"{
             "ssh": { "username": "user", "key": "/tmp/ssh.key", "imageDir": "/tmp/systema/images",
                      "sshCmdOptions": ["-v"], "scpCmdOptions": ["-C"] } },
         "systemb": { "mungeSocketPath": "/tmp/systemb/munge.socket", "accesstype": "local",
-            "usergroupService": "local", "admins": "root", "architecture": "arm64",
+            "usergroupService": "local", "admins": "root", "architecture": "ARM64/v9",
             "local": { "imageDir": "/tmp/systemb/images" } } }
 }"#;
 
@@ -79,12 +79,12 @@ fn documented_configurations_are_accepted() {
     assert_eq!(everything.worker_threads, 8);
     assert_eq!(everything.log_level, Some("debug"));
     assert_eq!(
-        everything.platforms["mycluster"].converters.options,
+        everything.platforms["systemb"].converters.options,
         ["-comp", "zstd", "-Xcompression-level", "3"]
     );
     assert_eq!(everything.database, Database::Sqlite("/srv/c.db".into()));
     assert_eq!(everything.platforms["systemb"].admins, ["root"]);
-    assert_eq!(everything.platforms["systemb"].architecture, "arm64");
+    assert_eq!(everything.platforms["systemb"].architecture, "arm64/v9");
     assert_eq!(everything.platforms["systema"].admins, ["root", "alice"]);
     assert!(everything.registries.location("urltest").unwrap().auth_method == AuthMethod::Basic);
     everything.check_servable().unwrap();
@@ -196,6 +196,16 @@ fn mistakes_are_named_with_their_place() {
             "\"DefaultImageLocation\": \"quay.io\"",
             "is not one of the Locations",
         ),
+        (
+            "\"accesstype\"",
+            "\"architecture\": \"amd64/\", \"accesstype\"",
+            "Platforms.mycluster.architecture: must be one of amd64, arm64",
+        ),
+        (
+            "\"authentication\"",
+            "\"timeout\": 0, \"authentication\"",
+            "Locations.registry-1.docker.io.timeout: must be a whole number",
+        ),
         ("\"local\",", "\"ftp\",", "Platforms.mycluster.accesstype: must be one of local, remote"),
         ("\"local\": {", "\"ssh\": {", "Platforms.mycluster.local: missing"),
         ("\"mungeSocketPath\"", "\"x\"", "Platforms.mycluster.mungeSocketPath: missing"),
@@ -228,4 +238,24 @@ fn mistakes_are_named_with_their_place() {
     assert!(matches!(Config::parse("[]"), Err(ConfigError::NotAnObject)));
     let two = changed("300", "-1").replace("90:00:00:00", "x");
     assert_eq!(Config::parse(&two).unwrap_err().to_string().lines().count(), 2, "all problems at once");
+}
+
+#[test]
+fn the_administrators_document_lists_every_key_as_it_is() {
+    let document = include_str!("../../../../docs/administrator.md");
+    let mut missing = Vec::new();
+    for (section, keys) in keys::SECTIONS {
+        let section = match *section {
+            "(top level)" => "top level".to_owned(),
+            named => format!("`{named}`"),
+        };
+        for key in *keys {
+            let default = if key.default == "-" { "–" } else { key.default };
+            let line = format!("| {section} | `{}` | {default} | {} |\n", key.name, key.meaning);
+            if !document.contains(&line) {
+                missing.push(line);
+            }
+        }
+    }
+    assert_eq!(missing.concat(), "");
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::{StreamExt, TryStreamExt};
 use shifter_core::digest::Digest;
 use shifter_registry::{Blob, BlobCache, Client, Compression, RegistryError, Resolved};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::{DOWNLOADS, FORMAT, Progress, PullError, Puller, blocking};
 use crate::config::Platform;
@@ -25,6 +25,8 @@ pub(super) struct Making<'a> {
     pub(super) platform: &'a Platform,
     pub(super) target: &'a Target,
     pub(super) client: &'a Client,
+    /// Turns of pulls from this registry, so that one that is slow holds up nobody else's users.
+    pub(super) turns: &'a Semaphore,
     pub(super) progress: &'a Progress,
 }
 
@@ -33,10 +35,10 @@ impl Making<'_> {
     pub(super) async fn make(&self, digest: &Digest) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
         let puller = self.puller;
         self.progress.set("Waiting for a free worker".to_owned());
-        let _turn = puller.workers.acquire().await.map_err(|_| PullError::Stopping)?;
+        let _turn = self.turns.acquire().await.map_err(|_| PullError::Stopping)?;
         let resolved = self.resolve(digest).await?;
         // Old gateways name images by the top-level digest. An index means another image on each
-        // architecture, so on others than the common one the platform's manifest names it.
+        // architecture, so on others than the common one, and on variants of it, the platform's manifest names it.
         let id = match self.platform.architecture.as_str() {
             "amd64" => &resolved.top_digest,
             _ => &resolved.manifest_digest,
@@ -60,6 +62,8 @@ impl Making<'_> {
             }
             result => result?,
         };
+        self.progress.set("Waiting for a free worker".to_owned());
+        let _worker = puller.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         puller.move_on(self.job, JobStatus::Conversion, "Converting image", self.progress).await?;
         let (expand, directory) = (puller.config.expand_directory.clone(), self.platform.image_dir.clone());
         let new_id = id.clone();
@@ -103,7 +107,7 @@ impl Making<'_> {
             system,
             id,
             format: FORMAT.to_owned(),
-            config: run_config(&resolved, &self.platform.architecture),
+            config: run_config(&resolved),
             size: published.size,
             sha256: published.sha256,
             last_pull: 0.0,
@@ -189,7 +193,7 @@ fn convert_layers(resolved: &Resolved, blobs: &[Blob]) -> Vec<ConvertLayer> {
         .collect()
 }
 
-fn run_config(resolved: &Resolved, architecture: &str) -> RunConfig {
+fn run_config(resolved: &Resolved) -> RunConfig {
     let config = &resolved.config;
     RunConfig {
         entry: config.entrypoint.clone(),
@@ -200,10 +204,7 @@ fn run_config(resolved: &Resolved, architecture: &str) -> RunConfig {
         user: config.user.clone().unwrap_or_default(),
         volumes: config.volumes.clone(),
         stop_signal: config.stop_signal.clone().unwrap_or_default(),
-        architecture: match config.architecture.as_str() {
-            "" => architecture.to_owned(),
-            named => named.to_owned(),
-        },
+        architecture: resolved.platform.processor(),
     }
 }
 

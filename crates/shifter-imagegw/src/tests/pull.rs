@@ -223,6 +223,8 @@ async fn images_for_other_architectures_are_named_by_the_platforms_manifest() {
     }
     assert_eq!(gateway.names("arm"), [format!("{manifest}.meta"), format!("{manifest}.squashfs")]);
     assert_eq!(gateway.conversions(), 1, "two indexes of one manifest are one image");
+    let record = std::fs::read_to_string(dir.path().join(format!("arm/{manifest}.meta"))).unwrap();
+    assert!(record.contains(r#""architecture":"arm64/v8""#), "{record}");
     // The other system is told that there is nothing for it.
     let image = gateway.pull(&alice, "app:1", "").await;
     assert!(has(&image, "FAILURE"), "{image:?}");

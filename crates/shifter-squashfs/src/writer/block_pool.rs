@@ -6,9 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use sha2::{Digest as _, Sha256};
-
-use super::duplicates::Digest;
+use super::duplicates::{Digest, content_digest};
 use super::encoder::{Compressor, Encoder};
 use super::error::WriteError;
 
@@ -29,7 +27,7 @@ pub(super) struct Block {
     pub(super) sequence: u64,
     /// The size word.
     pub(super) word: u32,
-    /// The sha256 of the bytes to store.
+    /// The digest of the bytes to store.
     pub(super) digest: Digest,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -154,6 +152,6 @@ fn compress(compressor: &mut Compressor, job: Job) -> Result<Block, WriteError> 
     if let Some(length) = length {
         block.word = word(length);
     }
-    block.digest = Sha256::digest(block.stored()).into();
+    block.digest = content_digest(block.stored());
     Ok(block)
 }

@@ -33,6 +33,7 @@ use std::io::{ErrorKind, Read};
 use std::ops::Range;
 
 use block_pool::BlockPool;
+pub use duplicates::content_digest;
 pub use encoder::{Codec, ENCODER_VERSION, Encoder};
 pub use error::WriteError;
 use image::{Append, Image};
@@ -99,8 +100,8 @@ pub struct Blocks<'a> {
     pub start: u64,
     /// Each block's size word: bytes stored, bit 24 if not compressed; 0 is a block of zeros.
     pub words: &'a [u32],
-    /// The sha256 over each block's size word (little-endian) and the sha256 of its stored bytes, which for
-    /// a block of zeros is 32 zeros.
+    /// The digest over each block's size word (little-endian) and the [`content_digest`] of its stored bytes,
+    /// which for a block of zeros is 32 zeros.
     pub digest: [u8; 32],
 }
 
@@ -111,7 +112,7 @@ pub struct TailPlace {
     pub fragment: u32,
     /// The first byte in the uncompressed fragment.
     pub offset: u32,
-    /// The sha256 of the tail's bytes.
+    /// The [`content_digest`] of the tail's bytes.
     pub digest: [u8; 32],
 }
 

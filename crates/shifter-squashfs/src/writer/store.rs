@@ -4,8 +4,6 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use sha2::{Digest as _, Sha256};
-
 use super::block_pool::{Block, BlockPool};
 use super::duplicates::{Digest, DigestIndex};
 use super::error::WriteError;
@@ -22,7 +20,7 @@ pub(super) struct Run {
     pub(super) start: u64,
     /// How many of its blocks are zeros, which take no space.
     pub(super) zeros: u32,
-    /// The sha256 over each block's size word and the sha256 of its stored bytes.
+    /// The digest over each block's size word and the digest of its stored bytes.
     pub(super) digest: Digest,
     /// A file of the same size came before, so the blocks may be in the image already.
     candidate: bool,
@@ -36,7 +34,7 @@ pub struct Fragment {
     pub start: u64,
     /// Its size word: bytes stored, bit 24 if not compressed.
     pub word: u32,
-    /// The sha256 of the bytes stored.
+    /// The [`content_digest`](super::content_digest) of the bytes stored.
     pub digest: [u8; 32],
 }
 
@@ -59,7 +57,7 @@ enum State {
 
 /// The run whose blocks are being written.
 struct Open {
-    hasher: Sha256,
+    hasher: blake3::Hasher,
     start: u64,
     first: usize,
     zeros: u32,
@@ -198,14 +196,14 @@ impl Store {
     fn write_block(&mut self, number: u32, last: bool, block: Option<&Block>) -> Result<(), WriteError> {
         let Some(run) = self.runs.get_mut(number as usize) else { return Ok(()) };
         let open = self.open.get_or_insert_with(|| Open {
-            hasher: Sha256::new(),
+            hasher: blake3::Hasher::new(),
             start: self.image.position(),
             first: self.words.len(),
             zeros: 0,
         });
         let (word, digest) = block.map_or((0, [0; 32]), |block| (block.word, block.digest));
-        open.hasher.update(word.to_le_bytes());
-        open.hasher.update(digest);
+        open.hasher.update(&word.to_le_bytes());
+        open.hasher.update(&digest);
         open.zeros += u32::from(word == 0);
         self.words.push(word);
         match block {

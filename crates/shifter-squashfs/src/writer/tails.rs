@@ -2,9 +2,7 @@
 //! alone: each different tail once, in order, masked or not, also if a newer segment has it already. Whether
 //! the fragment is then wanted depends on who uses it.
 
-use sha2::{Digest as _, Sha256};
-
-use super::duplicates::{Digest, DigestIndex};
+use super::duplicates::{Digest, DigestIndex, content_digest};
 use super::error::WriteError;
 use super::image::Append;
 use super::spool::{SpoolDir, SpoolFile};
@@ -68,7 +66,7 @@ impl Tails {
         store: &mut Store,
         spool: &SpoolDir,
     ) -> Result<u32, WriteError> {
-        let digest: Digest = Sha256::digest(bytes).into();
+        let digest = content_digest(bytes);
         let equal = self.known.find(&digest, digest_of(&self.tails));
         if let Some(equal) = equal.filter(|equal| *equal >= self.first_tail) {
             return Ok(equal);
@@ -132,10 +130,8 @@ impl Tails {
         let number = self.next_fragment().saturating_sub(1);
         let Some(packed) = self.packed.last_mut().filter(|_| !self.buffer.is_empty()) else { return Ok(()) };
         if packed.users > 0 {
-            let mut bytes = store.pool.buffer();
-            bytes.clear();
-            bytes.extend_from_slice(&self.buffer);
-            store.fragment(number, bytes)?;
+            let empty = store.pool.buffer();
+            store.fragment(number, std::mem::replace(&mut self.buffer, empty))?;
         } else {
             let file = match &mut self.spool {
                 Some(file) => file,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use shifter_tests::fixture::{
     Built, Image, Layer, Server, build_named, busybox_image, dir, file, shell_entries, symlink,
 };
-use shifter_tests::harness::Sandbox;
+use shifter_tests::harness::{GatewayOptions, Sandbox};
 
 const NOTHING: [&str; 0] = [];
 
@@ -28,7 +28,11 @@ fn site_with(script: &str, more: &[(&str, Value)], server: &Server) -> Site {
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         keys.push(("examiner".to_owned(), json!(program)));
-        GatewayOptions { locations: vec![local(&url)], more: keys.into_iter().collect(), ..GatewayOptions::default() }
+        GatewayOptions {
+            locations: vec![local(&url)],
+            more: keys.into_iter().collect(),
+            ..GatewayOptions::default()
+        }
     })
 }
 
@@ -308,7 +312,11 @@ fn the_other_converters_work_as_confined() {
         let url = format!("http://{}", server.authority());
         let case = std::thread::spawn(move || {
             let keys = [("Converter".to_owned(), json!(converter))];
-            let site = Site::with(|_| GatewayOptions { locations: vec![local(&url)], more: keys.into_iter().collect(), ..GatewayOptions::default() });
+            let site = Site::with(|_| GatewayOptions {
+                locations: vec![local(&url)],
+                more: keys.into_iter().collect(),
+                ..GatewayOptions::default()
+            });
             site.pull("alice", "local/x:1").success().unwrap();
             assert_eq!(site.script("local/x:1", "cat /data/newest"), "newest");
             site.finish();

@@ -361,7 +361,7 @@ mod tests {
         std::fs::write(deep.join("file"), b"").unwrap();
         std::os::unix::fs::symlink(&outside, deep.join("link")).unwrap();
         for path in [&deep, &scratch.path().join("a")] {
-            std::fs::set_permissions(path, PermissionsExt::from_mode(0)).unwrap();
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o0)).unwrap();
         }
         std::fs::set_permissions(&outside, PermissionsExt::from_mode(0o500)).unwrap();
         open_up(scratch.path()).unwrap();

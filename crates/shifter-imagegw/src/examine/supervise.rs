@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Signal, WaitOptions};
@@ -102,10 +102,7 @@ fn wait(mut child: Child, limit: Duration) -> Option<ExitStatus> {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         let _nobody_waits = abandoned.send(None);
     });
-    match over.recv_timeout(limit) {
-        Ok(status) => status,
-        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-    }
+    over.recv_timeout(limit).unwrap_or_default()
 }
 
 /// Kills all descendants until there are none. The killed leave children of their own to us, so it takes some rounds.

@@ -59,7 +59,7 @@ fn check_seed(seed: u64) {
     let place = Place::new();
     place.write_layers("image", &tree, layers.clone(), &settings);
     check_image(&place.path("image"), &tree, block_size);
-    if seed % 10 == 0 {
+    if seed.is_multiple_of(10) {
         place.write_layers("again", &tree, layers, &Settings { workers: 5, ..settings });
         assert!(place.bytes("image") == place.bytes("again"), "another number of threads, other bytes");
     }

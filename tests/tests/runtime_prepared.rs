@@ -3,42 +3,11 @@
 
 mod common;
 
+use common::jobs::{ALICE, BOB, is_joined, root, says_joined, setup, udi, unsetup};
 use common::{Machine, image_with_probes, shell_image};
-use shifter_tests::harness::Outcome;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-
-const ALICE: [&str; 7] = ["-U", "4201", "-G", "4201", "-u", "alice", "id"];
-const BOB: [&str; 7] = ["-U", "4202", "-G", "4202", "-u", "bob", "id"];
-
-fn root(machine: &Machine, program: &str, words: &[&str]) -> Outcome {
-    let program = machine.sandbox.program(program).unwrap().display().to_string();
-    machine.sandbox.root().run(&[&[program.as_str()], words].concat()).unwrap()
-}
-
-fn setup(machine: &Machine, user: &[&str], words: &[&str]) -> Outcome {
-    root(machine, "setupRoot", &[user, &[machine.id.as_str()], words].concat())
-}
-
-fn unsetup(machine: &Machine, words: &[&str]) {
-    let out = root(machine, "unsetupRoot", words);
-    assert!(out.status.success() && out.err().is_empty(), "{}", out.describe());
-}
-
-/// Whether a start finds a prepared container, as it says itself.
-fn is_joined(machine: &Machine, user: &str, words: &[&str]) -> bool {
-    says_joined(machine.run(user, &[&["-v"], words, &["true"]].concat()))
-}
-
-fn says_joined(out: Outcome) -> bool {
-    assert!(out.status.success() && out.err().contains("run        true"), "{}", out.describe());
-    out.err().contains("joined     the container prepared for this job")
-}
-
-fn udi(machine: &Machine, path: &str) -> std::path::PathBuf {
-    machine.sandbox.prefix().join("udi").join(path)
-}
 
 #[test]
 fn starts_of_the_jobs_user_join_and_others_build_their_own() {

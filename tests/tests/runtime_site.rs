@@ -8,22 +8,14 @@ use shifter_tests::fixture::{dir, file};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-/// A script of root's in a directory of root's.
-fn script(machine: &Machine, name: &str, text: &str) -> String {
-    let path = machine.sandbox.prefix().join(name);
-    fs::write(&path, text).unwrap();
-    path.display().to_string()
-}
-
 #[test]
 fn hooks_see_the_root_being_assembled_before_and_after_the_sites_mounts() {
     let machine = Machine::new(&shell_image(), "ENV: LD_PRELOAD=/evil.so\n");
-    let pre = script(
-        &machine,
+    let pre = machine.script(
         "pre.sh",
         "mkdir global; mkdir -p var/opt/cray; env > opt/env; ls -l /proc/self/fd > opt/fds",
     );
-    let post = script(&machine, "post.sh", "ln -s global/u1 project; ls global > opt/seen");
+    let post = machine.script("post.sh", "ln -s global/u1 project; ls global > opt/seen");
     fs::create_dir_all("/home/shared/inside").unwrap();
     machine
         .sandbox
@@ -53,7 +45,7 @@ fn a_failing_hook_stops_the_start() {
         ("sitePreMountHook", "Site premount hook failed. Exiting."),
         ("sitePostMountHook", "Site postmount hook failed."),
     ] {
-        let hook = script(&machine, "fails.sh", "exit 3");
+        let hook = machine.script("fails.sh", "exit 3");
         machine.sandbox.write_udiroot(&[(key, &hook)]).unwrap();
         let said = machine.run("alice", &["true"]).failure(1).unwrap();
         assert!(said.contains(expected), "{said}");
@@ -165,6 +157,20 @@ fn a_sealed_root_is_read_only_and_a_slave_mount_sees_later_host_mounts() {
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     machine.sandbox.root().run(&["umount", "/home/late"]).unwrap().success().unwrap();
     assert!(text.starts_with("came later\n") && text.contains(" / / ro,"), "{text}");
+    machine.finish();
+}
+
+#[test]
+fn a_root_of_ramfs_keeps_no_image_from_starting_and_shows_no_keys_of_the_image() {
+    let mut entries = shell_image();
+    entries.extend([file("etc/of-image", "x"), dir("etc/ssh"), file("etc/ssh/key", "of the image")]);
+    let machine = Machine::new(&entries, "");
+    machine.sandbox.write_udiroot(&[("rootfsType", "ramfs")]).unwrap();
+    let script = "cat /etc/of-image; ls -A /etc/ssh; stat -f -c %T /; touch /etc/ssh/x /x";
+    let out = machine.run("alice", &["sh", "-c", script]);
+    assert!(out.out().starts_with('x') && out.out().lines().count() == 1, "{}", out.describe());
+    assert!(out.err().contains("/etc/ssh/x: Read-only file system"), "{}", out.describe());
+    assert!(out.err().contains("/x: Permission denied"), "{}", out.describe());
     machine.finish();
 }
 

@@ -30,6 +30,7 @@ const MOST_ENTRIES: usize = 4096;
 const FOREIGN: &str = "its parent belongs to another mount, in which nothing is made";
 const ENOENT: i32 = 2;
 const EEXIST: i32 = 17;
+const EOPNOTSUPP: i32 = 95;
 
 /// A container: this process's root, with root's rights still.
 #[derive(Debug)]
@@ -369,9 +370,18 @@ impl Build<'_> {
     fn overlay_etc(&self) -> Result<()> {
         let Some(of_image) = self.image_directory("/etc")? else { return Ok(()) };
         let ours = self.find("/etc")?;
-        dir::mark_opaque(&ours, "ssh")?;
+        let hidden = dir::mark_opaque(&ours, "ssh");
         let overlay = mount::new_overlay(self.locked.proc(), &[&ours, &of_image], None)?;
-        Ok(mount::attach(&overlay, &ours, "/etc")?)
+        mount::attach(&overlay, &ours, "/etc")?;
+        match hidden {
+            // ramfs has no extended attributes.
+            Err(error) if error.errno() == Some(EOPNOTSUPP) => {
+                let options = [("source", "shifter"), ("mode", "0755")];
+                let empty = mount::new_file_system("tmpfs", &options, mount::SAFE_READ_ONLY)?;
+                Ok(mount::attach(&empty, &self.find("/etc/ssh")?, "/etc/ssh")?)
+            }
+            other => Ok(other?),
+        }
     }
 }
 

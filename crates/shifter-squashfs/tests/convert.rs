@@ -221,8 +221,3 @@ fn bad_tool_options_come_back_as_the_tools_message() {
     assert!(text.contains("invalid option") && text.len() < 2000, "{text}");
     assert_eq!(files_in(folder.path()), 0);
 }
-
-#[test]
-fn the_converter_of_choice_is_found() {
-    assert_eq!(shifter_squashfs::find_converter().unwrap(), Converter::Tar2sqfs);
-}

@@ -1,6 +1,7 @@
 //! A test machine with one image in place, and short ways to run things in its containers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, unreachable_pub, missing_docs)]
 
+pub mod jobs;
 pub mod site;
 
 use std::io::Read as _;
@@ -77,6 +78,23 @@ impl Machine {
     /// Runs words in a container as this user.
     pub fn run(&self, user: &str, words: &[&str]) -> Outcome {
         self.as_user(user).run(&self.words(words)).unwrap()
+    }
+
+    /// Runs a script on the host as this user.
+    pub fn shell(&self, user: &str, script: &str) -> Outcome {
+        self.as_user(user).run(&["bash", "-c", script]).unwrap()
+    }
+
+    /// Runs a script on the host as root, which must succeed.
+    pub fn host(&self, script: &str) -> String {
+        self.sandbox.root().run(&["bash", "-ec", script]).unwrap().success().unwrap()
+    }
+
+    /// A script of root's below the prefix.
+    pub fn script(&self, name: &str, text: &str) -> String {
+        let path = self.sandbox.prefix().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
     }
 
     /// The leak check.

@@ -78,7 +78,7 @@ fn documented_configurations_are_accepted() {
     assert_eq!(everything.worker_threads, 8);
     assert_eq!(everything.log_level, Some("debug"));
     assert_eq!(
-        everything.platforms["mycluster"].converters.options,
+        everything.platforms["systemb"].converters.options,
         ["-comp", "zstd", "-Xcompression-level", "3"]
     );
     assert_eq!(everything.database, Database::Sqlite("/srv/c.db".into()));
@@ -201,4 +201,24 @@ fn mistakes_are_named_with_their_place() {
     assert!(matches!(Config::parse("[]"), Err(ConfigError::NotAnObject)));
     let two = changed("300", "-1").replace("90:00:00:00", "x");
     assert_eq!(Config::parse(&two).unwrap_err().to_string().lines().count(), 2, "all problems at once");
+}
+
+#[test]
+fn the_administrators_document_lists_every_key_as_it_is() {
+    let document = include_str!("../../../../docs/administrator.md");
+    let mut missing = Vec::new();
+    for (section, keys) in keys::SECTIONS {
+        let section = match *section {
+            "(top level)" => "top level".to_owned(),
+            named => format!("`{named}`"),
+        };
+        for key in *keys {
+            let default = if key.default == "-" { "–" } else { key.default };
+            let line = format!("| {section} | `{}` | {default} | {} |\n", key.name, key.meaning);
+            if !document.contains(&line) {
+                missing.push(line);
+            }
+        }
+    }
+    assert_eq!(missing.concat(), "");
 }

@@ -3,15 +3,13 @@
 //!
 //! What a user wants mounted is not there but only in the namespaces made from it.
 
-use super::{Build, shared_copy};
+use super::{Build, EOPNOTSUPP, shared_copy};
 use crate::config::TrustedConfig;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::plan::{MountPlan, Step};
 use shifter_sys::lockdown::LockedDown;
 use shifter_sys::{mount, namespace, trusted};
-
-const EOPNOTSUPP: i32 = 95;
 
 /// A container that stands where the configuration says, in the namespace this process is in, but for what its user
 /// wants mounted: for programs that root runs.

@@ -295,7 +295,6 @@ fn compare(
     let mut expected = with_policy(listing(bundle));
     let mut wrong = Vec::new();
     let shown = |name: &[u8]| name.escape_ascii().to_string();
-    // The root's time where no layer has an entry for it is nobody's word; umoci sets 1970.
     for name in implied {
         for side in [&mut found, &mut expected] {
             if let Some(thing) = side.get_mut(name.as_bytes()) {
@@ -311,6 +310,14 @@ fn compare(
         if found.get(name.as_bytes()) == expected.get(name.as_bytes()) {
             wrong
                 .push(format!("{name}: does not differ from umoci, and the table says that it does ({why})"));
+        }
+    }
+    for name in found.keys() {
+        let path = mount.join(Path::new(std::ffi::OsStr::from_bytes(name)));
+        // Where a whole image has none, the kernel says so.
+        let attributes = rustix::fs::llistxattr(&path, &mut [0; 4096]);
+        if !matches!(attributes, Ok(0) | Err(rustix::io::Errno::NOTSUP)) {
+            wrong.push(format!("{}: has extended attributes: {attributes:?}", shown(name)));
         }
     }
     let told: BTreeSet<&[u8]> = differs.iter().map(|(name, ..)| name.as_bytes()).collect();

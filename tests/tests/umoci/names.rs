@@ -59,6 +59,7 @@ fn names_of_any_bytes_and_length_come_through() {
         ("lengths around the header's field, GNU", vec![edges_gnu], &[]),
         ("targets of symbolic links", vec![targets], &[]),
         ("one name in many spellings", vec![spelled], &[]),
+        ("a file whose name ends in a slash", vec![vec![file("a/", "1"), dir("b/")]], &[]),
         ("the root itself", vec![vec![dir(".").mode(0o711).mtime(70), file("a", "")]], &[]),
     ];
     check_all(rows);

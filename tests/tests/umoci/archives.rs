@@ -224,13 +224,13 @@ fn files_beyond_8_gib_come_through() {
     let mut body = record.into_bytes();
     body.resize(512, 0);
     let pax = [checked(header(b'x', 19)), body, checked(header(b'0', 0))].concat();
+    let folder = Folder::new("large");
+    let mut bench = Bench::new().on_disk(&folder.0);
     for (name, start) in [("base 256", checked(gnu)), ("pax", pax)] {
-        let folder = Folder::new("large");
-        let mut bench = Bench::new().on_disk(&folder.0);
         let image = image_of(&large_layer(&start));
         bench.check_images(name, &image, &image, ROOT);
-        bench.finish();
     }
+    bench.finish();
 }
 
 fn header(kind: u8, size: u64) -> Vec<u8> {

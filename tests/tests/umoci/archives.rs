@@ -212,25 +212,31 @@ fn forty_thousand_entries_come_through() {
 const ZEROS: u64 = 8 << 30;
 const TAIL: &[u8] = b"the end of a file of more than eight gibibytes";
 
+fn check_large(start: &[u8]) {
+    let folder = Folder::new("large");
+    let mut bench = Bench::new().on_disk(&folder.0);
+    let image = image_of(&large_layer(start));
+    bench.check_images("more than 8 GiB", &image, &image, ROOT);
+    bench.finish();
+}
+
 #[test]
 #[ignore = "umoci writes 8 GiB to /var/lib, which takes minutes; run it with --run-ignored all"]
-fn files_beyond_8_gib_come_through() {
+fn a_file_beyond_8_gib_with_its_size_in_base_256_comes_through() {
     let size = ZEROS + TAIL.len() as u64;
-    // In base 256, as GNU tar says it; and by a pax record beside a header that says nothing.
-    let mut gnu = header(b'0', size);
-    gnu[124..136].copy_from_slice(&[&[0x80, 0, 0, 0][..], &size.to_be_bytes()].concat());
-    let record = format!("19 size={size}\n");
+    let mut header = header(b'0', 0);
+    header[124..136].copy_from_slice(&[&[0x80, 0, 0, 0][..], &size.to_be_bytes()].concat());
+    check_large(&checked(header));
+}
+
+#[test]
+#[ignore = "umoci writes 8 GiB to /var/lib, which takes minutes; run it with --run-ignored all"]
+fn a_file_beyond_8_gib_with_its_size_in_a_pax_record_comes_through() {
+    let record = format!("19 size={}\n", ZEROS + TAIL.len() as u64);
     assert_eq!(record.len(), 19);
     let mut body = record.into_bytes();
     body.resize(512, 0);
-    let pax = [checked(header(b'x', 19)), body, checked(header(b'0', 0))].concat();
-    let folder = Folder::new("large");
-    let mut bench = Bench::new().on_disk(&folder.0);
-    for (name, start) in [("base 256", checked(gnu)), ("pax", pax)] {
-        let image = image_of(&large_layer(&start));
-        bench.check_images(name, &image, &image, ROOT);
-    }
-    bench.finish();
+    check_large(&[checked(header(b'x', 19)), body, checked(header(b'0', 0))].concat());
 }
 
 fn header(kind: u8, size: u64) -> Vec<u8> {
@@ -238,7 +244,7 @@ fn header(kind: u8, size: u64) -> Vec<u8> {
     block[..4].copy_from_slice(b"huge");
     block[100..108].copy_from_slice(b"0000644\0");
     block[108..124].copy_from_slice(b"0000000\x000000000\0");
-    block[124..136].copy_from_slice(format!("{size:011o}\0").get(..12).unwrap_or("00000000000\0").as_bytes());
+    block[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
     block[136..148].copy_from_slice(b"14524535400\0");
     block[156] = kind;
     block[257..265].copy_from_slice(b"ustar\x0000");

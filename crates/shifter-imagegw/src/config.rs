@@ -17,6 +17,7 @@ use serde_json::Value;
 use shifter_registry::Registries;
 
 use self::section::{Notes, Section};
+use crate::catalog::{Place, PlaceError};
 use crate::convert::{Converters, Program};
 use crate::examine::Examiner;
 
@@ -44,7 +45,8 @@ pub(crate) struct Config {
     /// Looks at images before they are published.
     pub(crate) examiner: Option<Examiner>,
     pub(crate) log_level: Option<&'static str>,
-    pub(crate) database: Database,
+    /// Where the catalog is.
+    pub(crate) database: Place,
     /// Keys that are set and that this version cannot honour; each is a whole sentence.
     unsupported: Vec<String>,
 }
@@ -56,15 +58,6 @@ pub(crate) enum Authentication {
     Munge,
     /// By their word, for tests on a loopback address.
     Mock,
-}
-
-/// Where the catalog lives.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Database {
-    /// An SQLite file.
-    Sqlite(PathBuf),
-    /// The file names MongoDB and nothing else.
-    MongoOnly,
 }
 
 /// One system that images are published on.
@@ -118,12 +111,6 @@ impl Config {
     /// be worse than not starting.
     pub(crate) fn check_servable(&self) -> Result<(), ConfigError> {
         let mut problems = self.unsupported.clone();
-        if self.database == Database::MongoOnly {
-            problems.push(format!(
-                "MongoDBURI: this version keeps its catalog in SQLite and does not speak to MongoDB yet; \
-                 add \"DatabaseURI\": \"sqlite://{DEFAULT_DATABASE}\" (the MongoDB keys may stay)"
-            ));
-        }
         if self.format != "squashfs" {
             problems.push(format!(
                 "DefaultImageFormat: \"{}\" cannot be made; set it to \"squashfs\"",
@@ -248,20 +235,21 @@ fn check_unused(top: &mut Section<'_>) {
     }
 }
 
-fn read_database(top: &mut Section<'_>) -> Database {
-    let mongo = top.text("MongoDBURI").is_some();
-    top.text("MongoDB");
-    let Some(uri) = top.text("DatabaseURI") else {
-        return if mongo { Database::MongoOnly } else { Database::Sqlite(DEFAULT_DATABASE.into()) };
+/// `DatabaseURI` decides; without it the original's pair of keys does; without that it is a file.
+fn read_database(top: &mut Section<'_>) -> Place {
+    let (uri, original, database) = (top.text("DatabaseURI"), top.text("MongoDBURI"), top.text("MongoDB"));
+    let (key, place) = match (uri, original) {
+        (Some(uri), _) => ("DatabaseURI", Place::parse(uri, database)),
+        (None, Some(original)) => match database {
+            Some(database) => ("MongoDBURI", Place::of_original(original, database)),
+            None => ("MongoDB", Err(PlaceError::NoDatabase)),
+        },
+        (None, None) => return Place::Sqlite(DEFAULT_DATABASE.into()),
     };
-    match uri.strip_prefix("sqlite://") {
-        Some(path) if path.starts_with('/') => Database::Sqlite(path.into()),
-        _ => {
-            let hint = format!("must be sqlite:// and an absolute path, as sqlite://{DEFAULT_DATABASE}");
-            top.problem("DatabaseURI", &hint);
-            Database::Sqlite(DEFAULT_DATABASE.into())
-        }
-    }
+    place.unwrap_or_else(|error| {
+        top.problem(key, &crate::convert::sentence(&error));
+        Place::Sqlite(DEFAULT_DATABASE.into())
+    })
 }
 
 fn read_platform(

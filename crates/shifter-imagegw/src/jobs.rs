@@ -1,6 +1,8 @@
-//! Running pulls: one task per job, its progress, its end, and what becomes of jobs at a restart.
+//! Running pulls: one task per job, its progress, its end, and what becomes of jobs whose process died.
 //!
-//! The catalog remembers jobs, this file runs them. Registry credentials exist only in the tasks'
+//! The catalog remembers jobs, this file runs them: a job is claimed, kept alive by heartbeats, and its
+//! work ends when the lease is lost, be it that somebody cancelled it or that another process thought
+//! this one dead. Registry credentials exist only in the tasks'
 //! memory; a job that had some and lost them to a restart goes on when its caller polls again, since
 //! every poll brings the credentials along.
 
@@ -11,13 +13,16 @@ use std::time::{Duration, Instant};
 use shifter_registry::Credentials;
 use tokio::task::AbortHandle;
 
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, HEARTBEAT, Lease, patiently};
 use crate::convert::sentence;
-use crate::model::{Job, JobStatus, now};
-use crate::pull::{Progress, Puller};
+use crate::model::{JobStatus, now};
+use crate::pull::{Progress, PullError, Puller};
 
 /// How long a job that lost its credentials waits for its caller after a restart.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(600);
+
+/// What the callers of such jobs see.
+const WAITING: &str = "The gateway was restarted; waiting for the caller to ask again";
 
 /// Clients ask every half second; polls of one job that are clearly closer come from several clients.
 const SHORTEST_PERIOD: Duration = Duration::from_millis(350);
@@ -30,8 +35,10 @@ const FORGET_AFTER: f64 = 86_400.0;
 
 /// The running jobs.
 pub(crate) struct Jobs {
-    catalog: Arc<Catalog>,
+    catalog: Arc<dyn Catalog>,
     puller: Arc<Puller>,
+    /// This process, as its leases name it.
+    holder: String,
     running: Mutex<HashMap<i64, Running>>,
     /// Ends that several clients of one caller wait for, with the time of the end.
     shared_ends: Mutex<HashMap<i64, Instant>>,
@@ -40,6 +47,8 @@ pub(crate) struct Jobs {
 struct Running {
     progress: Arc<Progress>,
     task: AbortHandle,
+    /// None until the job is claimed.
+    lease: Option<Lease>,
     last_poll: Option<Instant>,
     /// Whether the last two gaps between polls were too short for one client, newest first.
     short_gaps: [bool; 2],
@@ -53,8 +62,9 @@ impl Running {
 }
 
 impl Jobs {
-    pub(crate) fn new(catalog: Arc<Catalog>, puller: Arc<Puller>) -> Arc<Jobs> {
-        Arc::new(Jobs { catalog, puller, running: Mutex::default(), shared_ends: Mutex::default() })
+    pub(crate) fn new(catalog: Arc<dyn Catalog>, puller: Arc<Puller>) -> Arc<Jobs> {
+        let (running, shared_ends) = Default::default();
+        Arc::new(Jobs { catalog, puller, holder: holder(), running, shared_ends })
     }
 
     pub(crate) fn puller(&self) -> &Puller {
@@ -63,11 +73,6 @@ impl Jobs {
 
     fn running(&self) -> MutexGuard<'_, HashMap<i64, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether a task has the job in hand; false only after its end is in the catalog.
-    pub(crate) fn is_running(&self, number: i64) -> bool {
-        self.running().contains_key(&number)
     }
 
     /// Notes that a client asked for a running job; returns its progress line.
@@ -100,36 +105,50 @@ impl Jobs {
         }
     }
 
-    /// Starts a job unless it runs already.
-    pub(crate) fn start(self: &Arc<Self>, job: Job, credentials: Option<Credentials>) {
+    /// Starts a job, unless it runs already, here or in another process.
+    pub(crate) fn start(self: &Arc<Self>, number: i64, credentials: Option<Credentials>) {
         let mut running = self.running();
-        if running.contains_key(&job.number) {
+        if running.contains_key(&number) {
             return;
         }
-        let (number, progress) = (job.number, Arc::new(Progress::default()));
+        let progress = Arc::new(Progress::default());
         let jobs = self.clone();
         let watched = progress.clone();
         // The task waits for this lock before it can take itself off the list.
         let task = tokio::spawn(async move {
-            jobs.run(job, credentials, watched).await;
+            jobs.run(number, credentials, watched).await;
             jobs.finish(number);
         });
-        running.insert(
-            number,
-            Running { progress, task: task.abort_handle(), last_poll: None, short_gaps: [false; 2] },
-        );
+        let task = task.abort_handle();
+        running
+            .insert(number, Running { progress, task, lease: None, last_poll: None, short_gaps: [false; 2] });
     }
 
-    async fn run(&self, job: Job, credentials: Option<Credentials>, progress: Arc<Progress>) {
+    async fn run(&self, number: i64, credentials: Option<Credentials>, progress: Arc<Progress>) {
+        let job = match patiently(|| self.catalog.claim(number, &self.holder)).await {
+            Ok(Some(job)) => job,
+            // Another process was faster, or the job is over.
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(job = number, error = sentence(&error), "taking a pull up failed");
+                return;
+            }
+        };
+        let lease = job.lease();
+        if let Some(running) = self.running().get_mut(&number) {
+            running.lease = Some(lease);
+        }
         let begun = now();
         let (system, tag, uid) = (job.key.system.clone(), job.key.tag.clone(), job.uid);
-        tracing::info!(job = job.number, system, tag, uid, "pull started");
-        let number = job.number;
+        tracing::info!(job = number, attempt = job.fence, system, tag, uid, "pull started");
         let puller = self.puller.clone();
         // A task of its own: a panic in it ends this job and nothing else.
-        let work = tokio::spawn(async move { puller.pull(&job, credentials, &progress).await });
+        let mut work = tokio::spawn(async move { puller.pull(&job, credentials, &progress).await });
         let stop = AbortOnDrop(work.abort_handle());
-        let result = work.await;
+        let result = tokio::select! {
+            result = &mut work => result,
+            () = self.lose(lease) => Ok(Err(PullError::Lost)),
+        };
         drop(stop);
         let seconds = now() - begun;
         let why = match result {
@@ -137,63 +156,102 @@ impl Jobs {
                 tracing::info!(job = number, system, tag, uid, seconds, "pull is ready");
                 return;
             }
+            Ok(Err(PullError::Lost)) => {
+                tracing::info!(job = number, system, tag, uid, seconds, "pull was ended or taken over");
+                return;
+            }
             Ok(Err(error)) => sentence(&error),
             Err(error) if error.is_cancelled() => return,
             Err(_) => "the pull ended by an internal error; the gateway's log says more".to_owned(),
         };
         tracing::warn!(job = number, system, tag, uid, seconds, why, "pull failed");
-        if let Err(error) = self.catalog.set_status(number, JobStatus::Failure, &why).await {
+        let failed = patiently(|| self.catalog.set_status(lease, JobStatus::Failure, &why));
+        if let Err(error) = failed.await {
             tracing::error!(job = number, error = sentence(&error), "noting a failed pull failed");
         }
     }
 
-    /// Takes up the jobs that the last process left: those without credentials at once, the others
-    /// when their callers poll; who does not poll in time has failed.
-    pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), CatalogError> {
-        self.catalog.forget_ends_before(now() - FORGET_AFTER).await?;
-        let mut orphans = Vec::new();
-        for job in self.catalog.unfinished(None).await? {
-            let message = if job.with_credentials {
-                orphans.push(job.number);
-                "The gateway was restarted; waiting for the caller to ask again"
-            } else {
-                "The gateway was restarted; starting again"
-            };
-            self.catalog.set_status(job.number, JobStatus::Pending, message).await?;
-            if !job.with_credentials {
-                self.start(job, None);
+    /// Keeps a lease alive; returns when it is lost.
+    async fn lose(&self, lease: Lease) {
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+            match self.catalog.heartbeat(lease).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                // Nobody else can take the job meanwhile either.
+                Err(error) => {
+                    tracing::warn!(job = lease.number, error = sentence(&error), "prolonging a lease failed");
+                }
             }
         }
-        if orphans.is_empty() {
-            return Ok(());
-        }
+    }
+
+    /// Takes up what dead processes left, now and whenever a lease runs out from now on.
+    pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), CatalogError> {
+        self.take_up().await?;
         let jobs = Arc::downgrade(self);
         tokio::spawn(async move {
-            tokio::time::sleep(ORPHAN_PATIENCE).await;
-            let Some(jobs) = jobs.upgrade() else { return };
-            for number in orphans {
-                if jobs.running().contains_key(&number) {
-                    continue;
-                }
-                let why = "the gateway was restarted and does not store registry credentials; pull again";
-                if let Err(error) = jobs.catalog.set_status(number, JobStatus::Failure, why).await {
-                    tracing::error!(
-                        job = number,
-                        error = sentence(&error),
-                        "giving up an orphaned pull failed"
-                    );
+            loop {
+                tokio::time::sleep(HEARTBEAT).await;
+                let Some(jobs) = jobs.upgrade() else { return };
+                if let Err(error) = jobs.take_up().await {
+                    tracing::warn!(error = sentence(&error), "looking for pulls that nobody works on failed");
                 }
             }
         });
         Ok(())
     }
 
-    /// Stops all work; the catalog keeps the jobs for the next start.
-    pub(crate) fn stop(&self) {
-        for running in self.running().values() {
-            running.task.abort();
+    /// Starts the jobs that nobody has in hand. Those with credentials, which died with their process,
+    /// wait for their callers' next poll; who does not poll in time has failed.
+    async fn take_up(self: &Arc<Self>) -> Result<(), CatalogError> {
+        self.catalog.forget_ends_before(now() - FORGET_AFTER).await?;
+        let unfinished = self.catalog.unfinished(None).await?;
+        for job in unfinished.into_iter().filter(|job| !job.is_held()) {
+            let number = job.number;
+            if self.running().contains_key(&number) {
+                continue;
+            }
+            if job.fence > 0 {
+                tracing::info!(job = number, holder = job.holder, "nobody works on this pull any more");
+            }
+            if !job.with_credentials {
+                self.start(number, None);
+            } else if now() - job.updated > ORPHAN_PATIENCE.as_secs_f64() {
+                let why = "the gateway was restarted and does not store registry credentials; pull again";
+                self.catalog.cancel(number, why).await?;
+            } else if job.fence > 0
+                && job.message != WAITING
+                && let Some(job) = self.catalog.claim(number, &self.holder).await?
+            {
+                self.catalog.set_status(job.lease(), JobStatus::Pending, WAITING).await?;
+                self.catalog.release(job.lease()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all work, and tells the catalog nothing, as a kill does.
+    pub(crate) fn abort(&self) -> Vec<Lease> {
+        let running = self.running();
+        running.values().for_each(|running| running.task.abort());
+        running.values().filter_map(|running| running.lease).collect()
+    }
+
+    /// Ends all work; the catalog keeps the jobs for whoever takes them up next, at once.
+    pub(crate) async fn stop(&self) {
+        for lease in self.abort() {
+            if let Err(error) = self.catalog.release(lease).await {
+                tracing::warn!(job = lease.number, error = sentence(&error), "giving a pull back failed");
+            }
         }
     }
+}
+
+/// Who we are, for people who look at a lease.
+fn holder() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{} process {}", host.trim(), std::process::id())
 }
 
 /// Ends the inner task with the outer one.

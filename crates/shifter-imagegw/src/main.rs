@@ -32,6 +32,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::catalog::{Place, Source};
 use crate::config::{Config, keys_reference};
 
 /// Image gateway of Shifter.
@@ -48,6 +49,8 @@ enum Command {
     Serve(Serve),
     /// Check a configuration and say everything that is wrong with it.
     CheckConfig(CheckConfig),
+    /// Copy the catalog into another database.
+    Migrate(Migrate),
     /// The converter process; started by serve.
     #[command(hide = true)]
     Convert,
@@ -80,6 +83,31 @@ struct CheckConfig {
     keys: bool,
 }
 
+/// Copies images, tags and grants; pulls under way are not copied. What the target has stays, and of two
+/// versions of a thing the later one counts, so it may be run any number of times.
+#[derive(Args)]
+struct Migrate {
+    /// sqlite:///FILE, postgres://HOST/DATABASE, mongodb://HOST/DATABASE, or a file that mongoexport
+    /// made of an original gateway's collection images.
+    #[arg(long, value_name = "URI")]
+    from: String,
+    /// sqlite:///FILE, postgres://HOST/DATABASE or mongodb://HOST/DATABASE.
+    #[arg(long, value_name = "URI")]
+    to: String,
+    /// Write nothing, say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Migrate {
+    fn source(&self) -> anyhow::Result<Source> {
+        if !self.from.contains("://") {
+            return Ok(Source::Exported(PathBuf::from(&self.from)));
+        }
+        Ok(Source::Place(Place::parse(&self.from, None).context("--from cannot be used")?))
+    }
+}
+
 #[derive(Args)]
 struct ConfigPath {
     /// imagemanager.json; else the file that GWCONFIG names, else the one beside udiRoot.conf.
@@ -99,6 +127,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(arguments) => serve(&arguments),
         Command::CheckConfig(arguments) => check_config(&arguments),
+        Command::Migrate(arguments) => migrate(&arguments),
         Command::Convert => return ExitCode::from(convert::child()),
         Command::Unpack => return ExitCode::from(examine::unpack()),
         Command::Examine => return ExitCode::from(examine::child()),
@@ -134,6 +163,28 @@ fn serve(arguments: &Serve) -> anyhow::Result<()> {
     // Blocking work that is still going (a copy, a lookup) does not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     result
+}
+
+fn migrate(arguments: &Migrate) -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).init();
+    let source = arguments.source()?;
+    let target = Place::parse(&arguments.to, None).context("--to cannot be used")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(catalog::migrate(&source, &target, arguments.dry_run))?;
+    if outcome.merged > 0 {
+        println!(
+            "{} documents stood for an image that another stood for, too; they count once",
+            outcome.merged
+        );
+    }
+    println!(
+        "{} images {}, {} brought up to date, {} were the same",
+        outcome.new,
+        if arguments.dry_run { "would be copied" } else { "copied" },
+        outcome.changed,
+        outcome.unchanged
+    );
+    Ok(())
 }
 
 fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {

@@ -10,14 +10,14 @@ mod make;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use shifter_core::digest::{Algorithm, Digest};
+use shifter_core::digest::Algorithm;
 use shifter_registry::{BlobCache, Client, Credentials, RegistryError, Settings};
 use tokio::sync::Semaphore;
 
 use self::make::Making;
 
 use crate::acl;
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, Record, Tag, patiently};
 use crate::config::{Access, Config, Platform};
 use crate::convert::{ConvertError, Converter};
 use crate::examine::ExamineError;
@@ -66,6 +66,9 @@ pub(crate) enum PullError {
     Shared(String),
     #[error("the gateway is shutting down")]
     Stopping,
+    /// Cancelled, or taken over by another process after this one was silent for too long.
+    #[error("the pull is no longer this process's")]
+    Lost,
 }
 
 impl PullError {
@@ -84,7 +87,7 @@ impl PullError {
 /// What all pulls share.
 pub(crate) struct Puller {
     config: Arc<Config>,
-    catalog: Arc<Catalog>,
+    catalog: Arc<dyn Catalog>,
     cache: BlobCache,
     registries: Mutex<HashMap<String, Registry>>,
     converter: Converter,
@@ -132,7 +135,7 @@ impl Progress {
 impl Puller {
     pub(crate) fn new(
         config: Arc<Config>,
-        catalog: Arc<Catalog>,
+        catalog: Arc<dyn Catalog>,
         converter: Converter,
         gateway_uid: u32,
     ) -> Result<Puller, RegistryError> {
@@ -178,18 +181,20 @@ impl Puller {
         };
         self.move_on(job, JobStatus::Pulling, "Getting manifest", progress).await?;
         let client = registry.client.for_caller(credentials);
+        let asked = now();
         let head = client.head(&target.repository, &target.reference).await?;
         drop(turn);
         if head.digest.algorithm() != Algorithm::Sha256 {
             return Err(PullError::Algorithm(head.digest.algorithm()));
         }
         if !head.private {
-            self.catalog.set_public(job.number).await?;
+            self.held(patiently(|| self.catalog.set_public(job.lease())).await?)?;
         }
         let waiting_since = now();
         progress.set("Waiting for another pull of the same image".to_owned());
         let mut flight = self.flights.lock(format!("{} {}", job.key.system, head.digest)).await;
-        let found = self.catalog.image_of_digest(&job.key.system, &head.digest.to_string()).await?;
+        let digest = head.digest.to_string();
+        let found = patiently(|| self.catalog.image_of_digest(&job.key.system, &digest)).await?;
         let made = match found {
             Some(image) if self.is_published(platform, &image).await => {
                 let guard = self.images.lock(format!("{} {}", image.system, image.id)).await;
@@ -210,7 +215,8 @@ impl Puller {
                 image.last_pull = now();
                 image.expiration = image.last_pull + self.config.image_expiration.as_secs_f64();
                 progress.set("Transferring metadata".to_owned());
-                self.grant(job, platform, &head.digest, &image, !head.private).await
+                let earned = Earned { digest, asked, public: !head.private };
+                self.grant(job, platform, &image, &earned).await
             }
             Err(error) => {
                 if error.is_everybodys() {
@@ -254,9 +260,14 @@ impl Puller {
         status: JobStatus,
         message: &str,
         progress: &Progress,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<(), PullError> {
         progress.set(message.to_owned());
-        self.catalog.set_status(job.number, status, message).await
+        self.held(patiently(|| self.catalog.set_status(job.lease(), status, message)).await?)
+    }
+
+    /// What a step under a job's lease says about the lease.
+    fn held(&self, is_held: bool) -> Result<(), PullError> {
+        if is_held { Ok(()) } else { Err(PullError::Lost) }
     }
 
     /// Whether the catalog's image is really there; a lost file is made again.
@@ -269,32 +280,50 @@ impl Puller {
     }
 
     /// Gives the caller what the registry agreed to: `.meta` first, which the nodes check, then the
-    /// catalog. Runs under the image's lock, so that no other grant comes between.
+    /// catalog, then the job's end. Runs under the image's lock, so that in this process no other grant
+    /// comes between; another process's makes the record's revision stale, and this one looks again.
     async fn grant(
         &self,
         job: &Job,
         platform: &Platform,
-        digest: &Digest,
         image: &Image,
-        public: bool,
+        earned: &Earned,
     ) -> Result<(), PullError> {
+        let (catalog, lease) = (&self.catalog, job.lease());
         loop {
-            // The caller may have changed the access list meanwhile.
-            let Some(job) = self.catalog.job(job.number).await?.filter(|job| !job.status.is_over()) else {
-                return Ok(());
-            };
-            let acl = if public { Default::default() } else { acl::of_grant(&job.acl, job.uid) };
+            // A lease in hand, renewed just now, is worth the few steps that follow. The caller may
+            // have changed the access list meanwhile.
+            self.held(patiently(|| catalog.heartbeat(lease)).await?)?;
+            let job = patiently(|| catalog.job(lease.number)).await?.ok_or(PullError::Lost)?;
+            let acl = if earned.public { Default::default() } else { acl::of_grant(&job.acl, job.uid) };
             let (key, id, puller) = (job.key.clone(), image.id.clone(), job.uid);
-            let grant = Grant { key, id, puller, public, acl, checked: now() };
-            let grants = acl::after(&self.catalog.grants(&image.system, &image.id).await?, &grant);
-            let meta = image.to_meta(acl::for_meta(&grants, self.gateway_uid)?).render();
+            let grant = Grant { key, id, puller, public: earned.public, acl, checked: earned.asked };
+            let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
+            let mut record = known.unwrap_or_else(|| Record::new(image.clone()));
+            record.image = image.clone();
+            record.grants = acl::after(&record.grants, &grant);
+            record.add_digest(earned.digest.clone());
+            record.add_tag(Tag { itype: job.key.itype, tag: job.key.tag, asked: earned.asked });
+            let meta = image.to_meta(acl::for_meta(&record.grants, self.gateway_uid)?).render();
             let (directory, id) = (platform.image_dir.clone(), image.id.clone());
             blocking(move || publish::publish_meta(&directory, &id, &meta)).await?;
-            if self.catalog.complete(&job, &digest.to_string(), image, &grants).await? {
+            if patiently(|| catalog.store(&record)).await?
+                && patiently(|| catalog.finish(lease, &job.acl)).await?
+            {
                 return Ok(());
             }
         }
     }
+}
+
+/// What the registry said to a caller's question.
+struct Earned {
+    /// As `sha256:HEX`.
+    digest: String,
+    /// When it was asked.
+    asked: f64,
+    /// Whether it would have said so to anybody.
+    public: bool,
 }
 
 fn open_cache(config: &Config) -> Result<BlobCache, RegistryError> {

@@ -71,7 +71,7 @@ fn documented_configurations_are_accepted() {
         assert_eq!(config.image_expiration, Duration::from_secs(90 * 86_400));
         assert_eq!(config.pull_update, Duration::from_secs(300));
         assert_eq!(config.platforms["mycluster"].image_dir, PathBuf::from("/images"));
-        assert_eq!(config.database, Database::MongoOnly);
+        assert_eq!(config.database.to_string(), "mongodb://localhost/Shifter");
     }
     let everything = accepted(EVERYTHING);
     assert_eq!(everything.image_expiration.as_secs(), 86_400 + 2 * 3600 + 3 * 60 + 4);
@@ -82,7 +82,7 @@ fn documented_configurations_are_accepted() {
         everything.platforms["systemb"].converters.options,
         ["-comp", "zstd", "-Xcompression-level", "3"]
     );
-    assert_eq!(everything.database, Database::Sqlite("/srv/c.db".into()));
+    assert_eq!(everything.database, Place::Sqlite("/srv/c.db".into()));
     assert_eq!(everything.platforms["systemb"].admins, ["root"]);
     assert_eq!(everything.platforms["systemb"].architecture, "arm64/v9");
     assert_eq!(everything.platforms["systema"].admins, ["root", "alice"]);
@@ -118,12 +118,26 @@ fn an_examiner_is_an_absolute_path_and_its_keys_need_one() {
 }
 
 #[test]
-fn the_database_is_sqlite_unless_only_mongodb_is_named() {
-    let without = LOCAL.replace("\"MongoDBURI\":\"mongodb://localhost/\", \"MongoDB\":\"Shifter\",", "");
-    assert_eq!(accepted(&without).database, Database::Sqlite(DEFAULT_DATABASE.into()));
-    accepted(&without).check_servable().unwrap();
-    let refusal = accepted(LOCAL).check_servable().unwrap_err().to_string();
-    assert!(refusal.contains("\"DatabaseURI\": \"sqlite:///var/lib/shifter/shifter.db\""), "{refusal}");
+fn the_database_is_the_one_named_first_mongodb_if_only_that_is_sqlite_else() {
+    let mongo = "\"MongoDBURI\":\"mongodb://localhost/\", \"MongoDB\":\"Shifter\",";
+    for (keys, expected) in [
+        ("", "sqlite:///var/lib/shifter/shifter.db"),
+        (r#""MongoDBURI": "mongodb://u:p@h/auth", "MongoDB": "S","#, "mongodb://h/S"),
+        (
+            r#""DatabaseURI": "postgres://u:p@h/s", "MongoDBURI": "mongodb://h/", "MongoDB": "S","#,
+            "postgres://h/s",
+        ),
+        (
+            r#""DatabaseURI": "sqlite:///x.db", "MongoDBURI": "mongodb://h/", "MongoDB": "S","#,
+            "sqlite:///x.db",
+        ),
+        (r#""DatabaseURI": "mongodb://h/d","#, "mongodb://h/d"),
+        (r#""DatabaseURI": "mongodb://h", "MongoDB": "S","#, "mongodb://h/S"),
+    ] {
+        let config = accepted(&changed(mongo, keys));
+        assert_eq!(config.database.to_string(), expected, "{keys}");
+        config.check_servable().unwrap();
+    }
 }
 
 #[test]
@@ -167,7 +181,7 @@ fn unknown_keys_are_reported_with_the_nearest_name() {
             "PullUpdateTimout: unknown key, ignored; did you mean PullUpdateTimeout?",
         ),
         ("\"admins\"", "\"admin\"", "Platforms.mycluster.admin: unknown key, ignored; did you mean admins?"),
-        ("\"MongoDB\"", "\"Zebra\"", "Zebra: unknown key, ignored"),
+        ("\"Platforms\"", "\"Zebra\": 1, \"Platforms\"", "Zebra: unknown key, ignored"),
     ] {
         let (_, warnings) = Config::parse(&changed(from, to)).unwrap();
         assert_eq!(warnings, [warning]);
@@ -211,11 +225,9 @@ fn mistakes_are_named_with_their_place() {
         ("\"mungeSocketPath\"", "\"x\"", "Platforms.mycluster.mungeSocketPath: missing"),
         ("[\"root\"]", "[\"root\", 0]", "Platforms.mycluster.admins: must be a string or a list of strings"),
         ("\"Platforms\": {", "\"Platforms\": { \"x\": 5,", "Platforms.x: must be an object"),
-        (
-            "\"MongoDB\":",
-            "\"DatabaseURI\": \"postgres://h/db\", \"MongoDB\":",
-            "DatabaseURI: must be sqlite://",
-        ),
+        ("\"MongoDB\":", "\"DatabaseURI\": \"mysql://h/db\", \"MongoDB\":", "DatabaseURI: must be sqlite://"),
+        ("\"MongoDB\":", "\"Mongo\":", "MongoDB: must name a database"),
+        ("mongodb://localhost/", "localhost", "MongoDBURI: must be a MongoDB URI"),
         (
             "\"MongoDB\":",
             "\"WorkerThreads\": 0, \"MongoDB\":",

@@ -11,6 +11,7 @@ use shifter_registry::{Blob, BlobCache, Client, Compression, RegistryError, Reso
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::{DOWNLOADS, FORMAT, Progress, PullError, Puller, blocking};
+use crate::catalog::patiently;
 use crate::config::Platform;
 use crate::confine::Reach;
 use crate::convert::{ConvertJob, ConvertLayer};
@@ -46,10 +47,10 @@ impl Making<'_> {
         let id = id.hex().to_owned();
         let system = self.job.key.system.clone();
         let guard = puller.images.lock(format!("{system} {id}")).await;
-        if let Some(image) = puller.catalog.image(&system, &id).await?
-            && puller.is_published(self.platform, &image).await
+        if let Some(known) = patiently(|| puller.catalog.record(&system, &id)).await?
+            && puller.is_published(self.platform, &known.image).await
         {
-            return Ok((image, guard));
+            return Ok((known.image, guard));
         }
         let layers = match self.download(&resolved).await {
             // The cache's directories were removed under a running gateway: made again, once.

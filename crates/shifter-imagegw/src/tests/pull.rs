@@ -241,12 +241,12 @@ async fn labels_are_shown_and_expiration_begins_at_the_pull() {
     assert_eq!(image.labels, Some([("who".to_owned(), "me".to_owned())].into()));
     let key =
         crate::model::TagKey { system: "sysa".into(), itype: "docker".into(), tag: "app:latest".into() };
-    let stored = gateway.api().catalog.image_of_tag(&key).await.unwrap().unwrap();
+    let (stored, _) = gateway.api().catalog.lookup(&key).await.unwrap().unwrap();
     assert_eq!(stored.expiration, stored.last_pull + 90.0 * 86_400.0);
     // A lookup moves it, when there is something to move.
     gateway.api().catalog.set_expiration("sysa", &stored.id, 5.0).await.unwrap();
     gateway.api().lookup("sysa", "docker", "app", &caller(2, &[])).await.unwrap();
-    let stored = gateway.api().catalog.image_of_tag(&key).await.unwrap().unwrap();
+    let (stored, _) = gateway.api().catalog.lookup(&key).await.unwrap().unwrap();
     assert!(stored.expiration > stored.last_pull + 89.0 * 86_400.0, "{stored:?}");
 }
 

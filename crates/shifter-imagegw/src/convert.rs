@@ -6,7 +6,9 @@
 //! job is one line of JSON on standard input; the pipe then stays open as a lifeline, so that a child
 //! never outlives a killed gateway. It answers with lines of JSON: how far it is, and last how it ended.
 
+mod index;
 mod own;
+mod reuse;
 
 use std::io::{BufRead, Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,6 +21,8 @@ use shifter_squashfs::Options;
 use shifter_squashfs::writer::Encoder;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
+
+pub(crate) use index::About;
 
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -47,6 +51,10 @@ pub(crate) struct ConvertJob {
     /// Where temporary files may be.
     pub(crate) scratch: PathBuf,
     pub(crate) converter: Converters,
+    /// Where what is made of the layers is to be remembered, each in a file named by its number.
+    pub(crate) records: Option<PathBuf>,
+    /// What the image will be called.
+    pub(crate) image: PathBuf,
 }
 
 /// What a site says of conversion.
@@ -71,10 +79,13 @@ enum Way {
     Tool(Options),
 }
 
-/// One verified layer file, oldest first.
-#[derive(Debug, Serialize, Deserialize)]
+/// One layer, oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ConvertLayer {
+    /// Its verified file, or what is remembered of it.
     pub(crate) path: PathBuf,
+    /// The image that has the data of a remembered layer.
+    pub(crate) kept: Option<PathBuf>,
     pub(crate) digest: String,
     pub(crate) diff_id: Option<String>,
     pub(crate) compression: String,
@@ -89,7 +100,15 @@ enum Answer {
         entries: u64,
         bytes: u64,
     },
+    /// This layer, by number, cannot be taken from where it was remembered to be.
+    Needs(usize),
     Failed(String),
+}
+
+/// Why the child makes no image.
+enum Failure {
+    Needs(usize),
+    Told(String),
 }
 
 /// Why there is no image.
@@ -98,6 +117,8 @@ pub(crate) enum ConvertError {
     /// The child's own sentence.
     #[error("{0}")]
     Image(String),
+    #[error("layer number {0} cannot be taken from the image that had it")]
+    Needs(usize),
     #[error("starting the converter process failed: {0}")]
     Start(std::io::Error),
     #[error("talking to the converter process failed: {0}")]
@@ -189,6 +210,7 @@ impl Converter {
                 Ok(())
             }
             Some(Answer::Failed(why)) => Err(ConvertError::Image(why)),
+            Some(Answer::Needs(layer)) => Err(ConvertError::Needs(layer)),
             _ => Err(ConvertError::Silent(status)),
         }
     }
@@ -205,9 +227,10 @@ async fn works(words: &[&str], program: &Path) -> bool {
 
 /// The child: reads the job, converts, answers. Returns the exit status.
 pub(crate) fn child() -> u8 {
-    let answer = match read_job().and_then(|job| convert(&job)) {
+    let answer = match read_job().map_err(Failure::Told).and_then(|job| convert(&job)) {
         Ok(summary) => Answer::Done { entries: summary.entries_read, bytes: summary.uncompressed_bytes },
-        Err(why) => Answer::Failed(why),
+        Err(Failure::Needs(layer)) => Answer::Needs(layer),
+        Err(Failure::Told(why)) => Answer::Failed(why),
     };
     let is_done = matches!(answer, Answer::Done { .. });
     u8::from(tell(&answer).is_err() || !is_done)
@@ -241,20 +264,40 @@ fn read_job() -> Result<ConvertJob, String> {
     Ok(job)
 }
 
-fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, String> {
-    let layers = job.layers.iter().map(layer).collect::<Result<Vec<_>, String>>()?;
-    match way(&job.converter)? {
+fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
+    let layers = job.layers.iter().map(layer).collect::<Result<Vec<_>, String>>().map_err(Failure::Told)?;
+    match way(&job.converter).map_err(Failure::Told)? {
         Way::Own(encoder) => {
-            own::convert(&layers, encoder, &job.output, &job.scratch, &mut |layers, bytes| {
-                // The last answer is the one that counts.
-                let _nobody_listens = tell(&Answer::Progress(layers, bytes));
-            })
+            let kept = job.layers.iter().map(reuse::Kept::of).collect();
+            let records = job.records.as_deref().map(|folder| reuse::Records {
+                folder,
+                job: &job.layers,
+                image: &job.image,
+            });
+            own::convert(
+                (&layers, kept),
+                encoder,
+                &job.output,
+                (&job.scratch, records),
+                &mut |layers, bytes| {
+                    // The last answer is the one that counts.
+                    let _nobody_listens = tell(&Answer::Progress(layers, bytes));
+                },
+            )
         }
         Way::Tool(options) => shifter_squashfs::convert(&options, &job.output, |out| {
             let (limits, policy) = (Limits::default(), Policy::default());
             shifter_layers::merge_to_tar(&layers, &limits, &policy, &job.scratch, out)
         })
-        .map_err(|error| sentence(&error)),
+        .map_err(|error| Failure::Told(sentence(&error))),
+    }
+}
+
+/// Under what the layers of images made as the site says are remembered; nothing where only whole images are made.
+pub(crate) fn key(converters: &Converters) -> Option<String> {
+    match way(converters) {
+        Ok(Way::Own(encoder)) => Some(index::key(&encoder, &Policy::default())),
+        Ok(Way::Tool(_)) | Err(_) => None,
     }
 }
 
@@ -324,6 +367,8 @@ mod tests {
             output: "/nonexistent/x".into(),
             scratch: "/nonexistent".into(),
             converter: Converters::default(),
+            records: None,
+            image: "/nonexistent/y".into(),
         }
     }
 
@@ -340,6 +385,7 @@ mod tests {
             ("read job; kill -9 $$", "signal: 9"),
             (r#"read job; echo '{"Done":{"entries":1,"bytes":2}}'; exit 1"#, "ended without an answer"),
             (r#"read job; echo garbage"#, "ended without an answer"),
+            (r#"read job; echo '{"Needs":3}'; exit 1"#, "layer number 3 cannot be taken"),
         ] {
             let error = run(&["sh", "-c", script]).await.unwrap_err().to_string();
             assert!(error.contains(expected), "{script}: {error}");
@@ -360,6 +406,7 @@ mod tests {
         let bad = |digest: &str, compression: &str| {
             layer(&ConvertLayer {
                 path: "/x".into(),
+                kept: None,
                 digest: digest.into(),
                 diff_id: None,
                 compression: compression.into(),

@@ -87,6 +87,18 @@ impl About {
         (&self.key, &self.layer, &self.compression, &self.diff_id) == (key, layer, compression, diff_id)
     }
 
+    /// Writes an index of a layer without entries, which lacks `left_out` bytes.
+    #[cfg(test)]
+    pub(crate) fn write(mut self, path: &Path, left_out: u64) {
+        self.left_out = left_out;
+        let text = serde_json::to_vec(&self).unwrap_or_default();
+        let length = u32::try_from(text.len()).unwrap_or_default();
+        let mut bytes = [MAGIC.as_slice(), &text, &length.to_le_bytes()].concat();
+        let sum = Sha256::digest(&bytes);
+        bytes.extend_from_slice(&sum);
+        assert!(std::fs::write(path, bytes).is_ok(), "{}", path.display());
+    }
+
     /// Reads the last part of an index; its sha256 is not looked at.
     pub(crate) fn read(path: &Path) -> io::Result<About> {
         read_about(&open(path)?).map(|(about, _)| about)

@@ -6,6 +6,9 @@
 //! decides what is tried, kept and removed. Nothing here can fail a pull: without these files layers are fetched and
 //! read, and the image is the same.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io;

@@ -192,9 +192,12 @@ impl Random {
         (self.0 >> 33) as usize % limit
     }
 
+    /// Files and directories mostly keep apart: a layer with something below a file is refused.
     fn name(&mut self) -> String {
-        const WORDS: [&str; 6] = ["a", "b", "etc", "shadow", "lib", "c"];
-        let words: Vec<&str> = (0..1 + self.below(3)).map(|_| WORDS[self.below(WORDS.len())]).collect();
+        const DIRECTORIES: [&str; 4] = ["a", "b", "etc", "lib"];
+        const FILES: [&str; 4] = ["f", "g", "shadow", "h"];
+        let mut words: Vec<&str> = (0..self.below(3)).map(|_| DIRECTORIES[self.below(4)]).collect();
+        words.push(FILES[self.below(4)]);
         words.join("/")
     }
 
@@ -205,9 +208,9 @@ impl Random {
             let parent = name.rsplit_once('/').map(|(parent, _)| format!("{parent}/")).unwrap_or_default();
             let known = names.get(self.below(names.len() + 1)).cloned();
             let item = match (self.below(16), known) {
-                (0, _) => Item::Symlink(name, "lib".into()),
+                (0, _) => Item::Symlink(if self.below(2) == 0 { "a".into() } else { name }, "lib".into()),
                 (1, _) => Item::File(format!("{parent}.wh..wh..opq"), 0),
-                (2, _) => Item::Directory(name),
+                (2, _) => Item::Directory(format!("{parent}b")),
                 (3..=4, Some(known)) => Item::File(whiteout(&known), 0),
                 (5..=6, Some(known)) => {
                     // Mostly one of this layer; another may be gone, which ends the conversion.

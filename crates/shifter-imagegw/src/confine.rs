@@ -30,8 +30,8 @@ const MEMORY_PER_PROCESSOR: u64 = 64 << 20;
 /// The largest file a child writes; images may hold 512 GiB of files.
 const FILE_BYTES: u64 = 1 << 40;
 
-/// Open files of a child: pipes, an image, two layers, temporaries.
-const OPEN_FILES: u64 = 256;
+/// Open files of a child: two for each layer that comes from an earlier image, and a few.
+const OPEN_FILES: u64 = 2048;
 
 /// Where the standard library learns how many threads are worth starting.
 const QUOTA: &[&str] = &["/proc/self/cgroup", "/sys/fs/cgroup"];

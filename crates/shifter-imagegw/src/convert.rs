@@ -6,8 +6,10 @@
 //! standard input; the pipe then stays open as a lifeline, so that a child never outlives a killed gateway. It answers
 //! with lines of JSON: how far it is, and last how it ended. Other children that read hostile bytes are run likewise.
 
+mod index;
 mod line;
 mod own;
+mod reuse;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -21,7 +23,8 @@ use shifter_squashfs::writer::Encoder;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 use tokio::process::Command;
 
-use self::line::{Answer, tell};
+pub(crate) use self::index::About;
+use self::line::{Answer, end, tell};
 pub(crate) use self::line::{answer, hand_over, read_job, shut_in};
 use crate::confine::{self, Holds, Reach};
 
@@ -48,6 +51,10 @@ pub(crate) struct ConvertJob {
     pub(crate) converter: Converters,
     /// All that the child may touch.
     pub(crate) reach: Reach,
+    /// Where what is made of the layers is to be remembered, each in a file named by its number.
+    pub(crate) records: Option<PathBuf>,
+    /// What the image will be called.
+    pub(crate) image: PathBuf,
 }
 
 /// What a site says of conversion.
@@ -72,13 +79,22 @@ enum Way {
     Tool(Options),
 }
 
-/// One verified layer file, oldest first.
-#[derive(Debug, Serialize, Deserialize)]
+/// One layer, oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ConvertLayer {
+    /// Its verified file, or what is remembered of it.
     pub(crate) path: PathBuf,
+    /// The image that has the data of a remembered layer.
+    pub(crate) kept: Option<PathBuf>,
     pub(crate) digest: String,
     pub(crate) diff_id: Option<String>,
     pub(crate) compression: String,
+}
+
+/// Why the child makes no image.
+enum Failure {
+    Needs(usize),
+    Told(String),
 }
 
 /// Why there is no image.
@@ -87,6 +103,8 @@ pub(crate) enum ConvertError {
     /// The child's own sentence.
     #[error("{0}")]
     Image(String),
+    #[error("layer number {0} cannot be taken from the image that had it")]
+    Needs(usize),
     #[error("starting the converter process failed: {0}")]
     Start(std::io::Error),
     #[error("talking to the converter process failed: {0}")]
@@ -197,6 +215,7 @@ impl Converter {
         match answer {
             Some(Answer::Done { entries, bytes }) if status.success() => Ok((entries, bytes)),
             Some(Answer::Failed(why)) => Err(ConvertError::Image(why)),
+            Some(Answer::Needs(layer)) => Err(ConvertError::Needs(layer)),
             _ => Err(ConvertError::Silent(status)),
         }
     }
@@ -213,8 +232,11 @@ async fn works(words: &[&str], program: &Path) -> bool {
 
 /// The child: reads the job, converts, answers. Returns the exit status.
 pub(crate) fn child() -> u8 {
-    let summary = read_job().and_then(|job| convert(&job));
-    answer(summary.map(|summary| (summary.entries_read, summary.uncompressed_bytes)))
+    match read_job().map_err(Failure::Told).and_then(|job| convert(&job)) {
+        Ok(summary) => answer(Ok((summary.entries_read, summary.uncompressed_bytes))),
+        Err(Failure::Needs(layer)) => end(&Answer::Needs(layer)),
+        Err(Failure::Told(why)) => answer(Err(why)),
+    }
 }
 
 /// A child that tries what it must not be able to do, and says what it was refused.
@@ -224,18 +246,24 @@ pub(crate) fn probe() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, String> {
-    let layers = job.layers.iter().map(layer).collect::<Result<Vec<_>, String>>()?;
-    let way = way(&job.converter)?;
+fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
+    let layers = job.layers.iter().map(layer).collect::<Result<Vec<_>, String>>().map_err(Failure::Told)?;
+    let way = way(&job.converter).map_err(Failure::Told)?;
     let mut reach = job.reach.clone();
     if let Way::Tool(options) = &way {
         reach.add_programs();
         reach.read.extend(options.extra.iter().map(PathBuf::from).filter(|p| p.is_absolute() && p.exists()));
     }
-    shut_in(&reach)?;
+    shut_in(&reach).map_err(Failure::Told)?;
     match way {
         Way::Own(encoder) => {
-            own::convert(&layers, encoder, &job.output, &job.scratch, &mut |begun| {
+            let kept = job.layers.iter().map(reuse::Kept::of).collect();
+            let records = job.records.as_deref().map(|folder| reuse::Records {
+                folder,
+                job: &job.layers,
+                image: &job.image,
+            });
+            own::convert((&layers, kept), encoder, &job.output, (&job.scratch, records), &mut |begun| {
                 let read = layers.iter().map(|layer| layer.read.load(Ordering::Relaxed)).sum();
                 // The last answer is the one that counts.
                 let _nobody_listens = tell(&Answer::Progress(begun, read));
@@ -245,7 +273,15 @@ fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, String> {
             let (limits, policy) = (Limits::default(), Policy::default());
             shifter_layers::merge_to_tar(&layers, &limits, &policy, &job.scratch, out)
         })
-        .map_err(|error| sentence(&error)),
+        .map_err(|error| Failure::Told(sentence(&error))),
+    }
+}
+
+/// Under what the layers of images made as the site says are remembered; nothing where only whole images are made.
+pub(crate) fn key(converters: &Converters) -> Option<String> {
+    match way(converters) {
+        Ok(Way::Own(encoder)) => Some(index::key(&encoder, &Policy::default())),
+        Ok(Way::Tool(_)) | Err(_) => None,
     }
 }
 
@@ -316,6 +352,8 @@ mod tests {
             scratch: "/nonexistent".into(),
             converter: Converters::default(),
             reach: Reach::default(),
+            records: None,
+            image: "/nonexistent/y".into(),
         }
     }
 
@@ -332,6 +370,7 @@ mod tests {
             ("read job; kill -9 $$", "signal: 9"),
             (r#"read job; echo '{"Done":{"entries":1,"bytes":2}}'; exit 1"#, "ended without an answer"),
             (r#"read job; echo garbage"#, "ended without an answer"),
+            (r#"read job; echo '{"Needs":3}'; exit 1"#, "layer number 3 cannot be taken"),
         ] {
             let error = run(&["sh", "-c", script]).await.unwrap_err().to_string();
             assert!(error.contains(expected), "{script}: {error}");
@@ -352,6 +391,7 @@ mod tests {
         let bad = |digest: &str, compression: &str| {
             layer(&ConvertLayer {
                 path: "/x".into(),
+                kept: None,
                 digest: digest.into(),
                 diff_id: None,
                 compression: compression.into(),

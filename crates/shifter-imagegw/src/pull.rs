@@ -6,6 +6,7 @@
 //! publishes it while the others with the same digest wait for the outcome.
 
 mod make;
+mod reuse;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,7 @@ use shifter_registry::{BlobCache, Client, Credentials, RegistryError, Settings};
 use tokio::sync::Semaphore;
 
 use self::make::Making;
+use self::reuse::LayerIndexes;
 
 use crate::acl;
 use crate::catalog::{Catalog, CatalogError, Record, Tag, patiently};
@@ -89,6 +91,7 @@ pub(crate) struct Puller {
     config: Arc<Config>,
     catalog: Arc<dyn Catalog>,
     cache: BlobCache,
+    indexes: LayerIndexes,
     registries: Mutex<HashMap<String, Registry>>,
     converter: Converter,
     /// Turns for conversion.
@@ -139,8 +142,11 @@ impl Puller {
         converter: Converter,
         gateway_uid: u32,
     ) -> Result<Puller, RegistryError> {
+        let indexes = LayerIndexes::new(&config);
+        indexes.collect();
         Ok(Puller {
             cache: open_cache(&config)?,
+            indexes,
             registries: Mutex::default(),
             workers: Semaphore::new(config.worker_threads),
             flights: Locks::default(),

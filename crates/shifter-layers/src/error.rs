@@ -35,6 +35,14 @@ pub enum MergeError {
         /// What the decompressor or the system said.
         source: io::Error,
     },
+    /// What was recorded of a layer when it was read before cannot be used.
+    #[error("what is remembered of layer {layer} is damaged: {source}")]
+    Records {
+        /// The layer.
+        layer: Digest,
+        /// What is wrong.
+        source: io::Error,
+    },
     /// The uncompressed bytes are not those that the image's configuration promises.
     #[error(
         "layer {layer} does not match the image configuration: diff_id is {expected}, its contents are {actual}"

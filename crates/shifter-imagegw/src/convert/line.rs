@@ -32,6 +32,8 @@ pub(super) enum Answer {
         entries: u64,
         bytes: u64,
     },
+    /// This layer, by number, cannot be taken from where it was remembered to be.
+    Needs(usize),
     Failed(String),
 }
 
@@ -53,12 +55,15 @@ pub(crate) async fn hand_over(
 
 /// Tells the gateway how the work ended: entries and bytes, or why not. Returns the exit status.
 pub(crate) fn answer(result: Result<(u64, u64), String>) -> u8 {
-    let is_done = result.is_ok();
-    let told = tell(&match result {
+    end(&match result {
         Ok((entries, bytes)) => Answer::Done { entries, bytes },
         Err(why) => Answer::Failed(why),
-    });
-    u8::from(told.is_err() || !is_done)
+    })
+}
+
+/// Tells the gateway the last there is to say. Returns the exit status.
+pub(super) fn end(answer: &Answer) -> u8 {
+    u8::from(tell(answer).is_err() || !matches!(answer, Answer::Done { .. }))
 }
 
 pub(super) fn tell(answer: &Answer) -> std::io::Result<()> {

@@ -4,7 +4,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::block_pool::{Block, BlockPool};
+use super::block_pool::{Block, BlockPool, KeptBlock};
 use super::duplicates::{Digest, DigestIndex};
 use super::error::WriteError;
 use super::image::{Append, Image};
@@ -47,6 +47,8 @@ enum Purpose {
 struct Slot {
     purpose: Purpose,
     state: State,
+    /// The digest that the fragment, or the run with this last block, has if it is what was kept.
+    expected: Option<Digest>,
 }
 
 enum State {
@@ -120,6 +122,27 @@ impl Store {
         self.enqueue(Purpose::Run { run, last }, data, zeros)
     }
 
+    /// The next block of a run, as an image written before has it; nothing for a block of zeros. `expected` is
+    /// the digest of the run, with its last block.
+    pub(super) fn kept_run_block(
+        &mut self,
+        run: u32,
+        expected: Option<Digest>,
+        block: Option<KeptBlock>,
+    ) -> Result<(), WriteError> {
+        self.enqueue_kept(Purpose::Run { run, last: expected.is_some() }, expected, block)
+    }
+
+    /// A fragment block, as an image written before has it.
+    pub(super) fn kept_fragment(
+        &mut self,
+        number: u32,
+        block: KeptBlock,
+        expected: Digest,
+    ) -> Result<(), WriteError> {
+        self.enqueue_kept(Purpose::Fragment(number), Some(expected), Some(block))
+    }
+
     /// A fragment block, under the packer's number.
     pub(super) fn fragment(&mut self, number: u32, data: Vec<u8>) -> Result<(), WriteError> {
         self.enqueue(Purpose::Fragment(number), data, false)
@@ -134,6 +157,33 @@ impl Store {
     }
 
     fn enqueue(&mut self, purpose: Purpose, data: Vec<u8>, zeros: bool) -> Result<(), WriteError> {
+        let sequence = self.next_sequence()?;
+        if zeros {
+            self.pool.give_back(data);
+            self.queue.push_back(Slot { purpose, state: State::Zeros, expected: None });
+            return Ok(());
+        }
+        self.queue.push_back(Slot { purpose, state: State::Compressing, expected: None });
+        self.pool.submit(sequence, data)
+    }
+
+    fn enqueue_kept(
+        &mut self,
+        purpose: Purpose,
+        expected: Option<Digest>,
+        block: Option<KeptBlock>,
+    ) -> Result<(), WriteError> {
+        let sequence = self.next_sequence()?;
+        let Some(block) = block else {
+            self.queue.push_back(Slot { purpose, state: State::Zeros, expected });
+            return Ok(());
+        };
+        self.queue.push_back(Slot { purpose, state: State::Compressing, expected });
+        self.pool.submit_kept(sequence, block)
+    }
+
+    /// Makes room in the queue; the number of what will be its last.
+    fn next_sequence(&mut self) -> Result<u64, WriteError> {
         while let Some(block) = self.pool.poll()? {
             self.arrived(block);
         }
@@ -142,14 +192,7 @@ impl Store {
         {
             self.write_front()?;
         }
-        let sequence = self.front + self.queue.len() as u64;
-        if zeros {
-            self.pool.give_back(data);
-            self.queue.push_back(Slot { purpose, state: State::Zeros });
-            return Ok(());
-        }
-        self.queue.push_back(Slot { purpose, state: State::Compressing });
-        self.pool.submit(sequence, data)
+        Ok(self.front + self.queue.len() as u64)
     }
 
     fn arrived(&mut self, block: Block) {
@@ -171,8 +214,8 @@ impl Store {
             State::Zeros | State::Compressing => None,
         };
         match slot.purpose {
-            Purpose::Fragment(number) => self.write_fragment(number, block.as_ref())?,
-            Purpose::Run { run, last } => self.write_block(run, last, block.as_ref())?,
+            Purpose::Fragment(number) => self.write_fragment(number, block.as_ref(), slot.expected)?,
+            Purpose::Run { run, last } => self.write_block(run, last, block.as_ref(), slot.expected)?,
         }
         if let Some(block) = block {
             self.pool.recycle(block);
@@ -180,8 +223,14 @@ impl Store {
         Ok(())
     }
 
-    fn write_fragment(&mut self, number: u32, block: Option<&Block>) -> Result<(), WriteError> {
+    fn write_fragment(
+        &mut self,
+        number: u32,
+        block: Option<&Block>,
+        expected: Option<Digest>,
+    ) -> Result<(), WriteError> {
         let Some(block) = block else { return Ok(()) };
+        check(&block.digest, expected)?;
         let fragment = Fragment { start: self.image.position(), word: block.word, digest: block.digest };
         self.image.append(block.stored())?;
         if self.fragments.len() <= number as usize {
@@ -193,7 +242,13 @@ impl Store {
         Ok(())
     }
 
-    fn write_block(&mut self, number: u32, last: bool, block: Option<&Block>) -> Result<(), WriteError> {
+    fn write_block(
+        &mut self,
+        number: u32,
+        last: bool,
+        block: Option<&Block>,
+        expected: Option<Digest>,
+    ) -> Result<(), WriteError> {
         let Some(run) = self.runs.get_mut(number as usize) else { return Ok(()) };
         let open = self.open.get_or_insert_with(|| Open {
             hasher: blake3::Hasher::new(),
@@ -216,6 +271,7 @@ impl Store {
         }
         let Some(Open { hasher, start, first, zeros }) = self.open.take() else { return Ok(()) };
         let digest: Digest = hasher.finalize().into();
+        check(&digest, expected)?;
         *run = Run { first, start, zeros, digest, stored: true, ..*run };
         let candidate = run.candidate;
         let equal = self.known.find(&digest, digest_of(&self.runs));
@@ -235,6 +291,14 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// What was taken from an image written before must be what was put there.
+fn check(found: &Digest, expected: Option<Digest>) -> Result<(), WriteError> {
+    match expected {
+        Some(expected) if expected != *found => Err(WriteError::Kept("its bytes have changed".to_owned())),
+        _ => Ok(()),
     }
 }
 

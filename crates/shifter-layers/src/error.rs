@@ -158,9 +158,6 @@ pub enum Fault {
 /// A rule that an entry breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rule {
-    /// Names are relative to the image's root.
-    #[error("absolute names are refused")]
-    Absolute,
     /// `..` could leave the image.
     #[error("names with a \"..\" component are refused")]
     DotDot,

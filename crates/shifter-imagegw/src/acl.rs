@@ -52,6 +52,11 @@ pub(crate) fn allows(grant: &Grant, member: &Member) -> bool {
         || member.groups.iter().any(|group| grant.acl.gids.contains(group))
 }
 
+/// Whether one of the grants lets a user in whose groups are not asked.
+pub(crate) fn opens_to(grants: &[Grant], uid: u32) -> bool {
+    grants.iter().any(|grant| grant.public || grant.acl.uids.contains(&uid))
+}
+
 /// The access list shown with grants: empty where one is public, else all that are named.
 pub(crate) fn union<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Option<Acl> {
     let (mut uids, mut gids, mut any) = (BTreeSet::new(), BTreeSet::new(), false);

@@ -143,7 +143,7 @@ impl Puller {
         gateway_uid: u32,
     ) -> Result<Puller, RegistryError> {
         let indexes = LayerIndexes::new(&config);
-        indexes.collect();
+        indexes.tidy();
         Ok(Puller {
             cache: open_cache(&config)?,
             indexes,

@@ -191,6 +191,8 @@ impl Bench {
         let converter = json!({"program": null, "options": []});
         let job = json!({
             "version": self.version, "layers": layers, "output": output, "scratch": place, "converter": converter,
+            "records": null, "image": output,
+            "reach": {"read": [place], "write": [output], "make": [place], "run": [], "links": false},
         });
         let program = self.sandbox.program("shifter-imagegw").unwrap().display().to_string();
         let mut child = self.sandbox.root().spawn(&[&program, "convert"]).unwrap();

@@ -2,8 +2,9 @@
 //!
 //! Runs with the flight of its digest held, so once at a time; enters nothing into the catalog.
 
+use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -13,6 +14,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 
 use super::reuse::Offer;
 use super::{DOWNLOADS, FORMAT, Progress, PullError, Puller, blocking};
+use crate::acl;
 use crate::catalog::patiently;
 use crate::config::Platform;
 use crate::confine::Reach;
@@ -74,11 +76,12 @@ impl<'a> Making<'a> {
         self.examine(&made.part, &id).await?;
         puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
         let (indexes, key) = (puller.indexes.clone(), crate::convert::key(&self.platform.converters));
+        let image_path = publish::image_path(&self.platform.image_dir, &id, FORMAT);
         let published = blocking(move || {
             drop(made.scratch);
             let published = made.part.publish()?;
             if let (Some(records), Some(key)) = (made.records, key) {
-                indexes.install(&records, &key, &made.layers, &made.offers);
+                indexes.install(&records, &key, &made.layers, &made.offers, &image_path);
                 drop(records);
                 indexes.collect();
             }
@@ -98,11 +101,40 @@ impl<'a> Making<'a> {
         Ok((image, guard))
     }
 
-    /// What is remembered of the layers.
+    /// What is remembered of the layers, in images that the caller may read: the registry is not asked for layers that
+    /// are not fetched, and the child that reads the caller's image can read all of those.
     async fn find(&self, layers: &[ConvertLayer]) -> Result<Vec<Option<Offer>>, PullError> {
         let (indexes, platform) = (self.puller.indexes.clone(), self.platform.clone());
         let layers = layers.to_vec();
-        blocking(move || Ok(indexes.find(&platform, &layers))).await
+        let mut offers = blocking(move || Ok(indexes.find(&platform, &layers))).await?;
+        let mut readable: HashMap<PathBuf, bool> = HashMap::new();
+        for place in &mut offers {
+            let Some(image) = place.as_ref().map(|offer| offer.image.clone()) else { continue };
+            let is_readable = match readable.get(&image) {
+                Some(known) => *known,
+                None => self.is_open_to_caller(&image).await?,
+            };
+            readable.insert(image, is_readable);
+            if !is_readable {
+                *place = None;
+            }
+        }
+        Ok(offers)
+    }
+
+    /// Whether the caller has a grant on a published image, under any tag of any system that has it.
+    async fn is_open_to_caller(&self, image: &Path) -> Result<bool, PullError> {
+        let (Some(directory), Some(id)) = (image.parent(), image.file_stem().and_then(|id| id.to_str()))
+        else {
+            return Ok(false);
+        };
+        for (system, _) in self.puller.config.platforms.iter().filter(|(_, p)| p.image_dir == directory) {
+            let record = patiently(|| self.puller.catalog.record(system, id)).await?;
+            if record.is_some_and(|record| acl::opens_to(&record.grants, self.job.uid)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Makes the image of what is remembered and of what is fetched. Whatever goes wrong with what is remembered, the
@@ -115,13 +147,12 @@ impl<'a> Making<'a> {
         mut offers: Vec<Option<Offer>>,
     ) -> Result<Made<'a>, PullError> {
         let mut blobs: Vec<Option<Blob>> = layers.iter().map(|_| None).collect();
-        self.fetch(resolved, &offers, &mut blobs).await?;
-        self.progress.set("Waiting for a free worker".to_owned());
-        let worker = self.puller.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         let mut attempts = 0;
         loop {
             attempts += 1;
             self.fetch(resolved, &offers, &mut blobs).await?;
+            self.progress.set("Waiting for a free worker".to_owned());
+            let worker = self.puller.workers.acquire().await.map_err(|_| PullError::Stopping)?;
             for ((layer, blob), offer) in layers.iter_mut().zip(&blobs).zip(&offers) {
                 (layer.path, layer.kept) = match (offer, blob) {
                     (Some(offer), _) => (offer.index.clone(), Some(offer.image.clone())),
@@ -133,17 +164,15 @@ impl<'a> Making<'a> {
                 Ok((part, scratch, records)) => {
                     return Ok(Made { _worker: worker, part, scratch, records, layers, offers });
                 }
-                Err(error) if offers.iter().all(Option::is_none) => return Err(error),
-                Err(error) => error,
+                Err(PullError::Convert(error)) if offers.iter().any(Option::is_some) => error,
+                Err(error) => return Err(error),
             };
             tracing::info!(%error, attempts, "an image is made again, with fewer layers taken from others");
             match error {
-                PullError::Convert(ConvertError::Needs(layer)) if attempts < MOST_ATTEMPTS => {
-                    match offers.get_mut(layer) {
-                        Some(offer) if offer.is_some() => *offer = None,
-                        _ => offers.fill(None),
-                    }
-                }
+                ConvertError::Needs(layer) if attempts < MOST_ATTEMPTS => match offers.get_mut(layer) {
+                    Some(offer) if offer.is_some() => *offer = None,
+                    _ => offers.fill(None),
+                },
                 _ => offers.fill(None),
             }
         }

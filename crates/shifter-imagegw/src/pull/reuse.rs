@@ -40,7 +40,6 @@ pub(crate) struct Offer {
     pub(crate) index: PathBuf,
     /// The published image that has the data.
     pub(crate) image: PathBuf,
-    left_out: u64,
 }
 
 impl LayerIndexes {
@@ -71,7 +70,7 @@ impl LayerIndexes {
         }
         // When it was last used. Where this fails, it only goes the sooner.
         let _ = File::open(&index).and_then(|file| file.set_modified(SystemTime::now()));
-        Some(Offer { index, image: about.image, left_out: about.left_out })
+        Some(Offer { index, image: about.image })
     }
 
     /// A directory for what a conversion will remember; it leaves with its value.
@@ -80,24 +79,27 @@ impl LayerIndexes {
         made.ok().and_then(|()| Scratch::create(&self.directory, id).ok())
     }
 
-    /// Takes over what a conversion remembered, now that its image is published: everything of layers that were read,
-    /// and of layers that came from `offers` what is no less complete than before.
+    /// Takes over what a conversion remembered of the layers that it read, now that its `image` is published. What was
+    /// offered and served stays as it is, and what speaks of anything else is not ours: the child wrote it.
     pub(crate) fn install(
         &self,
         scratch: &Scratch,
         key: &str,
         layers: &[ConvertLayer],
         offers: &[Option<Offer>],
+        image: &Path,
     ) {
         // A layer may be there twice; the lower one lacks what the upper one has.
         let mut best: BTreeMap<PathBuf, (u64, PathBuf)> = BTreeMap::new();
-        for ((number, layer), offer) in layers.iter().enumerate().zip(offers) {
+        let read = layers.iter().enumerate().zip(offers).filter(|(_, offer)| offer.is_none());
+        for ((number, layer), _) in read {
             let new = scratch.path().join(number.to_string());
-            let Ok(About { left_out, .. }) = About::read(&new) else { continue };
-            let is_better = offer.as_ref().is_none_or(|old| left_out <= old.left_out);
+            let Ok(about) = About::read(&new) else { continue };
+            let wanted = About::new(key, &layer.digest, &layer.compression, layer.diff_id.as_deref(), image);
             let place = self.path(key, layer);
-            if is_better && best.get(&place).is_none_or(|(least, _)| left_out < *least) {
-                best.insert(place, (left_out, new));
+            let is_best = best.get(&place).is_none_or(|(least, _)| about.left_out < *least);
+            if about.fits(&wanted) && about.image == image && is_best {
+                best.insert(place, (about.left_out, new));
             }
         }
         for (place, (_, new)) in best {
@@ -107,13 +109,20 @@ impl LayerIndexes {
         }
     }
 
+    /// At the start: removes what dead processes left, and what is of no use.
+    pub(crate) fn tidy(&self) {
+        if self.directory.is_dir()
+            && let Err(error) = publish::remove_leftovers(&self.directory)
+        {
+            tracing::warn!(path = %self.directory.display(), %error, "layer indexes not tidied");
+        }
+        self.collect();
+    }
+
     /// Removes what speaks of images that are gone, and of the rest what was unused for the longest time until the
-    /// bounds hold; and what dead processes left.
+    /// bounds hold.
     pub(crate) fn collect(&self) {
-        let collected = match self.directory.is_dir() {
-            true => publish::remove_leftovers(&self.directory).and_then(|_| self.try_collect()),
-            false => Ok(0),
-        };
+        let collected = if self.directory.is_dir() { self.try_collect() } else { Ok(0) };
         match collected {
             Ok(0) => {}
             Ok(removed) => tracing::info!(removed, "removed what was remembered of layers"),

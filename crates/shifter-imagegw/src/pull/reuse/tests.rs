@@ -72,7 +72,7 @@ fn only_what_speaks_of_the_same_layer_and_of_an_image_that_is_there_is_offered()
     let one = layer(1);
     place.remember(&one, 7);
     let offer = place.indexes.find_one(KEY, &one).unwrap();
-    assert_eq!((offer.image, offer.left_out), (place.image(), 7));
+    assert_eq!(offer.image, place.image());
     let otherwise = [
         ConvertLayer { compression: "zstd".to_owned(), ..one.clone() },
         ConvertLayer { diff_id: None, ..one.clone() },
@@ -91,22 +91,32 @@ fn only_what_speaks_of_the_same_layer_and_of_an_image_that_is_there_is_offered()
 }
 
 #[test]
-fn what_is_less_complete_replaces_only_what_failed() {
+fn what_a_child_wrote_replaces_only_what_failed_and_speaks_only_of_its_own_image() {
     let place = Place::new();
-    let layers = [layer(1), layer(2), layer(3), layer(3)];
+    let layers = [layer(1), layer(2), layer(3), layer(3), layer(4)];
     for layer in &layers {
         place.remember(layer, 10);
     }
     let offers: Vec<_> = layers.iter().map(|layer| place.indexes.find_one(KEY, layer)).collect();
-    let offers = [offers[0].clone(), None, offers[2].clone(), offers[3].clone()];
+    let offers = [offers[0].clone(), None, None, None, None];
     let scratch = place.indexes.scratch(ID).unwrap();
-    for (number, left_out) in [11, 12, 5, 9].into_iter().enumerate() {
+    for (number, left_out) in [0, 12, 5, 9].into_iter().enumerate() {
         place.about(&layers[number]).write(&scratch.path().join(number.to_string()), left_out);
     }
-    place.indexes.install(&scratch, KEY, &layers, &offers);
+    let mut another = place.about(&layers[4]);
+    another.image = place.folder.path().join("images/another.squashfs");
+    another.write(&scratch.path().join("4"), 0);
+    place.indexes.install(&scratch, KEY, &layers, &offers, &place.image());
     drop(scratch);
-    assert_eq!(layers.each_ref().map(|layer| place.left_out(layer)), [10, 12, 5, 5]);
-    assert_eq!(place.names().len(), 3, "{:?}", place.names());
+    let scratch = place.indexes.scratch(ID).unwrap();
+    for (number, layer) in [&layers[0], &layers[0], &layers[1]].into_iter().enumerate() {
+        let another = About::new(KEY, &layer.digest, "zstd", None, &place.image());
+        another.write(&scratch.path().join(number.to_string()), 0);
+    }
+    place.indexes.install(&scratch, KEY, &layers, &offers, &place.image());
+    drop(scratch);
+    assert_eq!(layers.each_ref().map(|layer| place.left_out(layer)), [10, 12, 5, 5, 10]);
+    assert_eq!(place.names().len(), 4, "{:?}", place.names());
 }
 
 #[test]

@@ -256,6 +256,21 @@ impl Registry {
         id
     }
 
+    /// Stores another manifest for what `from` has under tag 1, without any layer; returns its id.
+    pub(crate) fn push_without_layers(&self, from: &str, to: &str) -> String {
+        let mut documents = self.documents.lock().unwrap();
+        let manifest = [documents[&format!("{from}/manifests/1")].as_slice(), b"\n"].concat();
+        let text: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        let config = text["config"]["digest"].as_str().unwrap().to_owned();
+        let blob = documents[&format!("{from}/blobs/{config}")].clone();
+        documents.insert(format!("{to}/blobs/{config}"), blob);
+        let id = sha256(&manifest);
+        for reference in ["1".to_owned(), format!("sha256:{id}")] {
+            documents.insert(format!("{to}/manifests/{reference}"), manifest.clone());
+        }
+        id
+    }
+
     /// Takes away the requests answered so far.
     pub(crate) fn take_served(&self) -> Vec<String> {
         std::mem::take(&mut *self.served.lock().unwrap())

@@ -289,3 +289,32 @@ async fn all_clients_of_one_caller_hear_the_end_of_their_pull() {
     }
     assert_eq!(gateway.conversions(), 1, "nobody's poll began the failing pull again");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_names_another_users_private_layer_does_not_yield_it() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), address, 0).await;
+    let id = registry.push("secret/app", "1", "one");
+    let alice = caller(1, &[("reg", "alice:pa:ss")]);
+    assert!(has(&gateway.pull(&alice, "secret/app:1", "").await, "READY"));
+    // What a real conversion remembers of it; the blob itself is gone from the cache.
+    let layer = sha256(b"layer of one");
+    let digest = format!("sha256:{layer}");
+    let key = crate::convert::key(&Default::default()).unwrap();
+    let index = dir.path().join("cache/index");
+    std::fs::create_dir_all(&index).unwrap();
+    let image = dir.path().join(format!("images/{id}.squashfs"));
+    crate::convert::About::new(&key, &digest, "none", Some(&digest), &image)
+        .write(&index.join(format!("sha256-{layer}.{key}")), 0);
+    std::fs::remove_file(dir.path().join(format!("cache/sha256/{layer}"))).unwrap();
+
+    registry.push_without_layers("secret/app", "open/app");
+    let image = gateway.pull(&caller(2, &[]), "open/app:1", "").await;
+    assert!(has(&image, "FAILURE"), "{image:?}");
+    assert_eq!(gateway.conversions(), 1);
+    // Who may read the private image may have its layers from there.
+    let image = gateway.pull(&alice, "open/app:1", "").await;
+    assert!(has(&image, "READY"), "{image:?}");
+    assert_eq!(gateway.conversions(), 2);
+}

@@ -75,7 +75,11 @@ pub(crate) fn union<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Option<A
 /// empty list as "public".
 pub(crate) fn for_meta(grants: &[Grant], gateway_uid: u32) -> Result<Acl, TooManyIds> {
     let nobody = Acl { uids: vec![gateway_uid], gids: Vec::new() };
-    let acl = union(grants).unwrap_or(nobody);
+    within_limit(union(grants).unwrap_or(nobody))
+}
+
+/// The list, unless it is too long for the nodes.
+pub(crate) fn within_limit(acl: Acl) -> Result<Acl, TooManyIds> {
     if acl.uids.len() > MAX_ACL_IDS || acl.gids.len() > MAX_ACL_IDS {
         return Err(TooManyIds);
     }

@@ -75,7 +75,10 @@ impl Api {
         for tag in self.spellings(itype, tag) {
             let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
             if let Some((image, grants)) = self.usable(&key, caller).await? {
-                self.keep_alive(&image).await?;
+                // Who asks wants the image, whether or not the catalog can be written.
+                if let Err(error) = self.keep_alive(&image).await {
+                    tracing::warn!(?error, "the expiration of an image is not put off");
+                }
                 return Ok(image.to_wire(itype, vec![key.tag], acl::union(&grants).unwrap_or_default()));
             }
         }
@@ -111,13 +114,10 @@ impl Api {
             Target::parse(&self.config, tag).map_err(|error| Refusal::Unprocessable(sentence(&error)))?;
         let credentials = target.credentials(&self.config, &caller.payload);
         let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag: target.tag };
-        let new = NewJob {
-            key,
-            uid: caller.uid,
-            gid: caller.gid,
-            acl: acl::with_author(&request.allowed_uids, &request.allowed_gids, caller.uid, caller.gid),
-            with_credentials: credentials.is_some(),
-        };
+        let acl = acl::with_author(&request.allowed_uids, &request.allowed_gids, caller.uid, caller.gid);
+        let acl = acl::within_limit(acl).map_err(|error| Refusal::Unprocessable(sentence(&error)))?;
+        let new =
+            NewJob { key, uid: caller.uid, gid: caller.gid, acl, with_credentials: credentials.is_some() };
         let usable = self.usable(&new.key, caller).await?;
         let fresh = match &usable {
             Some((image, grants)) => {

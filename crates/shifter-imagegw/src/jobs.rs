@@ -217,15 +217,15 @@ impl Jobs {
             }
             if !job.with_credentials {
                 self.start(number, None);
+            } else if job.fence > 0 && job.message != WAITING {
+                // The patience with the caller begins now, however long the work took.
+                if let Some(job) = self.catalog.claim(number, &self.holder).await? {
+                    self.catalog.set_status(job.lease(), JobStatus::Pending, WAITING).await?;
+                    self.catalog.release(job.lease()).await?;
+                }
             } else if now() - job.updated > ORPHAN_PATIENCE.as_secs_f64() {
                 let why = "the gateway was restarted and does not store registry credentials; pull again";
-                self.catalog.cancel(number, why).await?;
-            } else if job.fence > 0
-                && job.message != WAITING
-                && let Some(job) = self.catalog.claim(number, &self.holder).await?
-            {
-                self.catalog.set_status(job.lease(), JobStatus::Pending, WAITING).await?;
-                self.catalog.release(job.lease()).await?;
+                self.catalog.give_up(&job, why).await?;
             }
         }
         Ok(())

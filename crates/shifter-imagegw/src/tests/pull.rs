@@ -318,3 +318,19 @@ async fn a_manifest_that_names_another_users_private_layer_does_not_yield_it() {
     assert!(has(&image, "READY"), "{image:?}");
     assert_eq!(gateway.conversions(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_full_with_its_author_is_refused_and_harms_nobody() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), address, 0).await;
+    registry.push("app", "1", "one");
+    let alice = caller(1, &[]);
+    let body = |count: u32| {
+        let ids: Vec<String> = (100..100 + count).map(|id| id.to_string()).collect();
+        format!(r#"{{"allowed_uids":"{}"}}"#, ids.join(","))
+    };
+    let refused = gateway.request(&alice, "app:1", &body(1000)).await;
+    assert!(matches!(refused, Err(Refusal::Unprocessable(_))), "{refused:?}");
+    assert!(has(&gateway.pull(&alice, "app:1", &body(999)).await, "READY"));
+}

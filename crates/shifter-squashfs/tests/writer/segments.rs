@@ -232,8 +232,7 @@ fn blocks_are_the_same_for_ever_under_one_encoder_version() {
         let mut writer = place.create("image", &Settings { encoder, ..Settings::default() });
         let segment = layer(&mut writer, &[(&text, true), (&short, true), (&noise(1, 100), true)]);
         let bytes = read_at(&place.path("image"), segment.bytes.start, length(&segment) as usize);
-        let found: String =
-            content_digest(&bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let found: String = content_digest(&bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(found, expected, "{codec:?}, {} bytes", bytes.len());
     }
 }

@@ -56,7 +56,10 @@ pub(super) async fn unfinished(pool: &AnyPool, system: Option<&str>) -> Result<V
     .fetch_all(pool)
     .await
     .during("reading the queue")?;
-    rows.iter().map(job).collect()
+    // One that cannot be read must not keep all others from being worked on.
+    let jobs =
+        rows.iter().map(|row| job(row).inspect_err(|error| tracing::error!(%error, "a pull is left alone")));
+    Ok(jobs.flatten().collect())
 }
 
 pub(super) async fn change(

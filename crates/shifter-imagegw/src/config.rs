@@ -18,7 +18,7 @@ use shifter_registry::Registries;
 
 use self::section::{Notes, Section};
 use crate::catalog::{Place, PlaceError};
-use crate::convert::{Converters, Program};
+use crate::convert::{self, Converters, Program};
 use crate::examine::Examiner;
 
 /// Where the catalog is unless `DatabaseURI` says otherwise.
@@ -44,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) authentication: Authentication,
     /// Looks at images before they are published.
     pub(crate) examiner: Option<Examiner>,
+    /// How long a child that converts or unpacks may take.
+    pub(crate) conversion_time: Duration,
     pub(crate) log_level: Option<&'static str>,
     /// Where the catalog is.
     pub(crate) database: Place,
@@ -190,12 +192,14 @@ fn read(top: &mut Section<'_>) -> Config {
     // The original reads PullUpdateTimeout only if PullUpdateTime exists too; both names count here.
     let pull_update = top.integer("PullUpdateTimeout", 0, 31_536_000);
     let pull_update_alias = top.integer("PullUpdateTime", 0, 31_536_000);
+    let conversion_time = top.integer("ConversionTimeLimit", 1, 31_536_000);
     check_unused(top);
     Config {
         registries,
         platforms,
         authentication,
         examiner: read_examiner(top),
+        conversion_time: conversion_time.map_or(convert::TIME, Duration::from_secs),
         unsupported,
         database,
         format: top

@@ -9,7 +9,9 @@
 
 mod filter;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -53,9 +55,16 @@ pub(crate) struct Reach {
     /// Whether files are linked or moved between directories. Linux before 5.19 can only forbid that, and then
     /// Landlock is left out.
     pub(crate) links: bool,
+    /// Whether mode and times of files that are open may be set.
+    #[serde(default)]
+    pub(crate) attributes: bool,
 }
 
 impl Reach {
+    fn beyond(&self) -> filter::Beyond {
+        filter::Beyond { programs: !self.run.is_empty(), attributes: self.attributes }
+    }
+
     /// Lets programs of the system and their libraries be run.
     pub(crate) fn add_programs(&mut self) {
         const PROGRAMS: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"];
@@ -85,7 +94,7 @@ pub(crate) fn confine(reach: &Reach) -> Result<(), String> {
     let mut fenced = reach.clone();
     fenced.read.extend(existing(QUOTA));
     fence(&fenced)?;
-    filter::install(!reach.run.is_empty())
+    filter::install(reach.beyond())
 }
 
 /// No core dumps, no new privileges, low priority: what also suits a process that runs the site's own programs.
@@ -139,9 +148,11 @@ fn rule(path: &Path, access: BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>, 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Holds {
     files: bool,
+    modes: bool,
     network: bool,
     programs: bool,
     memory: bool,
+    signals: bool,
 }
 
 impl Holds {
@@ -149,9 +160,11 @@ impl Holds {
     pub(crate) fn gaps(&self) -> Vec<&'static str> {
         [
             (self.files, "conversions could read the account's other files; Linux 5.13 or newer with Landlock refuses that"),
+            (self.modes, "conversions could make the account's files, such as private images, readable to all; a kernel with seccomp refuses that"),
             (self.network, "conversions could use the network; a kernel with seccomp or network namespaces refuses that"),
             (self.programs, "conversions could run programs; a kernel with seccomp or Landlock refuses that"),
             (self.memory, "conversions have no limit of memory, because setrlimit(2) does not set one"),
+            (self.signals, "conversions could end the gateway by a signal; a kernel with seccomp or Linux 6.12 with Landlock refuses that"),
         ]
         .into_iter()
         .filter_map(|(holds, gap)| (!holds).then_some(gap))
@@ -161,16 +174,30 @@ impl Holds {
 
 /// Confines this process to nothing, then tries what must not succeed.
 pub(crate) fn probe() -> Result<Holds, String> {
+    let said = |error: rustix::io::Errno| format!("trying what a confined process can do failed: {error}");
+    let held = rustix::fs::memfd_create("ours", rustix::fs::MemfdFlags::CLOEXEC).map_err(said)?;
+    let ours = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
+    let parent = rustix::process::getppid();
     confine(&Reach::default())?;
     let reads = File::open("/etc/passwd").is_ok();
     let writes = OpenOptions::new().write(true).open("/dev/null").is_ok();
     let program = Command::new("/bin/true").stdin(Stdio::inherit()).status();
     Ok(Holds {
         files: !reads && !writes,
+        modes: !changes_mode(&ours),
         network: std::net::UdpSocket::bind("127.0.0.1:0").is_err(),
         programs: program.is_err(),
         memory: rustix::process::getrlimit(Resource::Data).current.is_some(),
+        signals: parent.is_none_or(|parent| rustix::process::test_kill_process(parent).is_err()),
     })
+}
+
+/// Whether the mode of this file can be changed by its name.
+fn changes_mode(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, Mode, chmodat};
+    let mode = Mode::RUSR | Mode::WUSR;
+    let at = chmodat(CWD, path, mode, AtFlags::empty());
+    at.is_ok() || std::fs::set_permissions(path, Permissions::from_mode(mode.bits())).is_ok()
 }
 
 #[cfg(test)]

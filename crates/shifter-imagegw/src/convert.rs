@@ -14,6 +14,7 @@ mod reuse;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shifter_core::digest::Digest;
@@ -21,7 +22,7 @@ use shifter_layers::{Compression, Layer, Limits, Policy};
 use shifter_squashfs::Options;
 use shifter_squashfs::writer::Encoder;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 pub(crate) use self::index::About;
 use self::line::{Answer, end, tell};
@@ -29,6 +30,12 @@ pub(crate) use self::line::{answer, hand_over, read_job, shut_in};
 use crate::confine::{self, Holds, Reach};
 
 pub(crate) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How long a child may work, unless the site says otherwise.
+pub(crate) const TIME: Duration = Duration::from_secs(14_400);
+
+/// How long a child may take to end once nobody wants its work.
+const ENDING: Duration = Duration::from_secs(3);
 
 /// Most answers, bytes.
 const MOST_ANSWERS: u64 = 64 << 20;
@@ -109,6 +116,11 @@ pub(crate) enum ConvertError {
     Start(std::io::Error),
     #[error("talking to the converter process failed: {0}")]
     Talk(std::io::Error),
+    #[error(
+        "the converter process took longer than {} s and was ended; for larger images, the gateway's administrator raises \
+         ConversionTimeLimit", .0.as_secs()
+    )]
+    TooLong(Duration),
     #[error("the converter process ended without an answer ({0}); if it was killed, memory may have run out")]
     Silent(std::process::ExitStatus),
 }
@@ -120,6 +132,8 @@ pub(crate) struct Converter {
     isolation: Vec<String>,
     /// This program, or what stands in for it.
     program: Vec<String>,
+    /// How long a child may work.
+    limit: Duration,
 }
 
 impl Converter {
@@ -138,14 +152,19 @@ impl Converter {
             let why = format!("the path of this program, {}, is not text", path.display());
             ConvertError::Start(std::io::Error::other(why))
         })?;
-        Ok(Converter { isolation, program: vec![program] })
+        Ok(Converter { isolation, program: vec![program], limit: TIME })
+    }
+
+    /// The same with another limit of time.
+    pub(crate) fn within(self, limit: Duration) -> Converter {
+        Converter { limit, ..self }
     }
 
     /// A stand-in for the child process.
     #[cfg(test)]
     pub(crate) fn from_command(command: &[&str]) -> Converter {
         let program = command.iter().map(|word| (*word).to_owned()).collect();
-        Converter { isolation: Vec::new(), program }
+        Converter { isolation: Vec::new(), program, limit: TIME }
     }
 
     /// What this machine does not refuse to a child, found out by a child that tries; each is a whole sentence.
@@ -184,7 +203,7 @@ impl Converter {
         Ok(())
     }
 
-    /// Runs a child that works on hostile bytes to its end: entries and bytes that it worked on.
+    /// Runs a child that works on hostile bytes to its end, or to that of its time: entries and bytes that it worked on.
     pub(crate) async fn work(
         &self,
         verb: &str,
@@ -199,25 +218,39 @@ impl Converter {
             .kill_on_drop(true)
             .spawn()
             .map_err(ConvertError::Start)?;
-        let lifeline = hand_over(&mut child, job).await?;
-        let mut answer = None;
-        if let Some(stdout) = child.stdout.take() {
-            let mut lines = tokio::io::BufReader::new(stdout.take(MOST_ANSWERS)).lines();
-            while let Some(line) = lines.next_line().await.map_err(ConvertError::Talk)? {
-                match serde_json::from_str(&line) {
-                    Ok(Answer::Progress(layers, bytes)) => progress(layers, bytes),
-                    other => answer = other.ok(),
-                }
+        let answer = tokio::time::timeout(self.limit, listen(&mut child, job, progress)).await;
+        if answer.is_err() {
+            // Its lifeline is gone; what it started ends with it. If it does not end itself, this function's end does it.
+            let _ = tokio::time::timeout(ENDING, child.wait()).await;
+        }
+        answer.unwrap_or(Err(ConvertError::TooLong(self.limit)))
+    }
+}
+
+/// Hands a job to a child and listens to it until it ends.
+async fn listen(
+    child: &mut Child,
+    job: &(impl Serialize + Sync),
+    progress: &(dyn Fn(usize, u64) + Sync),
+) -> Result<(u64, u64), ConvertError> {
+    let lifeline = hand_over(child, job).await?;
+    let mut answer = None;
+    if let Some(stdout) = child.stdout.take() {
+        let mut lines = tokio::io::BufReader::new(stdout.take(MOST_ANSWERS)).lines();
+        while let Some(line) = lines.next_line().await.map_err(ConvertError::Talk)? {
+            match serde_json::from_str(&line) {
+                Ok(Answer::Progress(layers, bytes)) => progress(layers, bytes),
+                other => answer = other.ok(),
             }
         }
-        let status = child.wait().await.map_err(ConvertError::Talk)?;
-        drop(lifeline);
-        match answer {
-            Some(Answer::Done { entries, bytes }) if status.success() => Ok((entries, bytes)),
-            Some(Answer::Failed(why)) => Err(ConvertError::Image(why)),
-            Some(Answer::Needs(layer)) => Err(ConvertError::Needs(layer)),
-            _ => Err(ConvertError::Silent(status)),
-        }
+    }
+    let status = child.wait().await.map_err(ConvertError::Talk)?;
+    drop(lifeline);
+    match answer {
+        Some(Answer::Done { entries, bytes }) if status.success() => Ok((entries, bytes)),
+        Some(Answer::Failed(why)) => Err(ConvertError::Image(why)),
+        Some(Answer::Needs(layer)) => Err(ConvertError::Needs(layer)),
+        _ => Err(ConvertError::Silent(status)),
     }
 }
 
@@ -377,6 +410,25 @@ mod tests {
         }
         let error = run(&["/nonexistent/program"]).await.unwrap_err().to_string();
         assert!(error.starts_with("starting the converter process failed"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_child_that_never_answers_is_ended_when_its_time_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        let script = format!("echo $$ > {}; exec sleep 4323", pid.display());
+        let converter = Converter::from_command(&["sh", "-c", &script]).within(Duration::from_secs(1));
+        let error = converter.run(&job(), &|_, _| {}).await.unwrap_err().to_string();
+        assert!(error.contains("took longer than 1 s and was ended"), "{error}");
+        let pid: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        for _ in 0..500 {
+            if rustix::process::test_kill_process(pid).is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it is still there");
     }
 
     #[tokio::test]

@@ -95,6 +95,7 @@ impl Examiner {
                 read: vec![image.to_owned()],
                 make: vec![place.tree.clone()],
                 links: true,
+                attributes: true,
                 ..Reach::default()
             },
         };

@@ -58,7 +58,7 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     let config = Arc::new(config);
     // Our own process directory belongs to our effective uid.
     let gateway_uid = std::fs::metadata("/proc/self").context("reading /proc/self failed")?.uid();
-    let converter = Converter::find().await?;
+    let converter = Converter::find().await?.within(config.conversion_time);
     for gap in converter.gaps().await? {
         tracing::warn!("{gap}");
     }

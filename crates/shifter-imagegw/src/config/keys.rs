@@ -35,6 +35,11 @@ pub(crate) const TOP: &[Key] = &[
     key("Broker", "-", "unused (task broker of an early original)"),
     key("CacheDirectory", "required", "downloaded blobs, kept by content"),
     key("CacheSizeLimit", "-", "GB of blobs kept in CacheDirectory; the longest unused go first; ours"),
+    key(
+        "ConversionTimeLimit",
+        "14400",
+        "seconds that converting an image, and unpacking it for the examiner, may each take; ours",
+    ),
     key("Converter", "shifter", "what writes images: shifter, mksquashfs or tar2sqfs; ours"),
     key(
         "ConverterOptions",

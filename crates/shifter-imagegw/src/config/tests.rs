@@ -37,6 +37,7 @@ const EVERYTHING: &str = r#"{
     "DatabaseURI": "sqlite:///srv/c.db", "MongoDBURI": "mongodb://localhost/", "MongoDB": "ShifterTest",
     "Metrics": true, "Broker": "redis://localhost/", "Authentication": "mock", "ImportUsers": "all",
     "examiner": "/site/examine", "ExaminerTimeLimit": 30, "ExaminerSizeLimit": 2, "ExaminerPaths": ["/site/signatures"],
+    "ConversionTimeLimit": 60,
     "ConverterOptions": {"squashfs": ["-comp", "zstd -Xcompression-level 3"], "cramfs": "-e 2"},
     "Locations": {
         "index.docker.io": { "remotetype": "dockerv2", "authentication": "http" },
@@ -96,6 +97,8 @@ fn documented_configurations_are_accepted() {
     };
     assert_eq!(everything.examiner, Some(examiner));
     assert_eq!(accepted(LOCAL).examiner, None);
+    assert_eq!(everything.conversion_time.as_secs(), 60);
+    assert_eq!(accepted(LOCAL).conversion_time.as_secs(), 14_400);
 }
 
 #[test]

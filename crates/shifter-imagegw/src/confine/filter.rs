@@ -1,4 +1,5 @@
-//! The system calls that a confined process has: file work, memory, threads and time. All others do not exist for it:
+//! The system calls that a confined process has: file work, memory, threads and time. None of them
+//! changes mode or owner of a file by its name, which Landlock does not keep back. All others do not exist for it:
 //! ENOSYS, so that a C library that tries a newer call first falls back to the one it had before.
 //!
 //! Knows nothing of which files; that is Landlock's part. Numbers come from the libc crate, so the list is checked by the
@@ -28,9 +29,6 @@ const FILE_WORK: &[i64] = &[
     libc::SYS_faccessat2,
     libc::SYS_fadvise64,
     libc::SYS_fallocate,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    libc::SYS_fcntl,
     libc::SYS_fdatasync,
     libc::SYS_flock,
     libc::SYS_fstat,
@@ -56,7 +54,6 @@ const FILE_WORK: &[i64] = &[
     libc::SYS_munmap,
     libc::SYS_nanosleep,
     libc::SYS_newfstatat,
-    libc::SYS_openat,
     libc::SYS_pread64,
     libc::SYS_preadv,
     libc::SYS_pwrite64,
@@ -78,14 +75,16 @@ const FILE_WORK: &[i64] = &[
     libc::SYS_statx,
     libc::SYS_symlinkat,
     libc::SYS_sysinfo,
-    libc::SYS_tgkill,
     libc::SYS_umask,
     libc::SYS_uname,
     libc::SYS_unlinkat,
-    libc::SYS_utimensat,
     libc::SYS_write,
     libc::SYS_writev,
 ];
+
+/// Commands of fcntl(2) by which a descriptor sends signals; fcntl.h of Linux, not in the libc crate for every C library.
+const F_SETSIG: libc::c_int = 10;
+const F_SETOWN_EX: libc::c_int = 15;
 
 /// The same under the names that only older processors have.
 #[cfg(target_arch = "x86_64")]
@@ -93,7 +92,6 @@ const OLD_NAMES: &[i64] = &[
     libc::SYS_access,
     libc::SYS_dup2,
     libc::SYS_lstat,
-    libc::SYS_open,
     libc::SYS_readlink,
     libc::SYS_stat,
     libc::SYS_time,
@@ -132,12 +130,20 @@ const OLD_PROGRAMS: &[i64] =
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_PROGRAMS: &[i64] = &[];
 
-/// Installs the filter, for this thread and what it starts; `programs` says whether some are to be run. A kernel without
-/// seccomp goes without.
-pub(super) fn install(programs: bool) -> Result<(), String> {
+/// What some children may do beyond file work.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Beyond {
+    /// Run programs.
+    pub(super) programs: bool,
+    /// Set mode and times of files that are open.
+    pub(super) attributes: bool,
+}
+
+/// Installs the filter, for this thread and what it starts. A kernel without seccomp goes without.
+pub(super) fn install(beyond: Beyond) -> Result<(), String> {
     let Ok(processor) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(()) };
     let said = |error: &dyn std::fmt::Display| format!("confining this process by seccomp failed: {error}");
-    let program = program(programs, processor).map_err(|error| said(&error))?;
+    let program = program(beyond, processor).map_err(|error| said(&error))?;
     match seccompiler::apply_filter(&program) {
         Err(Error::Seccomp(error)) if is_missing(&error) => Ok(()),
         result => result.map_err(|error| said(&error)),
@@ -148,29 +154,61 @@ fn is_missing(error: &io::Error) -> bool {
     [libc::ENOSYS, libc::EINVAL].map(Some).contains(&error.raw_os_error())
 }
 
-fn program(programs: bool, processor: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
+fn program(beyond: Beyond, processor: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut calls: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     let mut allow = |list: &[i64]| calls.extend(list.iter().map(|call| (*call, Vec::new())));
     allow(FILE_WORK);
     allow(OLD_NAMES);
-    if programs {
+    if beyond.programs {
         allow(PROGRAMS);
         allow(OLD_PROGRAMS);
     }
-    let first_is = |operation, value| {
-        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, operation, value)?;
-        SeccompRule::new(vec![condition])
-    };
+    if beyond.attributes {
+        allow(&[libc::SYS_fchmod]);
+        // Without a name, it is the open file's times.
+        let no_name = SeccompCondition::new(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
+        calls.insert(libc::SYS_utimensat, vec![SeccompRule::new(vec![no_name])?]);
+    }
+    let first_is = |operation, value| SeccompRule::new(vec![argument(0, operation, value)?]);
+    // Landlock before Linux 6.12 keeps no signals back. Programs have process ids that are not known here.
+    let ourselves = u64::from(std::process::id());
+    let signals = if beyond.programs { Vec::new() } else { vec![first_is(SeccompCmpOp::Eq, ourselves)?] };
+    calls.insert(libc::SYS_tgkill, signals);
+    let has_signals_sent = [libc::F_SETOWN, F_SETSIG, F_SETOWN_EX];
+    let others = has_signals_sent.map(|command| argument(1, SeccompCmpOp::Ne, number(command)));
+    let others = others.into_iter().collect::<Result<Vec<_>, _>>()?;
+    calls.insert(libc::SYS_fcntl, vec![SeccompRule::new(others)?]);
+    calls.insert(libc::SYS_openat, opening(2)?);
+    #[cfg(target_arch = "x86_64")]
+    calls.insert(libc::SYS_open, opening(1)?);
     // Of others' limits, the gateway's own are within reach of its account.
     calls.insert(libc::SYS_prlimit64, vec![first_is(SeccompCmpOp::Eq, 0)?]);
     calls.insert(libc::SYS_prctl, vec![first_is(SeccompCmpOp::Eq, number(libc::PR_SET_NAME))?]);
-    if !programs {
+    if !beyond.programs {
         // Threads, not processes. clone3 has its flags in memory, where no filter sees them.
         let thread = number(libc::CLONE_THREAD);
         calls.insert(libc::SYS_clone, vec![first_is(SeccompCmpOp::MaskedEq(thread), thread)?]);
     }
     let no_such_call = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     SeccompFilter::new(calls, no_such_call, SeccompAction::Allow, processor)?.try_into()
+}
+
+/// Files are cut off only as they are opened for writing: Landlock before Linux 6.2 lets who may read do it.
+fn opening(flags: u8) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let has = |mask, value| {
+        let operation = SeccompCmpOp::MaskedEq(number(mask));
+        SeccompRule::new(vec![argument(flags, operation, number(value))?])
+    };
+    let access = libc::O_ACCMODE;
+    Ok(vec![has(libc::O_TRUNC, 0)?, has(access, libc::O_WRONLY)?, has(access, libc::O_RDWR)?])
+}
+
+fn argument(
+    index: u8,
+    operation: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(index, SeccompCmpArgLen::Dword, operation, value)
 }
 
 fn number(flag: libc::c_int) -> u64 {

@@ -12,7 +12,7 @@ use super::*;
 fn confined<T: Send + 'static>(reach: Reach, work: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::spawn(move || {
         fence(&reach).unwrap();
-        filter::install(!reach.run.is_empty()).unwrap();
+        filter::install(reach.beyond()).unwrap();
         work()
     });
     thread.join().unwrap()
@@ -76,6 +76,49 @@ fn what_reads_hostile_bytes_has_no_network_no_programs_and_no_other_files() {
 }
 
 #[test]
+fn nobody_opens_files_to_others_cuts_off_what_it_reads_or_signals_the_gateway() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["image", "private"] {
+        std::fs::write(at(name), name).unwrap();
+        std::fs::set_permissions(at(name), Permissions::from_mode(0o600)).unwrap();
+    }
+    let mode = |name: &str| at(name).metadata().unwrap().permissions().mode() & 0o777;
+    let mut programs = Reach { read: vec![at("image")], ..Reach::default() };
+    programs.add_programs();
+    let plain = Reach { read: vec![at("image")], ..Reach::default() };
+    let unpacking = Reach { attributes: true, ..plain.clone() };
+    for (reach, sets_mode) in [(plain, false), (unpacking, true), (programs, false)] {
+        let (private, image) = (at("private"), at("image"));
+        confined(reach, move || {
+            use rustix::fs::{AtFlags, CWD, OFlags, open, utimensat};
+            assert!(!changes_mode(&private) && !changes_mode(&image));
+            let file = File::open(&image).unwrap();
+            let kind = |result: std::io::Result<()>| result.err().and_then(|e| e.raw_os_error());
+            let none = Some(libc::ENOSYS);
+            let expected = if sets_mode { None } else { none };
+            assert_eq!(kind(file.set_permissions(Permissions::from_mode(0o640))), expected);
+            assert_eq!(kind(file.set_modified(std::time::SystemTime::now())), expected);
+            let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+            let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+            let named = utimensat(CWD, &private, &times, AtFlags::empty());
+            assert_eq!(kind(named.map_err(Into::into)), none);
+            for access in [OFlags::RDONLY, OFlags::from_bits_retain(3)] {
+                let cut = open(&image, access | OFlags::TRUNC, rustix::fs::Mode::empty());
+                assert_eq!(kind(cut.map(drop).map_err(Into::into)), none);
+            }
+            let parent = rustix::process::Pid::from_raw(1).unwrap();
+            assert!(rustix::process::test_kill_process(parent).is_err());
+            assert!(rustix::io::fcntl_dupfd_cloexec(&file, 0).is_ok());
+        });
+        assert_eq!(mode("private"), 0o600);
+        assert_eq!(mode("image"), if sets_mode { 0o640 } else { 0o600 });
+        std::fs::set_permissions(at("image"), Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(std::fs::read_to_string(at("image")).unwrap(), "image");
+    }
+}
+
+#[test]
 fn programs_run_where_they_are_needed_and_are_as_confined() {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");
@@ -109,9 +152,10 @@ fn a_file_that_is_not_there_is_named() {
 
 #[test]
 fn what_does_not_hold_is_said() {
-    let all = Holds { files: true, network: true, programs: true, memory: true };
+    let all = Holds { files: true, modes: true, network: true, programs: true, memory: true, signals: true };
     assert!(all.gaps().is_empty());
     assert_eq!(Holds { files: false, ..all }.gaps().len(), 1);
-    let none = Holds { files: false, network: false, programs: false, memory: false };
-    assert_eq!(none.gaps().len(), 4);
+    let none =
+        Holds { files: false, modes: false, network: false, programs: false, memory: false, signals: false };
+    assert_eq!(none.gaps().len(), 6);
 }

@@ -264,7 +264,10 @@ fn the_children_that_read_hostile_bytes_have_no_files_network_or_programs_of_the
     let program = site.sandbox.program("shifter-imagegw").unwrap().display().to_string();
     let gateway = site.sandbox.user("gateway").unwrap();
     let found = gateway.run(&[&program, "probe"]).unwrap().success().unwrap();
-    assert_eq!(found, "{\"files\":true,\"modes\":true,\"network\":true,\"programs\":true,\"memory\":true,\"signals\":true}\n");
+    assert_eq!(
+        found,
+        "{\"files\":true,\"modes\":true,\"network\":true,\"programs\":true,\"memory\":true,\"signals\":true}\n"
+    );
     let shown = site.gateway.config.display().to_string();
     let checked = gateway.run(&[&program, "check-config", "--config", &shown]).unwrap();
     assert_eq!(checked.err(), "", "{}", checked.describe());

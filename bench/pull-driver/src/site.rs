@@ -98,8 +98,7 @@ impl Site {
     /// Pulls the tag, which means this image, and measures from the request to READY.
     pub(crate) fn pull(&mut self, built: &Built, tag: &str) -> Result<Cost> {
         self.stock_credentials(32)?;
-        let process =
-            self.sandbox.pid(self.gateway.daemon)?;
+        let process = self.sandbox.pid(self.gateway.daemon)?;
         let pull = format!("/api/pull/{SYSTEM}/docker/local%2F{}%3A{tag}/", REPOSITORY.replace('/', "%2F"));
         let queue = format!("/api/queue/{SYSTEM}/");
         let record = self.record(built);

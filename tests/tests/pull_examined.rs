@@ -166,6 +166,7 @@ touch GATEWAY/expand/x 2>/dev/null && echo "could write" >&2 && rm GATEWAY/expan
 gateway=$(pgrep -o -f 'serve --config GATEWAY/imagemanager.json')
 cat /proc/$gateway/environ >/dev/null 2>&1 && echo "could read the gateway's environment" >&2
 kill -0 "$gateway" 2>/dev/null && echo "could signal the gateway" >&2
+kill -0 "$PPID" 2>/dev/null && echo "could signal its supervisor" >&2
 [ -n "$gateway" ] || echo "no gateway found" >&2
 grep -q root /etc/passwd || echo "could not read what programs need" >&2
 [ -x /bin/sh ] || echo "could not see programs" >&2

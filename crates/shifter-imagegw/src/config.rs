@@ -355,6 +355,7 @@ fn read_examiner(top: &mut Section<'_>) -> Option<Examiner> {
         time: Duration::from_secs(seconds.unwrap_or(600)),
         bytes: gigabytes.unwrap_or(64) * 1_000_000_000,
         paths,
+        configuration: PathBuf::new(),
     })
 }
 

@@ -28,6 +28,7 @@ pub(crate) use self::index::About;
 use self::line::{Answer, end, tell};
 pub(crate) use self::line::{answer, hand_over, read_job, shut_in};
 use crate::confine::{self, Holds, Reach};
+use crate::offspring;
 
 pub(crate) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -285,6 +286,9 @@ fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
     let mut reach = job.reach.clone();
     if let Way::Tool(options) = &way {
         reach.add_programs();
+        // Where its descendants are looked for.
+        reach.read.push(PathBuf::from("/proc"));
+        offspring::adopt().map_err(Failure::Told)?;
         reach.read.extend(options.extra.iter().map(PathBuf::from).filter(|p| p.is_absolute() && p.exists()));
     }
     shut_in(&reach).map_err(Failure::Told)?;
@@ -302,11 +306,15 @@ fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
                 let _nobody_listens = tell(&Answer::Progress(begun, read));
             })
         }
-        Way::Tool(options) => shifter_squashfs::convert(&options, &job.output, |out| {
-            let (limits, policy) = (Limits::default(), Policy::default());
-            shifter_layers::merge_to_tar(&layers, &limits, &policy, &job.scratch, out)
-        })
-        .map_err(|error| Failure::Told(sentence(&error))),
+        Way::Tool(options) => {
+            let made = shifter_squashfs::convert(&options, &job.output, |out| {
+                let (limits, policy) = (Limits::default(), Policy::default());
+                shifter_layers::merge_to_tar(&layers, &limits, &policy, &job.scratch, out)
+            });
+            // Nobody may write to the image once it is looked at.
+            offspring::end_all().map_err(Failure::Told)?;
+            made.map_err(|error| Failure::Told(sentence(&error)))
+        }
     }
 }
 

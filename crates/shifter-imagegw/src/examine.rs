@@ -45,6 +45,8 @@ pub(crate) struct Examiner {
     pub(crate) bytes: u64,
     /// What it reads and runs besides the system's own programs.
     pub(crate) paths: Vec<PathBuf>,
+    /// The gateway's configuration file, which it does not read; empty until it is known.
+    pub(crate) configuration: PathBuf,
 }
 
 /// Why an image is not published.
@@ -166,20 +168,24 @@ impl Examiner {
         reach.add_programs();
         reach.run.push(self.program.clone());
         reach.run.extend(self.paths.iter().cloned());
-        reach.read.extend(existing(SYSTEM).chain(public_configuration()));
+        let ours = [Path::new(shifter_core::paths::SYSCONFDIR), &self.configuration];
+        reach.read.extend(existing(SYSTEM).chain(public_configuration(Path::new("/etc"), &ours)));
         reach.make = vec![place.tree.clone(), place.temporary.clone()];
         reach.links = true;
         reach
     }
 }
 
-/// What everybody may read in `/etc`, save what is ours.
-fn public_configuration() -> impl Iterator<Item = PathBuf> {
-    let entries = std::fs::read_dir("/etc").into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.filter(|path| {
-        path != Path::new(shifter_core::paths::SYSCONFDIR)
-            && path.metadata().is_ok_and(|found| found.permissions().mode() & 0o004 != 0)
-    })
+/// What everybody may read in a directory, save what is ours or holds it, whatever its name there.
+fn public_configuration(directory: &Path, ours: &[&Path]) -> Vec<PathBuf> {
+    let ours: Vec<PathBuf> = ours.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_public = |path: &PathBuf| {
+        let Ok(real) = path.canonicalize() else { return false };
+        !ours.iter().any(|ours| ours.starts_with(&real) || real.starts_with(ours))
+            && real.metadata().is_ok_and(|found| found.permissions().mode() & 0o004 != 0)
+    };
+    entries.filter(is_public).collect()
 }
 
 /// Where an image is unpacked; removed with the value.
@@ -205,5 +211,42 @@ impl Place {
             Ok(Place { tree, temporary, _scratch: scratch })
         });
         made.await.map_err(|error| ExamineError::Run(error.to_string()))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn the_gateways_configuration_is_not_the_examiners_by_any_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (etc, elsewhere) = (dir.path().join("etc"), dir.path().join("elsewhere"));
+        for path in [etc.join("public"), etc.join("site"), elsewhere.clone()] {
+            std::fs::create_dir_all(path).unwrap();
+        }
+        for path in
+            [etc.join("passwd"), etc.join("shadow"), etc.join("site/gateway.json"), elsewhere.join("x")]
+        {
+            std::fs::write(path, "").unwrap();
+        }
+        std::fs::set_permissions(etc.join("shadow"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        for (name, to) in
+            [("same", "site"), ("file", "site/gateway.json"), ("other", "../elsewhere"), ("all", "/")]
+        {
+            std::os::unix::fs::symlink(to, etc.join(name)).unwrap();
+        }
+        let names = |ours: &[&Path]| {
+            let mut names: Vec<_> = public_configuration(&etc, ours)
+                .iter()
+                .filter_map(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&[&etc.join("same/gateway.json")]), ["other", "passwd", "public"]);
+        assert_eq!(names(&[&elsewhere]), ["file", "passwd", "public", "same", "site"]);
     }
 }

@@ -16,6 +16,7 @@ mod jobs;
 mod listen;
 mod locks;
 mod model;
+mod offspring;
 mod publish;
 mod pull;
 mod route;
@@ -144,7 +145,12 @@ fn main() -> ExitCode {
 
 fn load(path: &Path) -> anyhow::Result<(Config, Vec<String>)> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {} failed", path.display()))?;
-    Config::parse(&text).with_context(|| format!("{} cannot be used", path.display()))
+    let (mut config, warnings) =
+        Config::parse(&text).with_context(|| format!("{} cannot be used", path.display()))?;
+    if let Some(examiner) = &mut config.examiner {
+        examiner.configuration = path.to_owned();
+    }
+    Ok((config, warnings))
 }
 
 fn serve(arguments: &Serve) -> anyhow::Result<()> {

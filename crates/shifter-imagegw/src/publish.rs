@@ -7,12 +7,14 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rand::Rng;
 use ring::digest::{Context, SHA256};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 /// Why a file could not be published.
 #[derive(Debug, thiserror::Error)]
@@ -190,14 +192,23 @@ fn remove(path: &Path, is_directory: bool) {
     }
 }
 
-/// Takes back the right to empty directories, which an examiner may have taken from us. It has ended, so nobody puts a
-/// symlink where a directory was.
+/// A directory itself, without the right to look into it.
+const WHERE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Takes back the right to empty directories, which an examiner may have taken from us. Never through a symlink: should
+/// somebody be alive who puts one where a directory was, it is not followed.
 fn open_up(directory: &Path) -> io::Result<()> {
-    std::fs::set_permissions(directory, PermissionsExt::from_mode(0o700))?;
-    for entry in std::fs::read_dir(directory)? {
+    open_below(openat(CWD, directory, WHERE, Mode::empty())?)
+}
+
+fn open_below(directory: OwnedFd) -> io::Result<()> {
+    // What was opened, whatever stands under its name by now; fchmod(2) refuses descriptors that only name.
+    let itself = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    std::fs::set_permissions(&itself, PermissionsExt::from_mode(0o700))?;
+    for entry in std::fs::read_dir(&itself)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            open_up(&entry.path())?;
+            open_below(openat(&directory, entry.file_name(), WHERE, Mode::empty())?)?;
         }
     }
     Ok(())
@@ -368,6 +379,11 @@ mod tests {
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode(&deep), 0o700);
         assert_eq!(mode(&outside), 0o500, "what a symlink leads to is left alone");
+        let way = dir.path().join("way");
+        std::os::unix::fs::symlink(&outside, &way).unwrap();
+        assert!(open_up(&way).is_err());
+        assert_eq!(mode(&outside), 0o500, "nor what one that took a directory's place leads to");
+        std::fs::remove_file(way).unwrap();
         drop(scratch);
         assert_eq!(names(dir.path()), ["outside"]);
     }

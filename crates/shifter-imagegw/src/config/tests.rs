@@ -94,6 +94,7 @@ fn documented_configurations_are_accepted() {
         time: Duration::from_secs(30),
         bytes: 2_000_000_000,
         paths: vec!["/site/signatures".into()],
+        configuration: PathBuf::new(),
     };
     assert_eq!(everything.examiner, Some(examiner));
     assert_eq!(accepted(LOCAL).examiner, None);

@@ -86,19 +86,30 @@ const FILE_WORK: &[i64] = &[
 const F_SETSIG: libc::c_int = 10;
 const F_SETOWN_EX: libc::c_int = 15;
 
-/// The same under the names that only older processors have.
+/// The same calls, and those of programs, under the names that only older processors have.
+struct Old {
+    names: &'static [i64],
+    /// Flags are its second argument.
+    open: &'static [i64],
+    programs: &'static [i64],
+}
+
 #[cfg(target_arch = "x86_64")]
-const OLD_NAMES: &[i64] = &[
-    libc::SYS_access,
-    libc::SYS_dup2,
-    libc::SYS_lstat,
-    libc::SYS_readlink,
-    libc::SYS_stat,
-    libc::SYS_time,
-    libc::SYS_unlink,
-];
+const OLD: Old = Old {
+    names: &[
+        libc::SYS_access,
+        libc::SYS_dup2,
+        libc::SYS_lstat,
+        libc::SYS_readlink,
+        libc::SYS_stat,
+        libc::SYS_time,
+        libc::SYS_unlink,
+    ],
+    open: &[libc::SYS_open],
+    programs: &[libc::SYS_arch_prctl, libc::SYS_pipe, libc::SYS_poll, libc::SYS_select, libc::SYS_vfork],
+};
 #[cfg(not(target_arch = "x86_64"))]
-const OLD_NAMES: &[i64] = &[];
+const OLD: Old = Old { names: &[], open: &[], programs: &[] };
 
 /// What starting, feeding and ending a program takes, and what the programs themselves need besides.
 const PROGRAMS: &[i64] = &[
@@ -124,11 +135,6 @@ const PROGRAMS: &[i64] = &[
     libc::SYS_wait4,
     libc::SYS_waitid,
 ];
-#[cfg(target_arch = "x86_64")]
-const OLD_PROGRAMS: &[i64] =
-    &[libc::SYS_arch_prctl, libc::SYS_pipe, libc::SYS_poll, libc::SYS_select, libc::SYS_vfork];
-#[cfg(not(target_arch = "x86_64"))]
-const OLD_PROGRAMS: &[i64] = &[];
 
 /// What some children may do beyond file work.
 #[derive(Clone, Copy, Debug, Default)]
@@ -158,10 +164,10 @@ fn program(beyond: Beyond, processor: TargetArch) -> Result<BpfProgram, seccompi
     let mut calls: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     let mut allow = |list: &[i64]| calls.extend(list.iter().map(|call| (*call, Vec::new())));
     allow(FILE_WORK);
-    allow(OLD_NAMES);
+    allow(OLD.names);
     if beyond.programs {
         allow(PROGRAMS);
-        allow(OLD_PROGRAMS);
+        allow(OLD.programs);
     }
     if beyond.attributes {
         allow(&[libc::SYS_fchmod]);
@@ -179,8 +185,9 @@ fn program(beyond: Beyond, processor: TargetArch) -> Result<BpfProgram, seccompi
     let others = others.into_iter().collect::<Result<Vec<_>, _>>()?;
     calls.insert(libc::SYS_fcntl, vec![SeccompRule::new(others)?]);
     calls.insert(libc::SYS_openat, opening(2)?);
-    #[cfg(target_arch = "x86_64")]
-    calls.insert(libc::SYS_open, opening(1)?);
+    for call in OLD.open {
+        calls.insert(*call, opening(1)?);
+    }
     // Of others' limits, the gateway's own are within reach of its account.
     calls.insert(libc::SYS_prlimit64, vec![first_is(SeccompCmpOp::Eq, 0)?]);
     calls.insert(libc::SYS_prctl, vec![first_is(SeccompCmpOp::Eq, number(libc::PR_SET_NAME))?]);

@@ -95,6 +95,8 @@ pub(crate) fn shut_in(reach: &Reach) -> Result<(), String> {
     confine::confine(reach)?;
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        // A tool's processes; our own writer has none, and may not even look.
+        let _ = crate::offspring::end_all();
         std::process::exit(3);
     });
     Ok(())

@@ -2,25 +2,24 @@
 //! over, too slow, or wanted by nobody any more.
 //!
 //! The examiner is the site's own program, so it keeps the network; of files it reaches what `Reach` says, where the
-//! kernel has Landlock. Whatever its children do to get out of sight (other groups, other sessions, orphans), they are
-//! found: this process adopts them.
+//! kernel has Landlock. This process stays outside of that fence, and adopts whatever the examiner orphans.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Signal, WaitOptions};
+use rustix::process::Resource;
 use serde::{Deserialize, Serialize};
 
 use super::said::LastWords;
 use crate::confine::{self, Reach};
 use crate::convert::{PATH, read_job};
+use crate::offspring;
 
-/// How long the killed may take to be gone.
-const DYING: Duration = Duration::from_secs(10);
+/// How long what it said may take to be read to its end when all are gone.
+const READING: Duration = Duration::from_secs(10);
 
 /// What the child is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,20 +65,30 @@ fn supervise(job: &ExamineJob) -> Result<Verdict, String> {
     confine::behave()?;
     let limited = confine::lower(Resource::Fsize, job.bytes);
     limited.map_err(|error| format!("limiting the size of its files failed: {error}"))?;
-    let us = rustix::process::getpid();
-    let adopting = rustix::process::set_child_subreaper(Some(us));
-    adopting.map_err(|error| format!("becoming the parent of its orphans failed: {error}"))?;
-    confine::fence(&job.reach)?;
-    let mut child = start(job).map_err(|error| format!("{}: {error}", job.program.display()))?;
+    offspring::adopt()?;
+    let mut child = start_fenced(job)?;
     let words = LastWords::listen(child.stderr.take());
     let over = wait(child, Duration::from_secs(job.seconds));
-    end_all(us);
+    offspring::end_all()?;
     Ok(match over {
         Some(status) => {
-            Verdict::Ended { passed: status.success(), status: status.to_string(), said: words.text(DYING) }
+            Verdict::Ended { passed: status.success(), status: status.to_string(), said: words.text(READING) }
         }
         None => Verdict::TooLong,
     })
+}
+
+/// The fence is a thread's and its children's. That thread is gone afterwards, so we stand outside: what is inside can
+/// neither signal nor trace us.
+fn start_fenced(job: &ExamineJob) -> Result<Child, String> {
+    let started = std::thread::scope(|scope| {
+        let inside = || {
+            confine::fence(&job.reach)?;
+            start(job).map_err(|error| format!("{}: {error}", job.program.display()))
+        };
+        scope.spawn(inside).join()
+    });
+    started.unwrap_or_else(|_| Err("the thread that starts it failed".to_owned()))
 }
 
 fn start(job: &ExamineJob) -> io::Result<Child> {
@@ -103,72 +112,4 @@ fn wait(mut child: Child, limit: Duration) -> Option<ExitStatus> {
         let _nobody_waits = abandoned.send(None);
     });
     over.recv_timeout(limit).unwrap_or_default()
-}
-
-/// Kills all descendants until there are none. The killed leave children of their own to us, so it takes some rounds.
-fn end_all(us: Pid) {
-    let begun = Instant::now();
-    while begun.elapsed() < DYING {
-        let alive = descendants(us);
-        if alive.is_empty() {
-            return;
-        }
-        for pid in alive {
-            // Gone by itself, or killed and not yet gone: the next round tells.
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
-            let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    eprintln!("shifter-imagegw: some of an examiner's processes could not be killed");
-}
-
-/// Living processes below this one.
-fn descendants(us: Pid) -> Vec<Pid> {
-    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        if let Some(parent) = living_parent(&stat) {
-            children.entry(parent).or_default().push(pid);
-        }
-    }
-    let mut found = Vec::new();
-    let mut next = vec![us.as_raw_nonzero().get()];
-    while let Some(parent) = next.pop() {
-        for pid in children.remove(&parent).unwrap_or_default() {
-            found.extend(Pid::from_raw(pid));
-            next.push(pid);
-        }
-    }
-    found
-}
-
-/// The parent in a line of `/proc/PID/stat` (proc_pid_stat(5)), unless the process is dead already. The name stands in
-/// parentheses and may hold some itself.
-fn living_parent(stat: &str) -> Option<i32> {
-    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
-    let state = fields.next()?;
-    let parent = fields.next()?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some(parent)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-    use super::*;
-
-    #[test]
-    fn a_process_may_call_itself_anything() {
-        for (stat, parent) in [
-            ("12 (sh) S 7 12 12 0", Some(7)),
-            ("12 (a) S 1 (b) R 7 12", Some(7)),
-            ("12 (sh) Z 7 12", None),
-            ("12 (sh", None),
-            ("", None),
-        ] {
-            assert_eq!(living_parent(stat), parent, "{stat}");
-        }
-    }
 }

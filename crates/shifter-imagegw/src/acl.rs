@@ -23,8 +23,8 @@ pub(crate) struct Member {
 }
 
 /// What a caller asked for, with themselves added as the original does: a list that is given
-/// always includes its author.
-pub(crate) fn with_author(uids: &[u32], gids: &[u32], uid: u32, gid: u32) -> Acl {
+/// always includes its author. The author counts toward the limit of what the nodes read.
+pub(crate) fn with_author(uids: &[u32], gids: &[u32], uid: u32, gid: u32) -> Result<Acl, TooManyIds> {
     let add = |ids: &[u32], own: u32| {
         let mut ids = ids.to_vec();
         if !ids.is_empty() && !ids.contains(&own) {
@@ -32,7 +32,7 @@ pub(crate) fn with_author(uids: &[u32], gids: &[u32], uid: u32, gid: u32) -> Acl
         }
         ids
     };
-    Acl { uids: add(uids, uid), gids: add(gids, gid) }
+    within_limit(Acl { uids: add(uids, uid), gids: add(gids, gid) })
 }
 
 /// The access list of a new grant: nobody named means the puller alone.
@@ -70,7 +70,10 @@ pub(crate) fn union<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Option<A
 /// empty list as "public".
 pub(crate) fn for_meta(grants: &[Grant], gateway_uid: u32) -> Result<Acl, TooManyIds> {
     let nobody = Acl { uids: vec![gateway_uid], gids: Vec::new() };
-    let acl = union(grants).unwrap_or(nobody);
+    within_limit(union(grants).unwrap_or(nobody))
+}
+
+fn within_limit(acl: Acl) -> Result<Acl, TooManyIds> {
     if acl.uids.len() > MAX_ACL_IDS || acl.gids.len() > MAX_ACL_IDS {
         return Err(TooManyIds);
     }
@@ -192,11 +195,19 @@ mod tests {
 
     #[test]
     fn lists_include_their_author_and_private_means_the_puller_alone() {
-        assert_eq!(with_author(&[], &[], 5, 6), Acl::default());
-        assert_eq!(with_author(&[1], &[], 5, 6), Acl { uids: vec![1, 5], gids: vec![] });
-        assert_eq!(with_author(&[5], &[7, 6], 5, 6), Acl { uids: vec![5], gids: vec![7, 6] });
+        assert_eq!(with_author(&[], &[], 5, 6).unwrap(), Acl::default());
+        assert_eq!(with_author(&[1], &[], 5, 6).unwrap(), Acl { uids: vec![1, 5], gids: vec![] });
+        assert_eq!(with_author(&[5], &[7, 6], 5, 6).unwrap(), Acl { uids: vec![5], gids: vec![7, 6] });
         assert_eq!(of_grant(&Acl::default(), 5), Acl { uids: vec![5], gids: vec![] });
         assert_eq!(of_grant(&Acl { uids: vec![], gids: vec![3] }, 5), Acl { uids: vec![], gids: vec![3] });
+    }
+
+    #[test]
+    fn an_author_who_makes_a_full_list_too_long_is_refused() {
+        let full: Vec<u32> = (1..=1000).collect();
+        assert_eq!(with_author(&full, &[], 1, 1).unwrap().uids, full);
+        assert!(with_author(&full, &[], 5000, 1).is_err());
+        assert!(with_author(&[], &full, 1, 5000).is_err());
     }
 
     #[test]

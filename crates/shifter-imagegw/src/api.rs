@@ -111,11 +111,13 @@ impl Api {
             Target::parse(&self.config, tag).map_err(|error| Refusal::Unprocessable(sentence(&error)))?;
         let credentials = target.credentials(&self.config, &caller.payload);
         let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag: target.tag };
+        let acl = acl::with_author(&request.allowed_uids, &request.allowed_gids, caller.uid, caller.gid)
+            .map_err(|error| Refusal::Unprocessable(sentence(&error)))?;
         let new = NewJob {
             key,
             uid: caller.uid,
             gid: caller.gid,
-            acl: acl::with_author(&request.allowed_uids, &request.allowed_gids, caller.uid, caller.gid),
+            acl,
             with_credentials: credentials.is_some(),
         };
         let usable = self.usable(&new.key, caller).await?;

@@ -170,6 +170,15 @@ pub(crate) struct Change<'a> {
     pub(crate) public: bool,
 }
 
+/// One damaged entry must not hide all others, so it is told to the log and left out.
+fn readable<T>(entry: Result<T, CatalogError>) -> Option<T> {
+    entry
+        .inspect_err(|error| {
+            tracing::error!(error = crate::convert::sentence(error), "an entry cannot be read and is skipped");
+        })
+        .ok()
+}
+
 /// A database that keeps the catalog.
 #[async_trait]
 pub(crate) trait Catalog: Send + Sync {

@@ -16,7 +16,7 @@ macro_rules! cases {
     ($($case:ident),* $(,)?) => { [$((stringify!($case), |opened| Box::pin($case(opened)))),*] };
 }
 
-const CASES: [Case; 17] = cases![
+const CASES: [Case; 18] = cases![
     a_caller_has_one_pull_per_tag_and_hears_its_end_once,
     a_hundred_requests_at_once_make_one_job,
     an_access_list_given_while_pulling_is_the_one_that_counts,
@@ -34,6 +34,7 @@ const CASES: [Case; 17] = cases![
     systems_do_not_mix,
     ends_are_told_once_or_kept_or_forgotten,
     nobody_can_fill_the_queue_alone,
+    lists_longer_than_requests_may_be_are_read_back,
 ];
 
 #[tokio::test]
@@ -115,6 +116,18 @@ async fn a_caller_has_one_pull_per_tag_and_hears_its_end_once(opened: Opened) {
     );
     // Told once; retried at once.
     started(opened.submit(&new, false).await);
+}
+
+async fn lists_longer_than_requests_may_be_are_read_back(opened: Opened) {
+    let catalog = &opened.catalog;
+    let acl = Acl { uids: (0..1500).chain([u32::MAX]).collect(), gids: vec![u32::MAX] };
+    let job = catalog.enter_job(&NewJob { acl: acl.clone(), ..new_job("a:1", 7) }).await.unwrap().unwrap();
+    assert_eq!(job.acl, acl);
+    assert_eq!(catalog.unfinished(None).await.unwrap(), [job]);
+    let mut long = record("aa", "a:1", 1.0, 7, false);
+    long.grants[0].acl = acl;
+    assert!(catalog.store(&long).await.unwrap());
+    assert_eq!(catalog.list(None).await.unwrap(), [stored(long)]);
 }
 
 async fn a_hundred_requests_at_once_make_one_job(opened: Opened) {

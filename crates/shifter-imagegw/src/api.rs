@@ -113,13 +113,8 @@ impl Api {
         let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag: target.tag };
         let acl = acl::with_author(&request.allowed_uids, &request.allowed_gids, caller.uid, caller.gid)
             .map_err(|error| Refusal::Unprocessable(sentence(&error)))?;
-        let new = NewJob {
-            key,
-            uid: caller.uid,
-            gid: caller.gid,
-            acl,
-            with_credentials: credentials.is_some(),
-        };
+        let new =
+            NewJob { key, uid: caller.uid, gid: caller.gid, acl, with_credentials: credentials.is_some() };
         let usable = self.usable(&new.key, caller).await?;
         let fresh = match &usable {
             Some((image, grants)) => {
@@ -141,7 +136,7 @@ impl Api {
                 }
                 let reply = job.to_wire(false);
                 // It runs, here or elsewhere, unless its process died and it waits for its credentials.
-                if !job.is_held() {
+                if self.jobs.may_take(&job) {
                     self.jobs.start(job.number, credentials);
                 }
                 Ok(reply)

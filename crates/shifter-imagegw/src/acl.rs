@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use shifter_api::wire::MAX_ACL_IDS;
 use shifter_core::meta::Acl;
 
-use crate::model::Grant;
+use crate::model::{Grant, TagKey};
 
 /// A caller with all groups, supplementary ones included.
 #[derive(Clone, Debug)]
@@ -88,15 +88,23 @@ fn within_limit(acl: Acl) -> Result<Acl, TooManyIds> {
 )]
 pub(crate) struct TooManyIds;
 
-/// The grants of an image after `new` was earned. A tag for which the registry demanded
-/// credentials is no longer public, whoever saw it public before.
-pub(crate) fn after(grants: &[Grant], new: &Grant) -> Vec<Grant> {
-    let mut kept: Vec<Grant> = grants
-        .iter()
-        .filter(|old| old.key != new.key || (old.puller != new.puller && (new.public || !old.public)))
-        .cloned()
-        .collect();
-    kept.push(new.clone());
+/// The grants of an image, from two sources or before and after one was earned: of each caller's for a
+/// tag the one checked last, of equal ones the later in line. A tag for which the registry demanded
+/// credentials is no longer public, whoever saw it public before, and in whatever order both come here.
+pub(crate) fn merged<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Vec<Grant> {
+    let mut kept: Vec<Grant> = Vec::new();
+    for grant in grants {
+        match kept.iter_mut().find(|old| old.key == grant.key && old.puller == grant.puller) {
+            Some(old) if old.checked <= grant.checked => *old = grant.clone(),
+            Some(_) => {}
+            None => kept.push(grant.clone()),
+        }
+    }
+    let private: Vec<(TagKey, f64)> =
+        kept.iter().filter(|grant| !grant.public).map(|grant| (grant.key.clone(), grant.checked)).collect();
+    kept.retain(|grant| {
+        !grant.public || !private.iter().any(|(key, checked)| *key == grant.key && *checked > grant.checked)
+    });
     kept
 }
 
@@ -165,7 +173,6 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
-    use crate::model::TagKey;
 
     fn grant(tag: &str, puller: u32, public: bool, uids: &[u32], gids: &[u32]) -> Grant {
         Grant {
@@ -233,12 +240,19 @@ mod tests {
         let public = grant("a:1", 1, true, &[], &[]);
         let other_tag = grant("b:1", 1, true, &[], &[]);
         let shared = grant("a:1", 3, false, &[3], &[]);
-        let mine = grant("a:1", 2, false, &[2], &[]);
+        let mine = Grant { checked: 1.0, ..grant("a:1", 2, false, &[2], &[]) };
+        let after = |grants: &[Grant], new: &Grant| merged(grants.iter().chain([new]));
         let now_public = grant("a:1", 2, true, &[], &[]);
         let old = [public.clone(), other_tag.clone(), shared.clone()];
         assert_eq!(after(&old, &mine), [other_tag.clone(), shared.clone(), mine.clone()]);
         assert_eq!(after(&old, &now_public), [public, other_tag, shared, now_public]);
-        assert_eq!(after(std::slice::from_ref(&mine), &mine), [mine]);
+        assert_eq!(after(std::slice::from_ref(&mine), &mine), [mine.clone()]);
+        // Answers that come late: the registry's last word counts, not whose came last.
+        let own_public = Grant { checked: 0.5, ..grant("a:1", 2, true, &[], &[]) };
+        let late = Grant { checked: 0.5, ..grant("a:1", 9, true, &[], &[]) };
+        for old in [own_public, late] {
+            assert_eq!(after(std::slice::from_ref(&mine), &old), [mine.clone()]);
+        }
     }
 
     #[tokio::test]

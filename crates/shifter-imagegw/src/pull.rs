@@ -307,7 +307,7 @@ impl Puller {
             let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
             let mut record = known.unwrap_or_else(|| Record::new(image.clone()));
             record.image = image.clone();
-            record.grants = acl::after(&record.grants, &grant);
+            record.grants = acl::merged(record.grants.iter().chain([&grant]));
             record.add_digest(earned.digest.clone());
             record.add_tag(Tag { itype: job.key.itype, tag: job.key.tag, asked: earned.asked });
             let meta = image.to_meta(acl::for_meta(&record.grants, self.gateway_uid)?).render();

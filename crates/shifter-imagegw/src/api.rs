@@ -75,7 +75,10 @@ impl Api {
         for tag in self.spellings(itype, tag) {
             let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
             if let Some((image, grants)) = self.usable(&key, caller).await? {
-                self.keep_alive(&image).await?;
+                // A catalog that cannot be written at the moment still answers.
+                if let Err(error) = self.keep_alive(&image).await {
+                    tracing::warn!(error = sentence(&error), "a lookup could not move an expiration");
+                }
                 return Ok(image.to_wire(itype, vec![key.tag], acl::union(&grants).unwrap_or_default()));
             }
         }

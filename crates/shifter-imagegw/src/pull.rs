@@ -77,6 +77,8 @@ impl PullError {
     /// Whether another caller would fail in the same way: not where credentials were the matter.
     fn is_everybodys(&self) -> bool {
         match self {
+            // Registries count requests per account.
+            PullError::Registry(RegistryError::RateLimited { .. }) => false,
             PullError::Registry(error) => !error.is_auth() && !error.is_not_found(),
             PullError::Catalog(_) | PullError::Convert(_) | PullError::Examine(_) | PullError::Publish(_) => {
                 true
@@ -295,7 +297,10 @@ impl Puller {
         image: &Image,
         earned: &Earned,
     ) -> Result<(), PullError> {
+        // Who changes an access list faster than it is carried out gets one of them.
+        const ROUNDS: usize = 3;
         let (catalog, lease) = (&self.catalog, job.lease());
+        let mut rounds = 0;
         loop {
             // A lease in hand, renewed just now, is worth the few steps that follow. The caller may
             // have changed the access list meanwhile.
@@ -313,9 +318,12 @@ impl Puller {
             let meta = image.to_meta(acl::for_meta(&record.grants, self.gateway_uid)?).render();
             let (directory, id) = (platform.image_dir.clone(), image.id.clone());
             blocking(move || publish::publish_meta(&directory, &id, &meta)).await?;
-            if patiently(|| catalog.store(&record)).await?
-                && patiently(|| catalog.finish(lease, &job.acl)).await?
-            {
+            if !patiently(|| catalog.store(&record)).await? {
+                continue;
+            }
+            rounds += 1;
+            let if_acl = (!earned.public && rounds < ROUNDS).then_some(&job.acl);
+            if patiently(|| catalog.finish(lease, if_acl)).await? {
                 return Ok(());
             }
         }
@@ -345,4 +353,15 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PublishError> + Send + 'static,
 ) -> Result<T, PullError> {
     Ok(tokio::task::spawn_blocking(work).await.map_err(|_| PullError::Stopping)??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_account_s_rate_limit_fails_nobody_else() {
+        let limited = RegistryError::RateLimited { operation: "x".into(), wait: None };
+        assert!(!PullError::Registry(limited).is_everybodys());
+    }
 }

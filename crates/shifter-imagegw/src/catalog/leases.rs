@@ -72,10 +72,10 @@ impl dyn Catalog + '_ {
         self.under(lease, Change { public: true, ..Change::default() }).await
     }
 
-    /// Ends a job well, if the access list that was acted on is still the one asked for.
-    pub(crate) async fn finish(&self, lease: Lease, acl: &Acl) -> Result<bool, CatalogError> {
+    /// Ends a job well; with an access list, only if that is still the one asked for.
+    pub(crate) async fn finish(&self, lease: Lease, acl: Option<&Acl>) -> Result<bool, CatalogError> {
         let ready = Some((JobStatus::Ready, ""));
-        self.under(lease, Change { if_acl: Some(acl), status: ready, ..Change::default() }).await
+        self.under(lease, Change { if_acl: acl, status: ready, ..Change::default() }).await
     }
 
     /// Ends a job that nobody has in hand, if it still stands as it was read.

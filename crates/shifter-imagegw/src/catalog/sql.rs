@@ -43,9 +43,8 @@ struct Flavor {
 const SQLITE: Flavor = Flavor {
     schema: &SQLITE_SCHEMA,
     connections: 4,
-    // With a write-ahead log a killed process loses nothing; a power failure may lose the last
-    // seconds, never more than pulls that are simply done again.
-    prepare: "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; \
+    // Full: a power failure must not bring back a grant that was taken away.
+    prepare: "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
               PRAGMA busy_timeout = 10000;",
     // Immediate: a transaction that reads first and writes later would otherwise fail with BUSY.
     begin: "BEGIN IMMEDIATE",

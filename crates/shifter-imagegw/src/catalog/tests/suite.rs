@@ -151,9 +151,9 @@ async fn an_access_list_given_while_pulling_is_the_one_that_counts(opened: Opene
     let again = NewJob { acl: acl.clone(), ..new_job("a:1", 7) };
     assert!(matches!(opened.submit(&again, false).await, Submitted::Going(j) if j.acl == acl));
     // Ending with the list as it was read before must not succeed.
-    assert!(!opened.catalog.finish(job.lease(), &job.acl).await.unwrap());
-    assert!(opened.catalog.finish(job.lease(), &acl).await.unwrap());
-    assert!(!opened.catalog.finish(job.lease(), &acl).await.unwrap(), "an ended job cannot end again");
+    assert!(!opened.catalog.finish(job.lease(), Some(&job.acl)).await.unwrap());
+    assert!(opened.catalog.finish(job.lease(), Some(&acl)).await.unwrap());
+    assert!(!opened.catalog.finish(job.lease(), Some(&acl)).await.unwrap(), "an ended job cannot end again");
 }
 
 async fn a_job_belongs_to_one_worker_at_a_time(opened: Opened) {
@@ -199,7 +199,7 @@ async fn who_lost_the_lease_changes_nothing_any_more(opened: Opened) {
     assert!(!catalog.release(lost).await.unwrap());
     assert!(!catalog.set_status(lost, JobStatus::Failure, "dead").await.unwrap());
     assert!(!catalog.set_public(lost).await.unwrap());
-    assert!(!catalog.finish(lost, &job.acl).await.unwrap());
+    assert!(!catalog.finish(lost, Some(&job.acl)).await.unwrap());
     assert_eq!(catalog.job(job.number).await.unwrap(), Some(taken.clone()));
     assert!(catalog.set_public(taken.lease()).await.unwrap());
     assert!(catalog.set_status(taken.lease(), JobStatus::Transfer, "nearly").await.unwrap());
@@ -215,7 +215,7 @@ async fn a_cancelled_job_stays_cancelled(opened: Opened) {
     assert!(catalog.cancel(job.number, "no longer wanted").await.unwrap());
     assert!(!catalog.cancel(job.number, "again").await.unwrap());
     assert!(!catalog.heartbeat(job.lease()).await.unwrap());
-    assert!(!catalog.finish(job.lease(), &job.acl).await.unwrap());
+    assert!(!catalog.finish(job.lease(), Some(&job.acl)).await.unwrap());
     opened.catalog.change_job(job.number, &Change::default()).await.unwrap();
     assert_eq!(catalog.claim(job.number, "you").await.unwrap(), None);
     assert_eq!(catalog.unfinished(None).await.unwrap(), []);

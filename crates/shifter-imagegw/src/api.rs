@@ -75,9 +75,9 @@ impl Api {
         for tag in self.spellings(itype, tag) {
             let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
             if let Some((image, grants)) = self.usable(&key, caller).await? {
-                // Who asks wants the image, whether or not the catalog can be written.
+                // A catalog that cannot be written at the moment still answers.
                 if let Err(error) = self.keep_alive(&image).await {
-                    tracing::warn!(?error, "the expiration of an image is not put off");
+                    tracing::warn!(error = sentence(&error), "a lookup could not move an expiration");
                 }
                 return Ok(image.to_wire(itype, vec![key.tag], acl::union(&grants).unwrap_or_default()));
             }
@@ -114,8 +114,8 @@ impl Api {
             Target::parse(&self.config, tag).map_err(|error| Refusal::Unprocessable(sentence(&error)))?;
         let credentials = target.credentials(&self.config, &caller.payload);
         let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag: target.tag };
-        let acl = acl::with_author(&request.allowed_uids, &request.allowed_gids, caller.uid, caller.gid);
-        let acl = acl::within_limit(acl).map_err(|error| Refusal::Unprocessable(sentence(&error)))?;
+        let acl = acl::with_author(&request.allowed_uids, &request.allowed_gids, caller.uid, caller.gid)
+            .map_err(|error| Refusal::Unprocessable(sentence(&error)))?;
         let new =
             NewJob { key, uid: caller.uid, gid: caller.gid, acl, with_credentials: credentials.is_some() };
         let usable = self.usable(&new.key, caller).await?;
@@ -139,7 +139,7 @@ impl Api {
                 }
                 let reply = job.to_wire(false);
                 // It runs, here or elsewhere, unless its process died and it waits for its credentials.
-                if !job.is_held() {
+                if self.jobs.may_take(&job) {
                     self.jobs.start(job.number, credentials);
                 }
                 Ok(reply)

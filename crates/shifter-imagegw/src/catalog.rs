@@ -21,7 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use shifter_core::meta::Acl;
 
-pub(crate) use self::leases::{HEARTBEAT, Lease};
+pub(crate) use self::leases::{HEARTBEAT, LEASE, Lease};
 #[cfg(test)]
 use self::migrate::Outcome;
 pub(crate) use self::migrate::{Source, migrate};
@@ -168,6 +168,18 @@ pub(crate) struct Change<'a> {
     pub(crate) status: Option<(JobStatus, &'a str)>,
     pub(crate) acl: Option<&'a Acl>,
     pub(crate) public: bool,
+}
+
+/// One damaged entry must not hide all others, so it is told to the log and left out.
+fn readable<T>(entry: Result<T, CatalogError>) -> Option<T> {
+    entry
+        .inspect_err(|error| {
+            tracing::error!(
+                error = crate::convert::sentence(error),
+                "an entry cannot be read and is skipped"
+            );
+        })
+        .ok()
 }
 
 /// A database that keeps the catalog.

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use shifter_registry::Credentials;
 use tokio::task::AbortHandle;
 
-use crate::catalog::{Catalog, CatalogError, HEARTBEAT, Lease, patiently};
+use crate::catalog::{Catalog, CatalogError, HEARTBEAT, LEASE, Lease, patiently};
 use crate::convert::sentence;
-use crate::model::{JobStatus, now};
+use crate::model::{Job, JobStatus, now};
 use crate::pull::{Progress, PullError, Puller};
 
 /// How long a job that lost its credentials waits for its caller after a restart.
@@ -42,6 +42,51 @@ pub(crate) struct Jobs {
     running: Mutex<HashMap<i64, Running>>,
     /// Ends that several clients of one caller wait for, with the time of the end.
     shared_ends: Mutex<HashMap<i64, Instant>>,
+    free: Mutex<Free>,
+}
+
+/// Jobs that no lease covers, with the time of the first of the looks that all found them so. While a
+/// database is away all leases run out, and their holders still live: only a job that stays free for
+/// another lease's time, in which its holder could have prolonged it, is nobody's.
+#[derive(Default)]
+struct Free(HashMap<Lease, Instant>);
+
+impl Free {
+    fn look(&mut self, free: &[Job], now: Instant) {
+        let before = std::mem::take(&mut self.0);
+        let since = |lease: Lease| (lease, before.get(&lease).copied().unwrap_or(now));
+        self.0 = free.iter().map(|job| since(job.lease())).collect();
+    }
+
+    /// Whether a job that no lease covers may be taken: also where it never was taken or was given back.
+    fn is_abandoned(&self, job: &Job, now: Instant) -> bool {
+        job.fence == 0
+            || job.lease_until == 0.0
+            || self.0.get(&job.lease()).is_some_and(|since| now.saturating_duration_since(*since) >= LEASE)
+    }
+}
+
+/// What becomes of a job that nobody has in hand.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Start,
+    /// Its credentials died with its process: the caller is to bring them again.
+    AskCaller,
+    Wait,
+    End,
+}
+
+fn next_step(job: &Job, now: f64) -> Step {
+    if !job.with_credentials {
+        Step::Start
+    } else if job.fence > 0 && job.message != WAITING {
+        // The caller's time begins when they are asked, however long the job was at work before.
+        Step::AskCaller
+    } else if now - job.updated > ORPHAN_PATIENCE.as_secs_f64() {
+        Step::End
+    } else {
+        Step::Wait
+    }
 }
 
 struct Running {
@@ -63,8 +108,8 @@ impl Running {
 
 impl Jobs {
     pub(crate) fn new(catalog: Arc<dyn Catalog>, puller: Arc<Puller>) -> Arc<Jobs> {
-        let (running, shared_ends) = Default::default();
-        Arc::new(Jobs { catalog, puller, holder: holder(), running, shared_ends })
+        let (running, shared_ends, free) = Default::default();
+        Arc::new(Jobs { catalog, puller, holder: holder(), running, shared_ends, free })
     }
 
     pub(crate) fn puller(&self) -> &Puller {
@@ -73,6 +118,15 @@ impl Jobs {
 
     fn running(&self) -> MutexGuard<'_, HashMap<i64, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody works on a job any more, as far as this process has seen.
+    pub(crate) fn may_take(&self, job: &Job) -> bool {
+        !job.is_held() && self.free().is_abandoned(job, Instant::now())
     }
 
     /// Notes that a client asked for a running job; returns its progress line.
@@ -205,27 +259,35 @@ impl Jobs {
     /// Starts the jobs that nobody has in hand. Those with credentials, which died with their process,
     /// wait for their callers' next poll; who does not poll in time has failed.
     async fn take_up(self: &Arc<Self>) -> Result<(), CatalogError> {
-        self.catalog.forget_ends_before(now() - FORGET_AFTER).await?;
-        let unfinished = self.catalog.unfinished(None).await?;
-        for job in unfinished.into_iter().filter(|job| !job.is_held()) {
+        let unfinished = async {
+            self.catalog.forget_ends_before(now() - FORGET_AFTER).await?;
+            self.catalog.unfinished(None).await
+        };
+        // Where looking fails, nobody can prolong a lease either: what was seen before counts no more.
+        let mut free = unfinished.await.inspect_err(|_| *self.free() = Free::default())?;
+        free.retain(|job| !job.is_held());
+        self.free().look(&free, Instant::now());
+        for job in free {
             let number = job.number;
-            if self.running().contains_key(&number) {
+            if self.running().contains_key(&number) || !self.may_take(&job) {
                 continue;
             }
             if job.fence > 0 {
                 tracing::info!(job = number, holder = job.holder, "nobody works on this pull any more");
             }
-            if !job.with_credentials {
-                self.start(number, None);
-            } else if job.fence > 0 && job.message != WAITING {
-                // The patience with the caller begins now, however long the work took.
-                if let Some(job) = self.catalog.claim(number, &self.holder).await? {
-                    self.catalog.set_status(job.lease(), JobStatus::Pending, WAITING).await?;
-                    self.catalog.release(job.lease()).await?;
+            match next_step(&job, now()) {
+                Step::Start => self.start(number, None),
+                Step::AskCaller => {
+                    if let Some(job) = self.catalog.claim(number, &self.holder).await? {
+                        self.catalog.set_status(job.lease(), JobStatus::Pending, WAITING).await?;
+                        self.catalog.release(job.lease()).await?;
+                    }
                 }
-            } else if now() - job.updated > ORPHAN_PATIENCE.as_secs_f64() {
-                let why = "the gateway was restarted and does not store registry credentials; pull again";
-                self.catalog.give_up(&job, why).await?;
+                Step::Wait => {}
+                Step::End => {
+                    let why = "the gateway was restarted and does not store registry credentials; pull again";
+                    self.catalog.abandon(&job, why).await?;
+                }
             }
         }
         Ok(())
@@ -260,5 +322,63 @@ struct AbortOnDrop(AbortHandle);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TagKey;
+    use shifter_core::meta::Acl;
+
+    fn job(fence: i64, message: &str, updated: f64) -> Job {
+        Job {
+            number: 1,
+            key: TagKey { system: "s".into(), itype: "docker".into(), tag: "a:1".into() },
+            uid: 7,
+            gid: 7,
+            acl: Acl::default(),
+            status: JobStatus::Pulling,
+            message: message.into(),
+            public: false,
+            with_credentials: true,
+            created: 0.0,
+            updated,
+            fence,
+            holder: String::new(),
+            lease_until: 5.0,
+        }
+    }
+
+    #[test]
+    fn a_long_download_with_credentials_is_not_failed_by_a_restart() {
+        for (job, step) in [
+            (job(1, "Downloading", 0.0), Step::AskCaller),
+            (job(2, WAITING, 900.0), Step::Wait),
+            (job(2, WAITING, 0.0), Step::End),
+            (job(0, "", 900.0), Step::Wait),
+            (job(0, "", 0.0), Step::End),
+            (Job { with_credentials: false, ..job(1, "", 0.0) }, Step::Start),
+        ] {
+            assert_eq!(next_step(&job, 1000.0), step, "{job:?}");
+        }
+    }
+
+    #[test]
+    fn an_outage_of_the_database_gives_no_living_worker_s_job_away() {
+        let (mut free, begin) = (Free::default(), Instant::now());
+        let orphan = job(1, "", 0.0);
+        free.look(std::slice::from_ref(&orphan), begin);
+        assert!(!free.is_abandoned(&orphan, begin + LEASE / 2));
+        // Its worker was alive, and prolonged the lease between two looks.
+        free.look(&[], begin + LEASE / 2);
+        free.look(std::slice::from_ref(&orphan), begin + LEASE);
+        assert!(!free.is_abandoned(&orphan, begin + LEASE));
+        free.look(std::slice::from_ref(&orphan), begin + 2 * LEASE);
+        assert!(free.is_abandoned(&orphan, begin + 2 * LEASE));
+        // The next claim counts anew; what was given back or never taken is free at once.
+        assert!(!free.is_abandoned(&job(2, "", 0.0), begin + 2 * LEASE));
+        assert!(free.is_abandoned(&Job { lease_until: 0.0, ..job(2, "", 0.0) }, begin));
+        assert!(free.is_abandoned(&job(0, "", 0.0), begin));
     }
 }

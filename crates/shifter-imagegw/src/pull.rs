@@ -80,6 +80,8 @@ impl PullError {
     /// Whether another caller would fail in the same way: not where credentials were the matter.
     fn is_everybodys(&self) -> bool {
         match self {
+            // Registries count requests per account.
+            PullError::Registry(RegistryError::RateLimited { .. }) => false,
             PullError::Registry(error) => !error.is_auth() && !error.is_not_found(),
             PullError::Catalog(_) | PullError::Convert(_) | PullError::Examine(_) | PullError::Publish(_) => {
                 true
@@ -298,6 +300,8 @@ impl Puller {
         image: &Image,
         earned: &Earned,
     ) -> Result<(), PullError> {
+        // Who changes an access list faster than it is carried out gets one of them.
+        const ROUNDS: usize = 3;
         let (catalog, lease) = (&self.catalog, job.lease());
         let mut rounds = 0;
         loop {
@@ -312,7 +316,7 @@ impl Puller {
             let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
             let mut record = known.unwrap_or_else(|| Record::new(image.clone()));
             record.image = image.clone();
-            record.grants = acl::after(&record.grants, &grant);
+            record.grants = acl::merged(record.grants.iter().chain([&grant]));
             record.add_digest(earned.digest.clone());
             record.add_tag(Tag { itype: job.key.itype, tag: job.key.tag, asked: earned.asked });
             let meta = image.to_meta(acl::for_meta(&record.grants, self.gateway_uid)?).render();
@@ -321,12 +325,9 @@ impl Puller {
             if !patiently(|| catalog.store(&record)).await? {
                 continue;
             }
-            // Who changes the list faster than it is acted on has what was asked for some moments ago.
-            let ready = match earned.public || rounds >= MOST_ROUNDS {
-                true => patiently(|| catalog.set_status(lease, JobStatus::Ready, "")).await?,
-                false => patiently(|| catalog.finish(lease, &job.acl)).await?,
-            };
-            if ready {
+            rounds += 1;
+            let if_acl = (!earned.public && rounds < ROUNDS).then_some(&job.acl);
+            if patiently(|| catalog.finish(lease, if_acl)).await? {
                 return Ok(());
             }
         }
@@ -356,4 +357,15 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PublishError> + Send + 'static,
 ) -> Result<T, PullError> {
     Ok(tokio::task::spawn_blocking(work).await.map_err(|_| PullError::Stopping)??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_account_s_rate_limit_fails_nobody_else() {
+        let limited = RegistryError::RateLimited { operation: "x".into(), wait: None };
+        assert!(!PullError::Registry(limited).is_everybodys());
+    }
 }

@@ -19,7 +19,7 @@ pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(8);
 
 /// One claim of one job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Lease {
     pub(crate) number: i64,
     pub(crate) fence: i64,
@@ -72,21 +72,19 @@ impl dyn Catalog + '_ {
         self.under(lease, Change { public: true, ..Change::default() }).await
     }
 
-    /// Ends a job well, if the access list that was acted on is still the one asked for.
-    pub(crate) async fn finish(&self, lease: Lease, acl: &Acl) -> Result<bool, CatalogError> {
+    /// Ends a job well; with an access list, only if that is still the one asked for.
+    pub(crate) async fn finish(&self, lease: Lease, acl: Option<&Acl>) -> Result<bool, CatalogError> {
         let ready = Some((JobStatus::Ready, ""));
-        self.under(lease, Change { if_acl: Some(acl), status: ready, ..Change::default() }).await
+        self.under(lease, Change { if_acl: acl, status: ready, ..Change::default() }).await
     }
 
-    /// Ends a job that nobody holds, as it was seen; false if somebody took it since.
-    pub(crate) async fn give_up(&self, job: &Job, why: &str) -> Result<bool, CatalogError> {
+    /// Ends a job that nobody has in hand, if it still stands as it was read.
+    pub(crate) async fn abandon(&self, job: &Job, why: &str) -> Result<bool, CatalogError> {
         let status = Some((JobStatus::Failure, why));
-        let change =
-            Change { if_fence: Some(job.fence), if_free_at: Some(now()), status, ..Change::default() };
-        Ok(self.change_job(job.number, &change).await?.is_some())
+        self.under(job.lease(), Change { if_free_at: Some(now()), status, ..Change::default() }).await
     }
 
-    /// Ends a job whoever holds it, who learns of it at the next heartbeat; false if it is over. No route leads here yet.
+    /// Ends a job whoever holds it, who learns of it at the next heartbeat; false if it is over.
     #[cfg(test)]
     pub(crate) async fn cancel(&self, number: i64, why: &str) -> Result<bool, CatalogError> {
         let change = Change { status: Some((JobStatus::Failure, why)), ..Change::default() };

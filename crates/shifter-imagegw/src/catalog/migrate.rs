@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use super::{Place, Purpose, Record, Tag, mongo, open, order};
+use crate::acl;
 use crate::model::{Image, TagKey};
 
 /// What is copied from.
@@ -126,13 +127,7 @@ fn both(known: &Record, source: &Record) -> Record {
     both.image.expiration = known.image.expiration.max(source.image.expiration);
     source.digests.iter().for_each(|digest| both.add_digest(digest.clone()));
     source.tags.iter().for_each(|tag| both.add_tag(tag.clone()));
-    for grant in &source.grants {
-        match both.grants.iter_mut().find(|old| old.key == grant.key && old.puller == grant.puller) {
-            Some(old) if old.checked < grant.checked => *old = grant.clone(),
-            Some(_) => {}
-            None => both.grants.push(grant.clone()),
-        }
-    }
+    both.grants = acl::merged(source.grants.iter().chain(&known.grants));
     both.sort();
     both
 }

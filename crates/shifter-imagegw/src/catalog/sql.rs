@@ -43,8 +43,7 @@ struct Flavor {
 const SQLITE: Flavor = Flavor {
     schema: &SQLITE_SCHEMA,
     connections: 4,
-    // With a write-ahead log a killed process loses nothing. Every commit is flushed: after a power failure, a public
-    // grant that was taken back must not be there again.
+    // Full: a power failure must not bring back a grant that was taken away.
     prepare: "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
               PRAGMA busy_timeout = 10000;",
     // Immediate: a transaction that reads first and writes later would otherwise fail with BUSY.

@@ -7,7 +7,7 @@ use shifter_core::meta::Acl;
 
 use super::fields::Fields;
 use super::{Mongo, Operation, is_duplicate};
-use crate::catalog::{CatalogError, Change, NewJob};
+use crate::catalog::{CatalogError, Change, NewJob, readable};
 use crate::model::{Job, JobStatus, TagKey, now};
 
 const OVER: [&str; 2] = ["READY", "FAILURE"];
@@ -60,7 +60,7 @@ pub(super) async fn unfinished(catalog: &Mongo, system: Option<&str>) -> Result<
     }
     let cursor = catalog.jobs.find(filter).sort(doc! { "_id": 1 }).await.during(DOING)?;
     let found: Vec<Document> = cursor.try_collect().await.during(DOING)?;
-    found.iter().map(job).collect()
+    Ok(found.iter().filter_map(|document| readable(job(document))).collect())
 }
 
 pub(super) async fn change(

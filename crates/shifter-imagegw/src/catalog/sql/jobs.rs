@@ -5,7 +5,7 @@ use shifter_core::meta::Acl;
 use sqlx::AnyPool;
 
 use super::rows::{Operation, job};
-use crate::catalog::{CatalogError, Change, NewJob};
+use crate::catalog::{CatalogError, Change, NewJob, readable};
 use crate::model::{Job, JobStatus, TagKey, now};
 
 pub(super) async fn enter(pool: &AnyPool, new: &NewJob) -> Result<Option<Job>, CatalogError> {
@@ -56,10 +56,7 @@ pub(super) async fn unfinished(pool: &AnyPool, system: Option<&str>) -> Result<V
     .fetch_all(pool)
     .await
     .during("reading the queue")?;
-    // One that cannot be read must not keep all others from being worked on.
-    let jobs =
-        rows.iter().map(|row| job(row).inspect_err(|error| tracing::error!(%error, "a pull is left alone")));
-    Ok(jobs.flatten().collect())
+    Ok(rows.iter().filter_map(|row| readable(job(row))).collect())
 }
 
 pub(super) async fn change(

@@ -31,7 +31,8 @@ fn is_passing(error: &sqlx::Error) -> bool {
     // SQLSTATE classes of connections, resources, shutdown and serialization; SQLite's BUSY and LOCKED.
     let is_passing_code = |error: &dyn DatabaseError| {
         error.code().is_some_and(|code| match code.len() {
-            5 => ["08", "53", "57P", "40"].iter().any(|class| code.starts_with(class)),
+            // 25006: a standby that is not promoted yet; 57014: a statement that took too long.
+            5 => ["08", "53", "57P", "40", "25006", "57014"].iter().any(|class| code.starts_with(class)),
             _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6)),
         })
     };
@@ -66,8 +67,8 @@ fn truth(row: &AnyRow, column: &'static str) -> Result<bool, CatalogError> {
 fn acl(row: &AnyRow) -> Result<Acl, CatalogError> {
     let list = |column| {
         let text: String = get(row, column)?;
-        // Not a request: a list may be as long as it was when it was written.
-        let ids = text.split(',').filter(|id| !id.is_empty()).map(str::parse);
+        // Without the limits of requests: an original gateway knew none.
+        let ids = text.split(',').filter(|word| !word.is_empty()).map(str::parse);
         ids.collect::<Result<_, _>>().map_err(|_| odd(column, &text))
     };
     Ok(Acl { uids: list("uids")?, gids: list("gids")? })

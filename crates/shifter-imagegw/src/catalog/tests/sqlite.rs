@@ -40,6 +40,22 @@ async fn a_killed_gateways_pulls_are_free_at_the_next_start() {
 }
 
 #[tokio::test]
+async fn a_damaged_job_hides_no_other() {
+    let server = Server::sqlite();
+    let place = server.place().await;
+    let catalog = open_for_use(&place).await.unwrap();
+    let damaged = catalog.enter_job(&new_job("a:1", 7)).await.unwrap().unwrap();
+    let whole = catalog.enter_job(&new_job("a:1", 8)).await.unwrap().unwrap();
+    let Place::Sqlite(path) = &place else { panic!("{place}") };
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let damage = sqlx::query("UPDATE jobs SET uids = 'x' WHERE job = $1").bind(damaged.number);
+    damage.execute(&pool).await.unwrap();
+    pool.close().await;
+    assert_eq!(catalog.unfinished(None).await.unwrap(), [whole]);
+}
+
+#[tokio::test]
 async fn a_catalog_of_the_first_version_is_brought_up_to_date() {
     let server = Server::sqlite();
     let place = server.place().await;

@@ -16,7 +16,7 @@ macro_rules! cases {
     ($($case:ident),* $(,)?) => { [$((stringify!($case), |opened| Box::pin($case(opened)))),*] };
 }
 
-const CASES: [Case; 19] = cases![
+const CASES: [Case; 18] = cases![
     a_caller_has_one_pull_per_tag_and_hears_its_end_once,
     a_hundred_requests_at_once_make_one_job,
     an_access_list_given_while_pulling_is_the_one_that_counts,
@@ -36,6 +36,7 @@ const CASES: [Case; 19] = cases![
     systems_do_not_mix,
     ends_are_told_once_or_kept_or_forgotten,
     nobody_can_fill_the_queue_alone,
+    lists_longer_than_requests_may_be_are_read_back,
 ];
 
 #[tokio::test]
@@ -119,6 +120,18 @@ async fn a_caller_has_one_pull_per_tag_and_hears_its_end_once(opened: Opened) {
     started(opened.submit(&new, false).await);
 }
 
+async fn lists_longer_than_requests_may_be_are_read_back(opened: Opened) {
+    let catalog = &opened.catalog;
+    let acl = Acl { uids: (0..1500).chain([u32::MAX]).collect(), gids: vec![u32::MAX] };
+    let job = catalog.enter_job(&NewJob { acl: acl.clone(), ..new_job("a:1", 7) }).await.unwrap().unwrap();
+    assert_eq!(job.acl, acl);
+    assert_eq!(catalog.unfinished(None).await.unwrap(), [job]);
+    let mut long = record("aa", "a:1", 1.0, 7, false);
+    long.grants[0].acl = acl;
+    assert!(catalog.store(&long).await.unwrap());
+    assert_eq!(catalog.list(None).await.unwrap(), [stored(long)]);
+}
+
 async fn a_hundred_requests_at_once_make_one_job(opened: Opened) {
     let tasks = (0..100).map(|_| {
         let catalog = opened.catalog.clone();
@@ -140,9 +153,9 @@ async fn an_access_list_given_while_pulling_is_the_one_that_counts(opened: Opene
     let again = NewJob { acl: acl.clone(), ..new_job("a:1", 7) };
     assert!(matches!(opened.submit(&again, false).await, Submitted::Going(j) if j.acl == acl));
     // Ending with the list as it was read before must not succeed.
-    assert!(!opened.catalog.finish(job.lease(), &job.acl).await.unwrap());
-    assert!(opened.catalog.finish(job.lease(), &acl).await.unwrap());
-    assert!(!opened.catalog.finish(job.lease(), &acl).await.unwrap(), "an ended job cannot end again");
+    assert!(!opened.catalog.finish(job.lease(), Some(&job.acl)).await.unwrap());
+    assert!(opened.catalog.finish(job.lease(), Some(&acl)).await.unwrap());
+    assert!(!opened.catalog.finish(job.lease(), Some(&acl)).await.unwrap(), "an ended job cannot end again");
 }
 
 async fn a_job_belongs_to_one_worker_at_a_time(opened: Opened) {
@@ -188,7 +201,7 @@ async fn who_lost_the_lease_changes_nothing_any_more(opened: Opened) {
     assert!(!catalog.release(lost).await.unwrap());
     assert!(!catalog.set_status(lost, JobStatus::Failure, "dead").await.unwrap());
     assert!(!catalog.set_public(lost).await.unwrap());
-    assert!(!catalog.finish(lost, &job.acl).await.unwrap());
+    assert!(!catalog.finish(lost, Some(&job.acl)).await.unwrap());
     assert_eq!(catalog.job(job.number).await.unwrap(), Some(taken.clone()));
     assert!(catalog.set_public(taken.lease()).await.unwrap());
     assert!(catalog.set_status(taken.lease(), JobStatus::Transfer, "nearly").await.unwrap());
@@ -226,7 +239,7 @@ async fn a_cancelled_job_stays_cancelled(opened: Opened) {
     assert!(catalog.cancel(job.number, "no longer wanted").await.unwrap());
     assert!(!catalog.cancel(job.number, "again").await.unwrap());
     assert!(!catalog.heartbeat(job.lease()).await.unwrap());
-    assert!(!catalog.finish(job.lease(), &job.acl).await.unwrap());
+    assert!(!catalog.finish(job.lease(), Some(&job.acl)).await.unwrap());
     opened.catalog.change_job(job.number, &Change::default()).await.unwrap();
     assert_eq!(catalog.claim(job.number, "you").await.unwrap(), None);
     assert_eq!(catalog.unfinished(None).await.unwrap(), []);

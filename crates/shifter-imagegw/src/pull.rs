@@ -40,9 +40,6 @@ const QUESTIONS: usize = 32;
 /// Registries that are remembered with their connections.
 const MOST_REGISTRIES: usize = 64;
 
-/// Most changes of a job's access list that are followed before it ends.
-const MOST_ROUNDS: u32 = 3;
-
 /// Why a pull failed; each is what the caller is told.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PullError {
@@ -305,7 +302,6 @@ impl Puller {
         let (catalog, lease) = (&self.catalog, job.lease());
         let mut rounds = 0;
         loop {
-            rounds += 1;
             // A lease in hand, renewed just now, is worth the few steps that follow. The caller may
             // have changed the access list meanwhile.
             self.held(patiently(|| catalog.heartbeat(lease)).await?)?;

@@ -17,7 +17,10 @@ use async_trait::async_trait;
 use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::error::{Error, ErrorKind, WriteFailure};
-use mongodb::options::{ClientOptions, IndexOptions, UpdateOptions};
+use mongodb::options::{
+    Acknowledgment, ClientOptions, IndexOptions, ReadPreference, SelectionCriteria, UpdateOptions,
+    WriteConcern,
+};
 use mongodb::{Client, Collection, IndexModel};
 
 use self::documents::READY;
@@ -90,6 +93,10 @@ impl Mongo {
         options.app_name.get_or_insert_with(|| "shifter-imagegw".to_owned());
         options.server_selection_timeout.get_or_insert(LONGEST_WAIT);
         options.connect_timeout.get_or_insert(LONGEST_WAIT);
+        // What was answered survives the loss of a server, and what is read is what was written last.
+        let durable = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build();
+        options.write_concern = Some(durable);
+        options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
         let client = Client::with_options(options).map_err(opening)?;
         let database = client.database(database);
         let catalog = Mongo {

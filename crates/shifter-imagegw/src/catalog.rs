@@ -27,7 +27,7 @@ use self::migrate::Outcome;
 pub(crate) use self::migrate::{Source, migrate};
 pub(crate) use self::place::{Place, PlaceError};
 pub(crate) use self::submit::{Submitted, submit};
-use crate::model::{Grant, Image, Job, JobStatus, TagKey};
+use crate::model::{Grant, Image, Job, JobStatus, TagKey, now};
 
 /// An error of one of the drivers.
 type DriverError = Box<dyn std::error::Error + Send + Sync>;
@@ -129,6 +129,7 @@ impl Record {
     /// Adds a tag; of two times it was asked about, the later counts.
     pub(crate) fn add_tag(&mut self, new: Tag) {
         match self.tags.iter_mut().find(|old| old.itype == new.itype && old.tag == new.tag) {
+            Some(old) if old.asked > latest_credible() => old.asked = new.asked,
             Some(old) => old.asked = old.asked.max(new.asked),
             None => self.tags.push(new),
         }
@@ -147,9 +148,17 @@ impl Record {
     }
 }
 
+/// Times after this one are from a clock that was wrong, and count less than all others: a tag would
+/// stay where it is until that time comes.
+fn latest_credible() -> f64 {
+    now() + 60.0
+}
+
 /// Which of two images a tag means, told by when it was asked about and their ids: the greater one.
 fn order(a: &(f64, String), b: &(f64, String)) -> Ordering {
-    a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1))
+    let latest = latest_credible();
+    let is_credible = |of: &(f64, String)| of.0 <= latest;
+    is_credible(a).cmp(&is_credible(b)).then_with(|| a.0.total_cmp(&b.0)).then_with(|| a.1.cmp(&b.1))
 }
 
 /// What is to become of an unfinished job, and only if it stands as described. Absent: as it is.

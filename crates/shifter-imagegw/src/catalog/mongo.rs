@@ -93,7 +93,7 @@ impl Mongo {
         options.app_name.get_or_insert_with(|| "shifter-imagegw".to_owned());
         options.server_selection_timeout.get_or_insert(LONGEST_WAIT);
         options.connect_timeout.get_or_insert(LONGEST_WAIT);
-        // What was acknowledged must survive a change of the primary, and a lease must not be read from behind.
+        // What was answered survives the loss of a server, and what is read is what was written last.
         let durable = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build();
         options.write_concern = Some(durable);
         options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));

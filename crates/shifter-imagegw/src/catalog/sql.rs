@@ -19,7 +19,7 @@ use sqlx::migrate::Migrator;
 use sqlx::{Any, AnyPool, ConnectOptions, Executor, Transaction};
 
 use self::rows::{Operation, get, grant, image, key};
-use super::{Catalog, CatalogError, Change, NewJob, Place, Purpose, Record, Tag};
+use super::{Catalog, CatalogError, Change, NewJob, Place, Purpose, Record, Tag, latest_credible};
 use crate::model::{Grant, Image, Job, TagKey};
 
 pub(super) static SQLITE_SCHEMA: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -281,13 +281,15 @@ impl Catalog for Sql {
             sqlx::query(
                 "INSERT INTO tags (system, itype, tag, id, asked) VALUES ($1, $2, $3, $4, $5) \
                  ON CONFLICT (system, itype, tag) DO UPDATE SET id = excluded.id, asked = excluded.asked \
-                 WHERE excluded.asked > tags.asked OR (excluded.asked = tags.asked AND excluded.id >= tags.id)",
+                 WHERE excluded.asked > tags.asked OR (excluded.asked = tags.asked AND excluded.id >= tags.id) \
+                 OR (tags.asked > $6 AND excluded.asked <= $6)",
             )
             .bind(system)
             .bind(itype)
             .bind(tag)
             .bind(id)
             .bind(*asked)
+            .bind(latest_credible())
             .execute(&mut *tx)
             .await
             .during(DOING)?;

@@ -10,7 +10,7 @@ mod sqlite;
 mod suite;
 
 use super::*;
-use crate::model::{RunConfig, now};
+use crate::model::RunConfig;
 
 pub(super) fn key(tag: &str) -> TagKey {
     TagKey { system: "sysa".into(), itype: "docker".into(), tag: tag.into() }

@@ -28,6 +28,7 @@ const CASES: [Case; 19] = cases![
     a_job_given_back_is_free_at_once,
     tags_move_and_everything_survives_reopening,
     a_tag_means_what_was_said_last,
+    a_clock_that_was_ahead_pins_no_tag,
     of_two_replacements_of_one_revision_one_wins,
     twenty_writers_of_one_record_lose_nothing,
     anything_that_can_be_written_is_read_back,
@@ -292,6 +293,27 @@ async fn a_tag_means_what_was_said_last(opened: Opened) {
     old.add_tag(Tag { itype: "docker".into(), tag: "a:1".into(), asked: 9.0 });
     assert!(catalog.store(&old).await.unwrap());
     assert_eq!(opened.meaning("a:1").await, Some(("dd".to_owned(), 1)));
+}
+
+async fn a_clock_that_was_ahead_pins_no_tag(opened: Opened) {
+    let catalog = &opened.catalog;
+    let present = now();
+    for (id, asked, expected) in [
+        ("aa", present + 3600.0, "aa"),
+        ("bb", present, "bb"),
+        ("cc", present - 9.0, "bb"),
+        ("dd", present + 1.0, "dd"),
+    ] {
+        assert!(catalog.store(&record(id, "a:1", asked, 7, true)).await.unwrap());
+        assert_eq!(opened.meaning("a:1").await, Some((expected.to_owned(), 1)), "after {id}");
+    }
+    // The image itself is asked about again.
+    assert!(catalog.store(&record("ee", "b:1", present + 3600.0, 7, true)).await.unwrap());
+    let mut again = catalog.record("sysa", "ee").await.unwrap().unwrap();
+    again.add_tag(Tag { itype: "docker".into(), tag: "b:1".into(), asked: present });
+    assert!(catalog.store(&again).await.unwrap());
+    assert_eq!(catalog.record("sysa", "ee").await.unwrap().unwrap().tags, again.tags);
+    assert_eq!(again.tags[0].asked, present);
 }
 
 async fn of_two_replacements_of_one_revision_one_wins(opened: Opened) {

@@ -16,7 +16,7 @@ macro_rules! cases {
     ($($case:ident),* $(,)?) => { [$((stringify!($case), |opened| Box::pin($case(opened)))),*] };
 }
 
-const CASES: [Case; 19] = cases![
+const CASES: [Case; 20] = cases![
     a_caller_has_one_pull_per_tag_and_hears_its_end_once,
     a_hundred_requests_at_once_make_one_job,
     an_access_list_given_while_pulling_is_the_one_that_counts,

@@ -168,6 +168,7 @@ fn records_read_back_as_they_were_written_and_give_no_rights_away() {
             rich: Some(Rich {
                 size: 7,
                 sha256: word(2),
+                volumes: vec![word(1)],
                 labels: vec![(word(0), word(3))],
                 ..Rich::default()
             }),

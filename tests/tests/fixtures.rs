@@ -38,7 +38,7 @@ fn every_fixture_is_accepted_by_a_registry_and_read_back_unchanged() {
 #[test]
 fn a_registry_with_a_private_authority_is_refused_without_its_certificate() {
     let mut sandbox = Sandbox::new().unwrap();
-    let registry = sandbox.registry(RegistryOptions { tls: true, login: None }).unwrap();
+    let registry = sandbox.registry(RegistryOptions { tls: true, ..RegistryOptions::default() }).unwrap();
     let url = format!("{}/v2/", registry.url);
     let ca = registry.ca.as_ref().unwrap().display().to_string();
     assert_eq!(curl(&sandbox, &["--cacert", &ca, &url]).unwrap(), b"{}");
@@ -51,7 +51,7 @@ fn a_registry_with_a_private_authority_is_refused_without_its_certificate() {
 fn a_registry_behind_htpasswd_lets_only_its_user_in() {
     let mut sandbox = Sandbox::new().unwrap();
     let login = Some(("ada", "pass:word"));
-    let registry = sandbox.registry(RegistryOptions { tls: true, login }).unwrap();
+    let registry = sandbox.registry(RegistryOptions { tls: true, login, tokens: None }).unwrap();
     let built = busybox_image().unwrap();
     sandbox.push(&registry, &built, "private", "1").unwrap();
     let url = format!("{}/v2/private/manifests/1", registry.url);

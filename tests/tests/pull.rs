@@ -88,6 +88,48 @@ fn images_and_records_are_published_as_the_documents_say() {
 }
 
 #[test]
+fn everything_an_image_says_of_itself_is_recorded_where_old_runtimes_do_not_look() {
+    let config = Config {
+        env: vec!["A=1".to_owned()],
+        entrypoint: vec!["/bin/sh".to_owned()],
+        cmd: vec!["-c".to_owned(), "true".to_owned()],
+        working_dir: "/srv".to_owned(),
+        labels: vec![("label".to_owned(), "of it".to_owned())],
+        user: "somebody".to_owned(),
+        volumes: vec!["/scratch".to_owned(), "/data\nUSERACL: 1".to_owned()],
+        stop_signal: "SIGINT".to_owned(),
+        ..Config::default()
+    };
+    let entries = vec![dir("."), dir("srv"), file("srv/file", "x")];
+    let built = Image::new(vec![Layer::new(entries)]).config(config).build().unwrap();
+    let site = site_with(&[("x", &built)]);
+    site.pull("alice", "local/x:1").success().unwrap();
+    let record = std::fs::read_to_string(site.gateway.images.join(format!("{}.meta", built.id()))).unwrap();
+    let (ours, old): (Vec<&str>, Vec<&str>) = record.lines().partition(|line| line.starts_with('#'));
+    let expected =
+        ["FORMAT: squashfs", "ENTRY: ['/bin/sh']", "CMD: ['-c', 'true']", "WORKDIR: /srv", "ENV: A=1"];
+    assert_eq!(old, expected, "{record}");
+    assert_eq!(ours.len(), 1, "{record}");
+    let ours: serde_json::Value = serde_json::from_str(ours[0].strip_prefix("#shifter1 ").unwrap()).unwrap();
+    for (key, value) in [
+        ("user", serde_json::json!("somebody")),
+        ("volumes", serde_json::json!(["/data\nUSERACL: 1", "/scratch"])),
+        ("stopSignal", serde_json::json!("SIGINT")),
+        ("architecture", serde_json::json!(shifter_tests::fixture::architecture())),
+        ("labels", serde_json::json!({"label": "of it"})),
+        ("entry", serde_json::json!(["/bin/sh"])),
+    ] {
+        assert_eq!(ours[key], value, "{record}");
+    }
+    // Old clients get the thirteen keys they know.
+    let line = ("GET", "/api/lookup/testsystem/docker/local%2Fx%3A1/");
+    let answer = site.sandbox.api(&site.gateway, &site.munged, "alice", line, b"").unwrap();
+    let answer: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(answer.len(), 13, "{answer:?}");
+    site.finish();
+}
+
+#[test]
 fn layers_are_merged_as_they_were_meant() {
     let built = build_named("layered").unwrap();
     let site = site_with(&[("layered", &built)]);
@@ -155,7 +197,7 @@ fn a_private_image_behind_tls_and_a_password_is_its_pullers_alone() {
     let built = small("secret", Compression::Gzip, Flavor::Oci);
     let site = Site::new(|sandbox| {
         let login = Some(("ada", "pass:word"));
-        let registry = sandbox.registry(RegistryOptions { tls: true, login }).unwrap();
+        let registry = sandbox.registry(RegistryOptions { tls: true, login, tokens: None }).unwrap();
         sandbox.push(&registry, &built, "secret", "1").unwrap();
         vec![Location { name: "vault".to_owned(), url: registry.url.clone(), ca: registry.ca.clone() }]
     });

@@ -55,20 +55,22 @@ fn a_registry_that_lies_or_breaks_off_is_found_out() {
 
 #[test]
 fn archives_that_would_leave_the_image_are_refused_by_name() {
-    let cases: [(&str, &[&str]); 5] = [
+    let cases: [(&str, &[&str]); 4] = [
         ("hostile-dotdot", &["../escaped"]),
-        ("hostile-absolute", &["/escaped"]),
         ("hostile-symlink", &["way"]),
         ("hostile-hardlink", &["stolen"]),
         ("hostile-missing-link", &["no/such"]),
     ];
-    let images: Vec<_> = cases.iter().map(|(name, _)| (*name, build_named(name).unwrap())).collect();
+    let mut images: Vec<_> = cases.iter().map(|(name, _)| (*name, build_named(name).unwrap())).collect();
+    images.push(("hostile-absolute", build_named("hostile-absolute").unwrap()));
     let served: Vec<_> = images.iter().map(|(name, built)| (*name, "1", built)).collect();
     let server = Server::start("127.0.0.1:0", &served, &[]).unwrap();
     let site = site_at(&server);
     for (name, expected) in cases {
         refused(&site, site.pull("alice", &format!("local/{name}:1")), expected);
     }
+    // Some builders write all names so; they mean the image.
+    site.pull("alice", "local/hostile-absolute:1").success().unwrap();
     for place in ["/escaped", "/etc/shifter-fixture-escaped", "/etc/escaped"] {
         assert!(!std::path::Path::new(place).exists(), "{place}");
     }

@@ -1,8 +1,10 @@
 //! `cargo xtask`: the developers' tasks that cargo has no command for.
 //!
 //! `tidy` checks the rules of ARCHITECTURE.md that a compiler does not: which crate may use which, what the setuid
-//! program consists of, how long files are, and what project text must not say. Nothing here is ever shipped.
+//! program consists of, how long files are, and what project text must not say. `soak` tries the squashfs writer with
+//! many more random trees than `./test` does. Nothing here is ever shipped.
 
+mod soak;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -10,13 +12,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-const USAGE: &str = "usage: cargo xtask tidy";
+const USAGE: &str = "usage: cargo xtask tidy\n       cargo xtask soak [TREES [SEED]]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["tidy"] => root().and_then(|root| tidy::run(&root)),
+        ["soak", rest @ ..] if rest.len() < 3 => root().and_then(|root| soak::run(&root, rest)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

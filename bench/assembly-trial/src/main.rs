@@ -1,5 +1,5 @@
 //! Ways to assemble a container's root, compared: what each costs at the start, and what it costs to look at and
-//! read ten thousand files through it. The decision and its figures are in ARCHITECTURE.md.
+//! read ten thousand files through it. The decision and its figures are in docs/decisions.md.
 //!
 //! Without arguments it is the driver, which `bench/assembly` runs as root in a mount namespace of its own; with
 //! `start WAY DEVICE` or `read WAY DEVICE` it is one container. It is no runtime: nothing is checked or dropped.

@@ -54,6 +54,8 @@ pub struct Rich {
     pub user: String,
     /// OCI `StopSignal`.
     pub stop_signal: String,
+    /// OCI `Volumes`.
+    pub volumes: Vec<String>,
     /// OCI `Labels`.
     pub labels: Vec<(String, String)>,
 }
@@ -163,6 +165,7 @@ impl Meta {
                 ("architecture", Value::Text(text)) => rich.architecture = text,
                 ("user", Value::Text(text)) => rich.user = text,
                 ("stopSignal", Value::Text(text)) => rich.stop_signal = text,
+                ("volumes", Value::List(list)) => rich.volumes = list,
                 ("labels", Value::Map(labels)) => rich.labels = labels,
                 ("entry", Value::List(list)) => entry = Some(list),
                 ("cmd", Value::List(list)) => cmd = Some(list),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use shifter_api::wire::MAX_ACL_IDS;
 use shifter_core::meta::Acl;
 
-use crate::model::Grant;
+use crate::model::{Grant, TagKey};
 
 /// A caller with all groups, supplementary ones included.
 #[derive(Clone, Debug)]
@@ -23,8 +23,8 @@ pub(crate) struct Member {
 }
 
 /// What a caller asked for, with themselves added as the original does: a list that is given
-/// always includes its author.
-pub(crate) fn with_author(uids: &[u32], gids: &[u32], uid: u32, gid: u32) -> Acl {
+/// always includes its author. The author counts toward the limit of what the nodes read.
+pub(crate) fn with_author(uids: &[u32], gids: &[u32], uid: u32, gid: u32) -> Result<Acl, TooManyIds> {
     let add = |ids: &[u32], own: u32| {
         let mut ids = ids.to_vec();
         if !ids.is_empty() && !ids.contains(&own) {
@@ -32,7 +32,7 @@ pub(crate) fn with_author(uids: &[u32], gids: &[u32], uid: u32, gid: u32) -> Acl
         }
         ids
     };
-    Acl { uids: add(uids, uid), gids: add(gids, gid) }
+    within_limit(Acl { uids: add(uids, uid), gids: add(gids, gid) })
 }
 
 /// The access list of a new grant: nobody named means the puller alone.
@@ -50,6 +50,11 @@ pub(crate) fn allows(grant: &Grant, member: &Member) -> bool {
         || grant.acl.uids.contains(&member.uid)
         || grant.acl.gids.contains(&member.gid)
         || member.groups.iter().any(|group| grant.acl.gids.contains(group))
+}
+
+/// Whether one of the grants lets a user in whose groups are not asked.
+pub(crate) fn opens_to(grants: &[Grant], uid: u32) -> bool {
+    grants.iter().any(|grant| grant.public || grant.acl.uids.contains(&uid))
 }
 
 /// The access list shown with grants: empty where one is public, else all that are named.
@@ -70,7 +75,10 @@ pub(crate) fn union<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Option<A
 /// empty list as "public".
 pub(crate) fn for_meta(grants: &[Grant], gateway_uid: u32) -> Result<Acl, TooManyIds> {
     let nobody = Acl { uids: vec![gateway_uid], gids: Vec::new() };
-    let acl = union(grants).unwrap_or(nobody);
+    within_limit(union(grants).unwrap_or(nobody))
+}
+
+fn within_limit(acl: Acl) -> Result<Acl, TooManyIds> {
     if acl.uids.len() > MAX_ACL_IDS || acl.gids.len() > MAX_ACL_IDS {
         return Err(TooManyIds);
     }
@@ -85,15 +93,23 @@ pub(crate) fn for_meta(grants: &[Grant], gateway_uid: u32) -> Result<Acl, TooMan
 )]
 pub(crate) struct TooManyIds;
 
-/// The grants of an image after `new` was earned. A tag for which the registry demanded
-/// credentials is no longer public, whoever saw it public before.
-pub(crate) fn after(grants: &[Grant], new: &Grant) -> Vec<Grant> {
-    let mut kept: Vec<Grant> = grants
-        .iter()
-        .filter(|old| old.key != new.key || (old.puller != new.puller && (new.public || !old.public)))
-        .cloned()
-        .collect();
-    kept.push(new.clone());
+/// The grants of an image, from two sources or before and after one was earned: of each caller's for a
+/// tag the one checked last, of equal ones the later in line. A tag for which the registry demanded
+/// credentials is no longer public, whoever saw it public before, and in whatever order both come here.
+pub(crate) fn merged<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Vec<Grant> {
+    let mut kept: Vec<Grant> = Vec::new();
+    for grant in grants {
+        match kept.iter_mut().find(|old| old.key == grant.key && old.puller == grant.puller) {
+            Some(old) if old.checked <= grant.checked => *old = grant.clone(),
+            Some(_) => {}
+            None => kept.push(grant.clone()),
+        }
+    }
+    let private: Vec<(TagKey, f64)> =
+        kept.iter().filter(|grant| !grant.public).map(|grant| (grant.key.clone(), grant.checked)).collect();
+    kept.retain(|grant| {
+        !grant.public || !private.iter().any(|(key, checked)| *key == grant.key && *checked > grant.checked)
+    });
     kept
 }
 
@@ -162,7 +178,6 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
-    use crate::model::TagKey;
 
     fn grant(tag: &str, puller: u32, public: bool, uids: &[u32], gids: &[u32]) -> Grant {
         Grant {
@@ -192,11 +207,19 @@ mod tests {
 
     #[test]
     fn lists_include_their_author_and_private_means_the_puller_alone() {
-        assert_eq!(with_author(&[], &[], 5, 6), Acl::default());
-        assert_eq!(with_author(&[1], &[], 5, 6), Acl { uids: vec![1, 5], gids: vec![] });
-        assert_eq!(with_author(&[5], &[7, 6], 5, 6), Acl { uids: vec![5], gids: vec![7, 6] });
+        assert_eq!(with_author(&[], &[], 5, 6).unwrap(), Acl::default());
+        assert_eq!(with_author(&[1], &[], 5, 6).unwrap(), Acl { uids: vec![1, 5], gids: vec![] });
+        assert_eq!(with_author(&[5], &[7, 6], 5, 6).unwrap(), Acl { uids: vec![5], gids: vec![7, 6] });
         assert_eq!(of_grant(&Acl::default(), 5), Acl { uids: vec![5], gids: vec![] });
         assert_eq!(of_grant(&Acl { uids: vec![], gids: vec![3] }, 5), Acl { uids: vec![], gids: vec![3] });
+    }
+
+    #[test]
+    fn an_author_who_makes_a_full_list_too_long_is_refused() {
+        let full: Vec<u32> = (1..=1000).collect();
+        assert_eq!(with_author(&full, &[], 1, 1).unwrap().uids, full);
+        assert!(with_author(&full, &[], 5000, 1).is_err());
+        assert!(with_author(&[], &full, 1, 5000).is_err());
     }
 
     #[test]
@@ -222,12 +245,19 @@ mod tests {
         let public = grant("a:1", 1, true, &[], &[]);
         let other_tag = grant("b:1", 1, true, &[], &[]);
         let shared = grant("a:1", 3, false, &[3], &[]);
-        let mine = grant("a:1", 2, false, &[2], &[]);
+        let mine = Grant { checked: 1.0, ..grant("a:1", 2, false, &[2], &[]) };
+        let after = |grants: &[Grant], new: &Grant| merged(grants.iter().chain([new]));
         let now_public = grant("a:1", 2, true, &[], &[]);
         let old = [public.clone(), other_tag.clone(), shared.clone()];
         assert_eq!(after(&old, &mine), [other_tag.clone(), shared.clone(), mine.clone()]);
         assert_eq!(after(&old, &now_public), [public, other_tag, shared, now_public]);
-        assert_eq!(after(std::slice::from_ref(&mine), &mine), [mine]);
+        assert_eq!(after(std::slice::from_ref(&mine), &mine), std::slice::from_ref(&mine));
+        // Answers that come late: the registry's last word counts, not whose came last.
+        let own_public = Grant { checked: 0.5, ..grant("a:1", 2, true, &[], &[]) };
+        let late = Grant { checked: 0.5, ..grant("a:1", 9, true, &[], &[]) };
+        for old in [own_public, late] {
+            assert_eq!(after(std::slice::from_ref(&mine), &old), std::slice::from_ref(&mine));
+        }
     }
 
     #[tokio::test]

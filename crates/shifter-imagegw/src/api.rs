@@ -11,7 +11,7 @@ use shifter_core::image_type::ImageType;
 
 use crate::acl::{self, Groups, Member};
 use crate::auth::Caller;
-use crate::catalog::{Catalog, CatalogError, NewJob, Submitted};
+use crate::catalog::{Catalog, CatalogError, NewJob, Submitted, submit};
 use crate::config::{Access, Config, Platform};
 use crate::convert::sentence;
 use crate::jobs::Jobs;
@@ -21,7 +21,7 @@ use crate::target::{Target, parse_reference};
 /// Everything the handlers need.
 pub(crate) struct Api {
     pub(crate) config: Arc<Config>,
-    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) groups: Groups,
 }
@@ -44,22 +44,21 @@ pub(crate) enum Refusal {
 impl Api {
     /// `GET list`: what the caller may use, one record per image and type.
     pub(crate) async fn list(&self, system: &str, caller: &Caller) -> Result<ImageList, Refusal> {
-        let listed = self.catalog.list(system).await?;
-        let needs_groups = listed.iter().any(|l| l.tags.iter().any(|(_, grants)| name_groups(grants)));
-        let member = self.member(caller, needs_groups).await;
+        let records = self.catalog.list(Some(system)).await?;
+        let member = self.member(caller, records.iter().any(|record| name_groups(&record.grants))).await;
         let mut list = Vec::new();
-        for entry in &listed {
+        for record in &records {
             let visible =
-                entry.tags.iter().filter(|(_, grants)| grants.iter().any(|g| acl::allows(g, &member)));
+                record.tags.iter().filter(|tag| record.grants_of(tag).any(|g| acl::allows(g, &member)));
             let mut by_type: std::collections::BTreeMap<&str, (Vec<String>, Vec<&Grant>)> =
                 Default::default();
-            for (key, grants) in visible {
-                let (tags, of_tags) = by_type.entry(&key.itype).or_default();
-                tags.push(key.tag.clone());
-                of_tags.extend(grants);
+            for tag in visible {
+                let (tags, of_tags) = by_type.entry(&tag.itype).or_default();
+                tags.push(tag.tag.clone());
+                of_tags.extend(record.grants_of(tag));
             }
             for (itype, (tags, grants)) in by_type {
-                list.push(entry.image.to_wire(itype, tags, acl::union(grants).unwrap_or_default()));
+                list.push(record.image.to_wire(itype, tags, acl::union(grants).unwrap_or_default()));
             }
         }
         Ok(ImageList { list })
@@ -76,7 +75,10 @@ impl Api {
         for tag in self.spellings(itype, tag) {
             let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
             if let Some((image, grants)) = self.usable(&key, caller).await? {
-                self.keep_alive(&image).await?;
+                // A catalog that cannot be written at the moment still answers.
+                if let Err(error) = self.keep_alive(&image).await {
+                    tracing::warn!(error = sentence(&error), "a lookup could not move an expiration");
+                }
                 return Ok(image.to_wire(itype, vec![key.tag], acl::union(&grants).unwrap_or_default()));
             }
         }
@@ -112,13 +114,10 @@ impl Api {
             Target::parse(&self.config, tag).map_err(|error| Refusal::Unprocessable(sentence(&error)))?;
         let credentials = target.credentials(&self.config, &caller.payload);
         let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag: target.tag };
-        let new = NewJob {
-            key,
-            uid: caller.uid,
-            gid: caller.gid,
-            acl: acl::with_author(&request.allowed_uids, &request.allowed_gids, caller.uid, caller.gid),
-            with_credentials: credentials.is_some(),
-        };
+        let acl = acl::with_author(&request.allowed_uids, &request.allowed_gids, caller.uid, caller.gid)
+            .map_err(|error| Refusal::Unprocessable(sentence(&error)))?;
+        let new =
+            NewJob { key, uid: caller.uid, gid: caller.gid, acl, with_credentials: credentials.is_some() };
         let usable = self.usable(&new.key, caller).await?;
         let fresh = match &usable {
             Some((image, grants)) => {
@@ -128,10 +127,10 @@ impl Api {
         };
         let telling = self.config.pull_update.as_secs_f64();
         let is_shared = |number| self.jobs.is_end_shared(number);
-        match self.catalog.submit(&new, fresh, telling, &is_shared).await? {
+        match submit(&*self.catalog, &new, fresh, telling, &is_shared).await? {
             Submitted::Started(job) => {
                 let reply = job.to_wire(true);
-                self.jobs.start(job, credentials);
+                self.jobs.start(job.number, credentials);
                 Ok(reply)
             }
             Submitted::Going(mut job) => {
@@ -139,12 +138,9 @@ impl Api {
                     job.message = line;
                 }
                 let reply = job.to_wire(false);
-                // It runs, unless the gateway was restarted and the job waits for its credentials. Asked in
-                // this order, a job that ended just now is not begun again.
-                if !self.jobs.is_running(job.number)
-                    && self.catalog.job(job.number).await?.is_some_and(|job| !job.status.is_over())
-                {
-                    self.jobs.start(job, credentials);
+                // It runs, here or elsewhere, unless its process died and it waits for its credentials.
+                if self.jobs.may_take(&job) {
+                    self.jobs.start(job.number, credentials);
                 }
                 Ok(reply)
             }
@@ -185,9 +181,7 @@ impl Api {
         key: &TagKey,
         caller: &Caller,
     ) -> Result<Option<(Image, Vec<Grant>)>, CatalogError> {
-        let Some(image) = self.catalog.image_of_tag(key).await? else { return Ok(None) };
-        let mut grants = self.catalog.grants(&image.system, &image.id).await?;
-        grants.retain(|grant| grant.key == *key);
+        let Some((image, grants)) = self.catalog.lookup(key).await? else { return Ok(None) };
         let member = self.member(caller, name_groups(&grants)).await;
         Ok(grants.iter().any(|grant| acl::allows(grant, &member)).then_some((image, grants)))
     }

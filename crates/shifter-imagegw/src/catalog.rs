@@ -1,23 +1,36 @@
 //! The catalog: what is published, what tags mean, who earned access, and which pulls are under way.
 //!
-//! SQLite in one file with a write-ahead log, owned by exactly one `serve` process. Every operation is
-//! one short transaction; uniqueness is the database's business, not check-then-insert. Decisions
-//! about access are taken elsewhere, from the rows that are read here.
+//! One trait, three databases: SQLite and PostgreSQL (`sql`), MongoDB (`mongo`). Every method of the
+//! trait is one atomic step, because a MongoDB server on its own has nothing larger: an image with all
+//! that leads to it is one record, replaced only by who read its latest revision; a job is changed only
+//! under conditions that are checked in the same step. Decisions are taken elsewhere, from what is read
+//! here, and what every database does alike (`submit`, `leases`, `migrate`) is written once.
 
-mod jobs;
+mod leases;
+mod migrate;
+mod mongo;
 mod place;
-mod rows;
+mod sql;
+mod submit;
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::cmp::Ordering;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use shifter_core::meta::Acl;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqlitePool, Transaction};
 
-use self::rows::{Operation, grant, image};
-use crate::model::{Grant, Image, Job, TagKey};
+pub(crate) use self::leases::{HEARTBEAT, LEASE, Lease};
+#[cfg(test)]
+use self::migrate::Outcome;
+pub(crate) use self::migrate::{Source, migrate};
+pub(crate) use self::place::{Place, PlaceError};
+pub(crate) use self::submit::{Submitted, submit};
+use crate::model::{Grant, Image, Job, JobStatus, TagKey, now};
+
+/// An error of one of the drivers.
+type DriverError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why the catalog could not be opened or used.
 #[derive(Debug, thiserror::Error)]
@@ -35,15 +48,36 @@ pub(crate) enum CatalogError {
     /// The directory or the lock file.
     #[error("opening the catalog failed: {operation} {}: {source}", .path.display())]
     Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+    /// Connecting for the first time.
+    #[error("opening the catalog {place} failed: {source}")]
+    Open { place: String, source: DriverError },
     /// A schema this version does not know, or a damaged file.
-    #[error("bringing the catalog {} to this version's schema failed: {source}", .path.display())]
-    Migrate { path: PathBuf, source: sqlx::migrate::MigrateError },
+    #[error("bringing the catalog {place} to this version's schema failed: {source}")]
+    Migrate { place: String, source: DriverError },
+    /// A catalog that is only read is not brought up to date.
+    #[error(
+        "the catalog {place} was last served by an older version; start this version's gateway on it once"
+    )]
+    Older { place: String },
+    /// The database does not answer, or not now.
+    #[error("{operation} in the catalog failed, because its database cannot be used at the moment: {source}")]
+    Unavailable { operation: &'static str, source: DriverError },
     /// A statement.
     #[error("{operation} in the catalog failed: {source}")]
-    Sql { operation: &'static str, source: sqlx::Error },
+    Failed { operation: &'static str, source: DriverError },
     /// A row that this program cannot have written.
-    #[error("{operation} in the catalog failed: column {column} holds \"{value}\"")]
+    #[error("{operation} in the catalog failed: {column} holds \"{value}\"")]
     Row { operation: &'static str, column: &'static str, value: String },
+    /// The original's documents have one type per image.
+    #[error("the catalog holds image {id} as type {found}; under MongoDB it cannot be of type {wanted}, too")]
+    Type { id: String, found: String, wanted: String },
+}
+
+impl CatalogError {
+    /// Whether the same may well succeed in a moment.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, CatalogError::Unavailable { .. })
+    }
 }
 
 /// A pull as a request asks for it.
@@ -56,168 +90,202 @@ pub(crate) struct NewJob {
     pub(crate) with_credentials: bool,
 }
 
-/// What became of a submitted pull.
-#[derive(Debug)]
-pub(crate) enum Submitted {
-    /// A new job was made.
-    Started(Job),
-    /// The caller's earlier one is still going; its access list is now the one just given.
-    Going(Job),
-    /// The caller's earlier one is over; this is told once (or for a moment, where several clients of the
-    /// caller wait for it), the next submission starts anew.
-    Over(Job),
-    /// Nothing to do: the tag was checked recently enough.
-    Fresh,
-    /// The gateway has as many unfinished pulls as it accepts, in all or of this caller.
-    TooMany,
+/// A tag that means an image.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Tag {
+    pub(crate) itype: String,
+    pub(crate) tag: String,
+    /// When the registry said so, seconds since the epoch. A tag means what was said last, whoever
+    /// came last to write it down.
+    pub(crate) asked: f64,
 }
 
-/// An image with what leads to it.
-#[derive(Debug)]
-pub(crate) struct Listed {
+/// An image with all that leads to it: the unit that is replaced at once.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Record {
     pub(crate) image: Image,
-    /// Type and tag with the grants that this tag has for this image.
-    pub(crate) tags: Vec<(TagKey, Vec<Grant>)>,
+    /// What registries call it, as `sha256:HEX`.
+    pub(crate) digests: Vec<String>,
+    pub(crate) tags: Vec<Tag>,
+    /// All of the image's, whatever tag they were earned under; sorted by type, tag and puller.
+    pub(crate) grants: Vec<Grant>,
+    /// Counts replacements; 0: nothing is stored yet, or only by an original gateway.
+    pub(crate) revision: i64,
 }
 
-/// The open catalog; the lock is held as long as it lives.
-#[derive(Debug)]
-pub(crate) struct Catalog {
-    pool: SqlitePool,
-    _lock: File,
+impl Record {
+    /// A record for an image that has none.
+    pub(crate) fn new(image: Image) -> Record {
+        Record { image, digests: Vec::new(), tags: Vec::new(), grants: Vec::new(), revision: 0 }
+    }
+
+    /// Adds a digest unless it is there.
+    pub(crate) fn add_digest(&mut self, digest: String) {
+        if !self.digests.contains(&digest) {
+            self.digests.push(digest);
+        }
+    }
+
+    /// Adds a tag; of two times it was asked about, the later counts.
+    pub(crate) fn add_tag(&mut self, new: Tag) {
+        match self.tags.iter_mut().find(|old| old.itype == new.itype && old.tag == new.tag) {
+            Some(old) if old.asked > latest_credible() => old.asked = new.asked,
+            Some(old) => old.asked = old.asked.max(new.asked),
+            None => self.tags.push(new),
+        }
+    }
+
+    /// Puts everything into the order in which catalogs return it.
+    fn sort(&mut self) {
+        self.digests.sort();
+        self.tags.sort_by(|a, b| (&a.itype, &a.tag).cmp(&(&b.itype, &b.tag)));
+        self.grants.sort_by(|a, b| (&a.key, a.puller).cmp(&(&b.key, b.puller)));
+    }
+
+    /// The grants of one of its tags.
+    pub(crate) fn grants_of(&self, tag: &Tag) -> impl Iterator<Item = &Grant> {
+        self.grants.iter().filter(|grant| grant.key.itype == tag.itype && grant.key.tag == tag.tag)
+    }
 }
 
-impl Catalog {
-    /// Opens or creates the file and takes its lock.
-    pub(crate) async fn open(path: &Path) -> Result<Catalog, CatalogError> {
-        let lock = place::lock(path)?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .foreign_keys(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // With a write-ahead log a killed process loses nothing; a power failure may lose the last
-            // seconds, never more than pulls that are simply done again.
-            .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(4)
-            .connect_with(options)
-            .await
-            .map_err(|source| CatalogError::Sql { operation: "opening the file", source })?;
-        sqlx::migrate!("./migrations")
-            .run(&pool)
-            .await
-            .map_err(|source| CatalogError::Migrate { path: path.to_owned(), source })?;
-        Ok(Catalog { pool, _lock: lock })
-    }
+/// Times after this one are from a clock that was wrong, and count less than all others: a tag would
+/// stay where it is until that time comes.
+fn latest_credible() -> f64 {
+    now() + 60.0
+}
 
-    /// Closes the connections, so that the write-ahead log is folded in.
-    pub(crate) async fn close(&self) {
-        self.pool.close().await;
-    }
+/// Which of two images a tag means, told by when it was asked about and their ids: the greater one.
+fn order(a: &(f64, String), b: &(f64, String)) -> Ordering {
+    let latest = latest_credible();
+    let is_credible = |of: &(f64, String)| of.0 <= latest;
+    is_credible(a).cmp(&is_credible(b)).then_with(|| a.0.total_cmp(&b.0)).then_with(|| a.1.cmp(&b.1))
+}
 
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, CatalogError> {
-        // Immediate: a transaction that reads first and writes later would otherwise fail with BUSY.
-        self.pool.begin_with("BEGIN IMMEDIATE").await.during("beginning a transaction")
-    }
+/// What is to become of an unfinished job, and only if it stands as described. Absent: as it is.
+#[derive(Debug, Default)]
+pub(crate) struct Change<'a> {
+    /// Only while this is the job's fence.
+    pub(crate) if_fence: Option<i64>,
+    /// Only if its lease is over by this time.
+    pub(crate) if_free_at: Option<f64>,
+    /// Only while this is its access list.
+    pub(crate) if_acl: Option<&'a Acl>,
+    /// Who takes it: the holder's name, and the next fence.
+    pub(crate) holder: Option<&'a str>,
+    pub(crate) lease_until: Option<f64>,
+    /// Status and message; `updated` becomes the time of the change.
+    pub(crate) status: Option<(JobStatus, &'a str)>,
+    pub(crate) acl: Option<&'a Acl>,
+    pub(crate) public: bool,
+}
 
-    /// The image a tag means.
-    pub(crate) async fn image_of_tag(&self, key: &TagKey) -> Result<Option<Image>, CatalogError> {
-        let row = sqlx::query(
-            "SELECT images.* FROM tags JOIN images USING (system, id) \
-             WHERE tags.system = ? AND tags.itype = ? AND tags.tag = ?",
-        )
-        .bind(&key.system)
-        .bind(&key.itype)
-        .bind(&key.tag)
-        .fetch_optional(&self.pool)
-        .await
-        .during("looking up a tag")?;
-        row.as_ref().map(image).transpose()
-    }
+/// One damaged entry must not hide all others, so it is told to the log and left out.
+fn readable<T>(entry: Result<T, CatalogError>) -> Option<T> {
+    entry
+        .inspect_err(|error| {
+            tracing::error!(
+                error = crate::convert::sentence(error),
+                "an entry cannot be read and is skipped"
+            );
+        })
+        .ok()
+}
+
+/// A database that keeps the catalog.
+#[async_trait]
+pub(crate) trait Catalog: Send + Sync {
+    /// The image a tag means, with the grants that this tag has for it.
+    async fn lookup(&self, key: &TagKey) -> Result<Option<(Image, Vec<Grant>)>, CatalogError>;
+
+    /// Every record of a system, or of all, by system and id.
+    async fn list(&self, system: Option<&str>) -> Result<Vec<Record>, CatalogError>;
+
+    /// The record of an image.
+    async fn record(&self, system: &str, id: &str) -> Result<Option<Record>, CatalogError>;
 
     /// The image made from a digest.
-    pub(crate) async fn image_of_digest(
-        &self,
-        system: &str,
-        digest: &str,
-    ) -> Result<Option<Image>, CatalogError> {
-        let row = sqlx::query(
-            "SELECT images.* FROM digests JOIN images USING (system, id) \
-             WHERE digests.system = ? AND digests.digest = ?",
-        )
-        .bind(system)
-        .bind(digest)
-        .fetch_optional(&self.pool)
-        .await
-        .during("looking up a digest")?;
-        row.as_ref().map(image).transpose()
-    }
+    async fn image_of_digest(&self, system: &str, digest: &str) -> Result<Option<Image>, CatalogError>;
 
-    /// All grants of an image, whatever tag they were earned under.
-    pub(crate) async fn grants(&self, system: &str, id: &str) -> Result<Vec<Grant>, CatalogError> {
-        let rows =
-            sqlx::query("SELECT * FROM grants WHERE system = ? AND id = ? ORDER BY itype, tag, puller")
-                .bind(system)
-                .bind(id)
-                .fetch_all(&self.pool)
-                .await
-                .during("reading an image's grants")?;
-        rows.iter().map(grant).collect()
-    }
+    /// Replaces a record, or enters it. False, and nothing changed, if `record.revision` is not the
+    /// stored one any more. Tags that were asked about later elsewhere stay where they are.
+    async fn store(&self, record: &Record) -> Result<bool, CatalogError>;
 
-    /// An image by its id.
-    pub(crate) async fn image(&self, system: &str, id: &str) -> Result<Option<Image>, CatalogError> {
-        let row = sqlx::query("SELECT * FROM images WHERE system = ? AND id = ?")
-            .bind(system)
-            .bind(id)
-            .fetch_optional(&self.pool)
-            .await
-            .during("reading an image")?;
-        row.as_ref().map(image).transpose()
-    }
+    /// Moves an image's expiration, seconds since the epoch.
+    async fn set_expiration(&self, system: &str, id: &str, at: f64) -> Result<(), CatalogError>;
 
-    /// Every tagged image of a system.
-    pub(crate) async fn list(&self, system: &str) -> Result<Vec<Listed>, CatalogError> {
-        const DOING: &str = "listing a system's images";
-        let mut tx = self.pool.begin().await.during(DOING)?;
-        let images = sqlx::query("SELECT * FROM images WHERE system = ? ORDER BY id").bind(system);
-        let images = images.fetch_all(&mut *tx).await.during(DOING)?;
-        let grants = sqlx::query(
-            "SELECT grants.* FROM grants JOIN tags USING (system, itype, tag, id) \
-             WHERE grants.system = ? ORDER BY grants.id, itype, tag, puller",
-        );
-        let grants = grants.bind(system).fetch_all(&mut *tx).await.during(DOING)?;
-        let mut by_image: std::collections::HashMap<String, Vec<(TagKey, Vec<Grant>)>> = Default::default();
-        for row in &grants {
-            let grant = grant(row)?;
-            let tags = by_image.entry(grant.id.clone()).or_default();
-            match tags.last_mut() {
-                Some((key, grants)) if *key == grant.key => grants.push(grant),
-                _ => tags.push((grant.key.clone(), vec![grant])),
+    /// Enters a job that nobody holds yet; none if the caller already has one for the tag.
+    async fn enter_job(&self, new: &NewJob) -> Result<Option<Job>, CatalogError>;
+
+    /// One job by number.
+    async fn job(&self, number: i64) -> Result<Option<Job>, CatalogError>;
+
+    /// A caller's job for a tag.
+    async fn job_of(&self, key: &TagKey, uid: u32) -> Result<Option<Job>, CatalogError>;
+
+    /// Unfinished jobs, of one system or of all, oldest first.
+    async fn unfinished(&self, system: Option<&str>) -> Result<Vec<Job>, CatalogError>;
+
+    /// Changes a job that is not over, if the change's conditions hold; the job as it is then.
+    async fn change_job(&self, number: i64, change: &Change<'_>) -> Result<Option<Job>, CatalogError>;
+
+    /// Removes a job that is over; false if somebody else did.
+    async fn forget_end(&self, number: i64) -> Result<bool, CatalogError>;
+
+    /// Removes the jobs that were over before this time.
+    async fn forget_ends_before(&self, before: f64) -> Result<(), CatalogError>;
+
+    /// Ends the connections.
+    async fn close(&self);
+}
+
+/// For what a catalog is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be used: it is created and brought to this version's schema.
+    Use,
+    /// To be read: nothing is created or changed.
+    Look,
+}
+
+/// Opens a catalog. None only where `Look` finds nothing there.
+pub(crate) async fn open(place: &Place, purpose: Purpose) -> Result<Option<Arc<dyn Catalog>>, CatalogError> {
+    fn shared<C: Catalog + 'static>(catalog: Option<C>) -> Option<Arc<dyn Catalog>> {
+        catalog.map(|catalog| Arc::new(catalog) as Arc<dyn Catalog>)
+    }
+    Ok(match place {
+        Place::Sqlite(path) => shared(sql::open_sqlite(path, purpose).await?),
+        Place::Postgres(uri) => shared(sql::open_postgres(uri, place, purpose).await?),
+        Place::Mongo { uri, database } => shared(mongo::Mongo::open(uri, database, place, purpose).await?),
+    })
+}
+
+/// Opens the catalog of a gateway that is about to serve.
+pub(crate) async fn open_for_use(place: &Place) -> Result<Arc<dyn Catalog>, CatalogError> {
+    let missing = || CatalogError::Older { place: place.to_string() };
+    open(place, Purpose::Use).await?.ok_or_else(missing)
+}
+
+/// Does a step again while the database cannot be used, for up to two minutes: what works on a pull
+/// outlives a restart of the database. Callers of the API are told instead.
+pub(crate) async fn patiently<T, F>(mut step: impl FnMut() -> F) -> Result<T, CatalogError>
+where
+    F: Future<Output = Result<T, CatalogError>>,
+{
+    const LONGEST: Duration = Duration::from_secs(120);
+    let begun = std::time::Instant::now();
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match step().await {
+            Err(error) if error.is_passing() && begun.elapsed() < LONGEST => {
+                tracing::warn!(
+                    error = crate::convert::sentence(&error),
+                    "waiting for the catalog's database"
+                );
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(3));
             }
+            result => return result,
         }
-        let mut listed = Vec::new();
-        for row in &images {
-            let image = image(row)?;
-            if let Some(tags) = by_image.remove(&image.id) {
-                listed.push(Listed { image, tags });
-            }
-        }
-        Ok(listed)
-    }
-
-    /// Moves an image's expiration.
-    pub(crate) async fn set_expiration(&self, system: &str, id: &str, at: f64) -> Result<(), CatalogError> {
-        sqlx::query("UPDATE images SET expiration = ? WHERE system = ? AND id = ?")
-            .bind(at)
-            .bind(system)
-            .bind(id)
-            .execute(&self.pool)
-            .await
-            .during("moving an image's expiration")?;
-        Ok(())
     }
 }
 

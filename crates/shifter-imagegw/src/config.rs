@@ -17,7 +17,9 @@ use serde_json::Value;
 use shifter_registry::Registries;
 
 use self::section::{Notes, Section};
-use crate::convert::{Converters, Program};
+use crate::catalog::{Place, PlaceError};
+use crate::convert::{self, Converters, Program};
+use crate::examine::Examiner;
 
 /// Where the catalog is unless `DatabaseURI` says otherwise.
 pub(crate) const DEFAULT_DATABASE: &str = "/var/lib/shifter/shifter.db";
@@ -40,8 +42,13 @@ pub(crate) struct Config {
     /// Pulls that download and convert at the same time.
     pub(crate) worker_threads: usize,
     pub(crate) authentication: Authentication,
+    /// Looks at images before they are published.
+    pub(crate) examiner: Option<Examiner>,
+    /// How long a child that converts or unpacks may take.
+    pub(crate) conversion_time: Duration,
     pub(crate) log_level: Option<&'static str>,
-    pub(crate) database: Database,
+    /// Where the catalog is.
+    pub(crate) database: Place,
     /// Keys that are set and that this version cannot honour; each is a whole sentence.
     unsupported: Vec<String>,
 }
@@ -55,22 +62,13 @@ pub(crate) enum Authentication {
     Mock,
 }
 
-/// Where the catalog lives.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Database {
-    /// An SQLite file.
-    Sqlite(PathBuf),
-    /// The file names MongoDB and nothing else.
-    MongoOnly,
-}
-
 /// One system that images are published on.
 #[derive(Clone, Debug)]
 pub(crate) struct Platform {
     pub(crate) munge_socket: Option<PathBuf>,
     pub(crate) access: Access,
     pub(crate) image_dir: PathBuf,
-    /// OCI architecture of the system's nodes.
+    /// OCI architecture of the system's nodes, with the most capable variant they run (`amd64/v3`) where it is given.
     pub(crate) architecture: String,
     /// How its images are made.
     pub(crate) converters: Converters,
@@ -111,16 +109,10 @@ impl Config {
         }
     }
 
-    /// What `serve` must refuse although the file itself is in order: ignoring a policy or an
-    /// examination that the site asked for would be worse than not starting.
+    /// What `serve` must refuse although the file itself is in order: ignoring a policy that the site asked for would
+    /// be worse than not starting.
     pub(crate) fn check_servable(&self) -> Result<(), ConfigError> {
         let mut problems = self.unsupported.clone();
-        if self.database == Database::MongoOnly {
-            problems.push(format!(
-                "MongoDBURI: this version keeps its catalog in SQLite and does not speak to MongoDB yet; \
-                 add \"DatabaseURI\": \"sqlite://{DEFAULT_DATABASE}\" (the MongoDB keys may stay)"
-            ));
-        }
         if self.format != "squashfs" {
             problems.push(format!(
                 "DefaultImageFormat: \"{}\" cannot be made; set it to \"squashfs\"",
@@ -181,13 +173,6 @@ fn read(top: &mut Section<'_>) -> Config {
     }
     let registries = registries::read(top, locations, &default_location);
     let mut unsupported = Vec::new();
-    if top.text("examiner").is_some() {
-        unsupported.push(
-            "examiner: images are never unpacked, so a program that examines an unpacked tree cannot be \
-             run; remove the key, or keep the original gateway where the examination is required"
-                .to_owned(),
-        );
-    }
     let converters = read_converters(top);
     let platforms = top.objects("Platforms", keys::PLATFORM, |section| {
         read_platform(section, &converters, &mut unsupported)
@@ -207,11 +192,14 @@ fn read(top: &mut Section<'_>) -> Config {
     // The original reads PullUpdateTimeout only if PullUpdateTime exists too; both names count here.
     let pull_update = top.integer("PullUpdateTimeout", 0, 31_536_000);
     let pull_update_alias = top.integer("PullUpdateTime", 0, 31_536_000);
+    let conversion_time = top.integer("ConversionTimeLimit", 1, 31_536_000);
     check_unused(top);
     Config {
         registries,
         platforms,
         authentication,
+        examiner: read_examiner(top),
+        conversion_time: conversion_time.map_or(convert::TIME, Duration::from_secs),
         unsupported,
         database,
         format: top
@@ -251,20 +239,21 @@ fn check_unused(top: &mut Section<'_>) {
     }
 }
 
-fn read_database(top: &mut Section<'_>) -> Database {
-    let mongo = top.text("MongoDBURI").is_some();
-    top.text("MongoDB");
-    let Some(uri) = top.text("DatabaseURI") else {
-        return if mongo { Database::MongoOnly } else { Database::Sqlite(DEFAULT_DATABASE.into()) };
+/// `DatabaseURI` decides; without it the original's pair of keys does; without that it is a file.
+fn read_database(top: &mut Section<'_>) -> Place {
+    let (uri, original, database) = (top.text("DatabaseURI"), top.text("MongoDBURI"), top.text("MongoDB"));
+    let (key, place) = match (uri, original) {
+        (Some(uri), _) => ("DatabaseURI", Place::parse(uri, database)),
+        (None, Some(original)) => match database {
+            Some(database) => ("MongoDBURI", Place::of_original(original, database)),
+            None => ("MongoDB", Err(PlaceError::NoDatabase)),
+        },
+        (None, None) => return Place::Sqlite(DEFAULT_DATABASE.into()),
     };
-    match uri.strip_prefix("sqlite://") {
-        Some(path) if path.starts_with('/') => Database::Sqlite(path.into()),
-        _ => {
-            let hint = format!("must be sqlite:// and an absolute path, as sqlite://{DEFAULT_DATABASE}");
-            top.problem("DatabaseURI", &hint);
-            Database::Sqlite(DEFAULT_DATABASE.into())
-        }
-    }
+    place.unwrap_or_else(|error| {
+        top.problem(key, &crate::convert::sentence(&error));
+        Place::Sqlite(DEFAULT_DATABASE.into())
+    })
 }
 
 fn read_platform(
@@ -314,16 +303,28 @@ fn read_platform(
         munge_socket: section.path("mungeSocketPath"),
         access,
         image_dir: directory.flatten().unwrap_or_default(),
-        architecture: section
-            .choice("architecture", &["amd64", "arm64", "ppc64le", "riscv64", "s390x"])
-            .unwrap_or(host_architecture())
-            .to_owned(),
+        architecture: read_architecture(section).unwrap_or_else(|| host_architecture().to_owned()),
         converters: Converters {
             options: read_converter_options(section).unwrap_or_else(|| converters.options.clone()),
             ..*converters
         },
         admins: section.names("admins"),
     }
+}
+
+/// `amd64`, or with a variant, `amd64/v3`.
+fn read_architecture(section: &mut Section<'_>) -> Option<String> {
+    const KNOWN: [&str; 5] = ["amd64", "arm64", "ppc64le", "riscv64", "s390x"];
+    let text = section.text("architecture")?.to_ascii_lowercase();
+    let (name, variant) = text.split_once('/').unwrap_or((&text, "v0"));
+    let is_variant = variant.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if !KNOWN.contains(&name) || variant.is_empty() || !is_variant {
+        let known = KNOWN.join(", ");
+        section
+            .problem("architecture", &format!("must be one of {known}, or one with a variant, as amd64/v3"));
+        return None;
+    }
+    Some(text)
 }
 
 /// The gateway's own architecture by its OCI name, for systems that do not say theirs.
@@ -334,6 +335,28 @@ fn host_architecture() -> &'static str {
         "powerpc64" => "ppc64le",
         other => other,
     }
+}
+
+fn read_examiner(top: &mut Section<'_>) -> Option<Examiner> {
+    let program = top.path("examiner");
+    let seconds = top.integer("ExaminerTimeLimit", 1, 86_400);
+    let gigabytes = top.integer("ExaminerSizeLimit", 1, 1_000_000);
+    let paths: Vec<PathBuf> = top.names("ExaminerPaths").into_iter().map(PathBuf::from).collect();
+    if paths.iter().any(|path| !path.is_absolute()) {
+        top.problem("ExaminerPaths", "must be absolute paths");
+    }
+    for key in ["ExaminerTimeLimit", "ExaminerSizeLimit", "ExaminerPaths"] {
+        if program.is_none() && top.is_set(key) {
+            top.warning(key, "has no effect without examiner");
+        }
+    }
+    Some(Examiner {
+        program: program?,
+        time: Duration::from_secs(seconds.unwrap_or(600)),
+        bytes: gigabytes.unwrap_or(64) * 1_000_000_000,
+        paths,
+        configuration: PathBuf::new(),
+    })
 }
 
 /// `"D:H:M:S"`, exactly four numbers.

@@ -1,29 +1,44 @@
 //! Conversion in a process of its own: the parent's side, and the hidden subcommand that is the child. `own` is what the
 //! child does with our own writer.
 //!
-//! The child reads untrusted archives, so it gets nothing else: no environment, no credentials, no
-//! core dumps, lower priority, and an empty network namespace where the kernel lets us have one. Its
-//! job is one line of JSON on standard input; the pipe then stays open as a lifeline, so that a child
-//! never outlives a killed gateway. It answers with lines of JSON: how far it is, and last how it ended.
+//! The child reads untrusted archives, so it gets nothing else: no environment, no credentials, an empty network
+//! namespace where the kernel lets us have one, and then it shuts itself in (`confine`). Its job is one line of JSON on
+//! standard input; the pipe then stays open as a lifeline, so that a child never outlives a killed gateway. It answers
+//! with lines of JSON: how far it is, and last how it ended. Other children that read hostile bytes are run likewise.
 
+mod index;
+mod line;
 mod own;
+mod reuse;
 
-use std::io::{BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shifter_core::digest::Digest;
 use shifter_layers::{Compression, Layer, Limits, Policy};
 use shifter_squashfs::Options;
 use shifter_squashfs::writer::Encoder;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt};
+use tokio::process::{Child, Command};
 
-const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) use self::index::About;
+use self::line::{Answer, end, tell};
+pub(crate) use self::line::{answer, hand_over, read_job, shut_in};
+use crate::confine::{self, Holds, Reach};
+use crate::offspring;
 
-/// Longest job and most answers, bytes.
-const LONGEST_JOB: u64 = 4 << 20;
+pub(crate) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How long a child may work, unless the site says otherwise.
+pub(crate) const TIME: Duration = Duration::from_secs(14_400);
+
+/// How long a child may take to end once nobody wants its work.
+const ENDING: Duration = Duration::from_secs(3);
+
+/// Most answers, bytes.
 const MOST_ANSWERS: u64 = 64 << 20;
 
 /// Ways to run a program without network, best first; the first that works here is used.
@@ -33,20 +48,21 @@ const ISOLATIONS: &[(&str, &[&str])] = &[
     ("no namespace of its own; the kernel or unshare(1) does not allow one", &[]),
 ];
 
-/// Limits and priority for every child, by programs of coreutils and util-linux.
-const MANNERS: &[&[&str]] = &[&["prlimit", "--core=0", "--"], &["nice", "-n", "10"]];
-
 /// What the child is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ConvertJob {
-    /// The gateway's version: an upgrade may have replaced the binary under a running gateway.
-    pub(crate) version: String,
     pub(crate) layers: Vec<ConvertLayer>,
     /// The image; an empty file.
     pub(crate) output: PathBuf,
     /// Where temporary files may be.
     pub(crate) scratch: PathBuf,
     pub(crate) converter: Converters,
+    /// All that the child may touch.
+    pub(crate) reach: Reach,
+    /// Where what is made of the layers is to be remembered, each in a file named by its number.
+    pub(crate) records: Option<PathBuf>,
+    /// What the image will be called.
+    pub(crate) image: PathBuf,
 }
 
 /// What a site says of conversion.
@@ -71,25 +87,22 @@ enum Way {
     Tool(Options),
 }
 
-/// One verified layer file, oldest first.
-#[derive(Debug, Serialize, Deserialize)]
+/// One layer, oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ConvertLayer {
+    /// Its verified file, or what is remembered of it.
     pub(crate) path: PathBuf,
+    /// The image that has the data of a remembered layer.
+    pub(crate) kept: Option<PathBuf>,
     pub(crate) digest: String,
     pub(crate) diff_id: Option<String>,
     pub(crate) compression: String,
 }
 
-/// What the child answers.
-#[derive(Debug, Serialize, Deserialize)]
-enum Answer {
-    /// Layers begun, bytes of files.
-    Progress(usize, u64),
-    Done {
-        entries: u64,
-        bytes: u64,
-    },
-    Failed(String),
+/// Why the child makes no image.
+enum Failure {
+    Needs(usize),
+    Told(String),
 }
 
 /// Why there is no image.
@@ -98,10 +111,17 @@ pub(crate) enum ConvertError {
     /// The child's own sentence.
     #[error("{0}")]
     Image(String),
+    #[error("layer number {0} cannot be taken from the image that had it")]
+    Needs(usize),
     #[error("starting the converter process failed: {0}")]
     Start(std::io::Error),
     #[error("talking to the converter process failed: {0}")]
     Talk(std::io::Error),
+    #[error(
+        "the converter process took longer than {} s and was ended; for larger images, the gateway's administrator raises \
+         ConversionTimeLimit", .0.as_secs()
+    )]
+    TooLong(Duration),
     #[error("the converter process ended without an answer ({0}); if it was killed, memory may have run out")]
     Silent(std::process::ExitStatus),
 }
@@ -109,88 +129,129 @@ pub(crate) enum ConvertError {
 /// How children are started on this machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Converter {
-    command: Vec<String>,
+    /// What takes the network away from the program behind it.
+    isolation: Vec<String>,
+    /// This program, or what stands in for it.
+    program: Vec<String>,
+    /// How long a child may work.
+    limit: Duration,
 }
 
 impl Converter {
     /// Tries out, with this very binary, what the machine allows, and says it in the log.
     pub(crate) async fn find() -> Result<Converter, ConvertError> {
-        let program = std::env::current_exe().map_err(ConvertError::Start)?;
-        let mut command = Vec::new();
-        for words in MANNERS {
-            if works(words, &program).await {
-                command.extend(words.iter().map(|word| (*word).to_owned()));
-            }
-        }
+        let path = std::env::current_exe().map_err(ConvertError::Start)?;
+        let mut isolation = Vec::new();
         for (name, words) in ISOLATIONS {
-            if words.is_empty() || works(words, &program).await {
+            if words.is_empty() || works(words, &path).await {
                 tracing::info!(isolation = name, "conversions run in a child process");
-                command.extend(words.iter().map(|word| (*word).to_owned()));
+                isolation = words.iter().map(|word| (*word).to_owned()).collect();
                 break;
             }
         }
-        let program = program.into_os_string().into_string().map_err(|path| {
+        let program = path.into_os_string().into_string().map_err(|path| {
             let why = format!("the path of this program, {}, is not text", path.display());
             ConvertError::Start(std::io::Error::other(why))
         })?;
-        command.extend([program, "convert".to_owned()]);
-        Ok(Converter { command })
+        Ok(Converter { isolation, program: vec![program], limit: TIME })
+    }
+
+    /// The same with another limit of time.
+    pub(crate) fn within(self, limit: Duration) -> Converter {
+        Converter { limit, ..self }
     }
 
     /// A stand-in for the child process.
     #[cfg(test)]
     pub(crate) fn from_command(command: &[&str]) -> Converter {
-        Converter { command: command.iter().map(|word| (*word).to_owned()).collect() }
+        let program = command.iter().map(|word| (*word).to_owned()).collect();
+        Converter { isolation: Vec::new(), program, limit: TIME }
     }
 
-    /// Runs one conversion; dropping the future ends the child. `progress` hears of layers begun and bytes of files.
+    /// What this machine does not refuse to a child, found out by a child that tries; each is a whole sentence.
+    pub(crate) async fn gaps(&self) -> Result<Vec<&'static str>, ConvertError> {
+        let output = self.command(false, "probe")?.stdin(Stdio::null()).output().await;
+        let output = output.map_err(ConvertError::Start)?;
+        match serde_json::from_slice::<Holds>(&output.stdout) {
+            Ok(holds) => Ok(holds.gaps()),
+            Err(_) => {
+                let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                Err(ConvertError::Start(std::io::Error::other(format!("{}: {why}", output.status))))
+            }
+        }
+    }
+
+    /// This program with one word, without environment; with the network only where it is asked for.
+    pub(crate) fn command(&self, network: bool, verb: &str) -> Result<Command, ConvertError> {
+        let isolation: &[String] = if network { &[] } else { self.isolation.as_slice() };
+        let mut words = isolation.iter().chain(&self.program);
+        let first = words.next().ok_or_else(|| {
+            ConvertError::Start(std::io::Error::other("no command is known for the converter"))
+        })?;
+        let mut command = Command::new(first);
+        command.args(words).arg(verb).env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir("/");
+        Ok(command)
+    }
+
+    /// Runs one conversion; dropping the future ends the child. `progress` hears of layers begun and bytes read.
     pub(crate) async fn run(
         &self,
         job: &ConvertJob,
         progress: &(dyn Fn(usize, u64) + Sync),
     ) -> Result<(), ConvertError> {
-        let (program, arguments) = self.command.split_first().ok_or_else(|| {
-            ConvertError::Start(std::io::Error::other("no command is known for the converter"))
-        })?;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .env_clear()
-            .env("PATH", PATH)
-            .env("LC_ALL", "C")
-            .current_dir("/")
+        let (entries, bytes) = self.work("convert", job, progress).await?;
+        tracing::info!(entries, bytes, output = %job.output.display(), "image converted");
+        Ok(())
+    }
+
+    /// Runs a child that works on hostile bytes to its end, or to that of its time: entries and bytes that it worked on.
+    pub(crate) async fn work(
+        &self,
+        verb: &str,
+        job: &(impl Serialize + Sync),
+        progress: &(dyn Fn(usize, u64) + Sync),
+    ) -> Result<(u64, u64), ConvertError> {
+        let mut child = self
+            .command(false, verb)?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .kill_on_drop(true)
             .spawn()
             .map_err(ConvertError::Start)?;
-        let mut line = serde_json::to_vec(job).map_err(|e| ConvertError::Talk(e.into()))?;
-        line.push(b'\n');
-        let mut lifeline = child.stdin.take();
-        if let Some(stdin) = &mut lifeline {
-            stdin.write_all(&line).await.map_err(ConvertError::Talk)?;
-            stdin.flush().await.map_err(ConvertError::Talk)?;
+        let answer = tokio::time::timeout(self.limit, listen(&mut child, job, progress)).await;
+        if answer.is_err() {
+            // Its lifeline is gone; what it started ends with it. If it does not end itself, this function's end does it.
+            let _ = tokio::time::timeout(ENDING, child.wait()).await;
         }
-        let mut answer = None;
-        if let Some(stdout) = child.stdout.take() {
-            let mut lines = tokio::io::BufReader::new(stdout.take(MOST_ANSWERS)).lines();
-            while let Some(line) = lines.next_line().await.map_err(ConvertError::Talk)? {
-                match serde_json::from_str(&line) {
-                    Ok(Answer::Progress(layers, bytes)) => progress(layers, bytes),
-                    other => answer = other.ok(),
-                }
+        answer.unwrap_or(Err(ConvertError::TooLong(self.limit)))
+    }
+}
+
+/// Hands a job to a child and listens to it until it ends.
+async fn listen(
+    child: &mut Child,
+    job: &(impl Serialize + Sync),
+    progress: &(dyn Fn(usize, u64) + Sync),
+) -> Result<(u64, u64), ConvertError> {
+    let lifeline = hand_over(child, job).await?;
+    let mut answer = None;
+    if let Some(stdout) = child.stdout.take() {
+        let mut lines = tokio::io::BufReader::new(stdout.take(MOST_ANSWERS)).lines();
+        while let Some(line) = lines.next_line().await.map_err(ConvertError::Talk)? {
+            match serde_json::from_str(&line) {
+                Ok(Answer::Progress(layers, bytes)) => progress(layers, bytes),
+                other => answer = other.ok(),
             }
         }
-        let status = child.wait().await.map_err(ConvertError::Talk)?;
-        drop(lifeline);
-        match answer {
-            Some(Answer::Done { entries, bytes }) if status.success() => {
-                tracing::info!(entries, bytes, output = %job.output.display(), "image converted");
-                Ok(())
-            }
-            Some(Answer::Failed(why)) => Err(ConvertError::Image(why)),
-            _ => Err(ConvertError::Silent(status)),
-        }
+    }
+    let status = child.wait().await.map_err(ConvertError::Talk)?;
+    drop(lifeline);
+    match answer {
+        Some(Answer::Done { entries, bytes }) if status.success() => Ok((entries, bytes)),
+        Some(Answer::Failed(why)) => Err(ConvertError::Image(why)),
+        Some(Answer::Needs(layer)) => Err(ConvertError::Needs(layer)),
+        _ => Err(ConvertError::Silent(status)),
     }
 }
 
@@ -205,56 +266,63 @@ async fn works(words: &[&str], program: &Path) -> bool {
 
 /// The child: reads the job, converts, answers. Returns the exit status.
 pub(crate) fn child() -> u8 {
-    let answer = match read_job().and_then(|job| convert(&job)) {
-        Ok(summary) => Answer::Done { entries: summary.entries_read, bytes: summary.uncompressed_bytes },
-        Err(why) => Answer::Failed(why),
-    };
-    let is_done = matches!(answer, Answer::Done { .. });
-    u8::from(tell(&answer).is_err() || !is_done)
-}
-
-fn tell(answer: &Answer) -> std::io::Result<()> {
-    writeln!(std::io::stdout(), "{}", serde_json::to_string(answer)?)
-}
-
-fn read_job() -> Result<ConvertJob, String> {
-    let mut line = String::new();
-    std::io::stdin()
-        .lock()
-        .take(LONGEST_JOB)
-        .read_line(&mut line)
-        .map_err(|error| format!("reading the conversion job failed: {error}"))?;
-    let job: ConvertJob =
-        serde_json::from_str(&line).map_err(|error| format!("the conversion job is malformed: {error}"))?;
-    if job.version != env!("CARGO_PKG_VERSION") {
-        return Err(format!(
-            "the gateway's binary was replaced (version {} runs, {} is installed); restart the gateway",
-            job.version,
-            env!("CARGO_PKG_VERSION")
-        ));
+    match read_job().map_err(Failure::Told).and_then(|job| convert(&job)) {
+        Ok(summary) => answer(Ok((summary.entries_read, summary.uncompressed_bytes))),
+        Err(Failure::Needs(layer)) => end(&Answer::Needs(layer)),
+        Err(Failure::Told(why)) => answer(Err(why)),
     }
-    std::thread::spawn(|| {
-        // End of file: the gateway is gone, and nobody wants the image any more.
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        std::process::exit(3);
-    });
-    Ok(job)
 }
 
-fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, String> {
-    let layers = job.layers.iter().map(layer).collect::<Result<Vec<_>, String>>()?;
-    match way(&job.converter)? {
+/// A child that tries what it must not be able to do, and says what it was refused.
+pub(crate) fn probe() -> anyhow::Result<()> {
+    let holds = confine::probe().map_err(anyhow::Error::msg)?;
+    println!("{}", serde_json::to_string(&holds)?);
+    Ok(())
+}
+
+fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
+    let layers = job.layers.iter().map(layer).collect::<Result<Vec<_>, String>>().map_err(Failure::Told)?;
+    let way = way(&job.converter).map_err(Failure::Told)?;
+    let mut reach = job.reach.clone();
+    if let Way::Tool(options) = &way {
+        reach.add_programs();
+        // Where its descendants are looked for.
+        reach.read.push(PathBuf::from("/proc"));
+        offspring::adopt().map_err(Failure::Told)?;
+        reach.read.extend(options.extra.iter().map(PathBuf::from).filter(|p| p.is_absolute() && p.exists()));
+    }
+    shut_in(&reach).map_err(Failure::Told)?;
+    match way {
         Way::Own(encoder) => {
-            own::convert(&layers, encoder, &job.output, &job.scratch, &mut |layers, bytes| {
+            let kept = job.layers.iter().map(reuse::Kept::of).collect();
+            let records = job.records.as_deref().map(|folder| reuse::Records {
+                folder,
+                job: &job.layers,
+                image: &job.image,
+            });
+            own::convert((&layers, kept), encoder, &job.output, (&job.scratch, records), &mut |begun| {
+                let read = layers.iter().map(|layer| layer.read.load(Ordering::Relaxed)).sum();
                 // The last answer is the one that counts.
-                let _nobody_listens = tell(&Answer::Progress(layers, bytes));
+                let _nobody_listens = tell(&Answer::Progress(begun, read));
             })
         }
-        Way::Tool(options) => shifter_squashfs::convert(&options, &job.output, |out| {
-            let (limits, policy) = (Limits::default(), Policy::default());
-            shifter_layers::merge_to_tar(&layers, &limits, &policy, &job.scratch, out)
-        })
-        .map_err(|error| sentence(&error)),
+        Way::Tool(options) => {
+            let made = shifter_squashfs::convert(&options, &job.output, |out| {
+                let (limits, policy) = (Limits::default(), Policy::default());
+                shifter_layers::merge_to_tar(&layers, &limits, &policy, &job.scratch, out)
+            });
+            // Nobody may write to the image once it is looked at.
+            offspring::end_all().map_err(Failure::Told)?;
+            made.map_err(|error| Failure::Told(sentence(&error)))
+        }
+    }
+}
+
+/// Under what the layers of images made as the site says are remembered; nothing where only whole images are made.
+pub(crate) fn key(converters: &Converters) -> Option<String> {
+    match way(converters) {
+        Ok(Way::Own(encoder)) => Some(index::key(&encoder, &Policy::default())),
+        Ok(Way::Tool(_)) | Err(_) => None,
     }
 }
 
@@ -293,6 +361,7 @@ fn layer(layer: &ConvertLayer) -> Result<Layer, String> {
             "none" => Compression::None,
             other => return Err(format!("the conversion job names an unknown compression, \"{other}\"")),
         },
+        read: Default::default(),
     })
 }
 
@@ -319,11 +388,13 @@ mod tests {
 
     fn job() -> ConvertJob {
         ConvertJob {
-            version: "0".into(),
             layers: Vec::new(),
             output: "/nonexistent/x".into(),
             scratch: "/nonexistent".into(),
             converter: Converters::default(),
+            reach: Reach::default(),
+            records: None,
+            image: "/nonexistent/y".into(),
         }
     }
 
@@ -340,12 +411,32 @@ mod tests {
             ("read job; kill -9 $$", "signal: 9"),
             (r#"read job; echo '{"Done":{"entries":1,"bytes":2}}'; exit 1"#, "ended without an answer"),
             (r#"read job; echo garbage"#, "ended without an answer"),
+            (r#"read job; echo '{"Needs":3}'; exit 1"#, "layer number 3 cannot be taken"),
         ] {
             let error = run(&["sh", "-c", script]).await.unwrap_err().to_string();
             assert!(error.contains(expected), "{script}: {error}");
         }
         let error = run(&["/nonexistent/program"]).await.unwrap_err().to_string();
         assert!(error.starts_with("starting the converter process failed"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_child_that_never_answers_is_ended_when_its_time_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        let script = format!("echo $$ > {}; exec sleep 4323", pid.display());
+        let converter = Converter::from_command(&["sh", "-c", &script]).within(Duration::from_secs(1));
+        let error = converter.run(&job(), &|_, _| {}).await.unwrap_err().to_string();
+        assert!(error.contains("took longer than 1 s and was ended"), "{error}");
+        let pid: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        for _ in 0..500 {
+            if rustix::process::test_kill_process(pid).is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it is still there");
     }
 
     #[tokio::test]
@@ -360,6 +451,7 @@ mod tests {
         let bad = |digest: &str, compression: &str| {
             layer(&ConvertLayer {
                 path: "/x".into(),
+                kept: None,
                 digest: digest.into(),
                 diff_id: None,
                 compression: compression.into(),

@@ -25,6 +25,9 @@ const LONGEST_BODY: usize = 64 << 10;
 /// Time for a request's body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Seconds after which what cannot be done now is worth asking for again.
+const RETRY_AFTER: &str = "5";
+
 /// The API with its door keeper.
 pub(crate) struct Service {
     pub(crate) api: Api,
@@ -171,10 +174,11 @@ fn bad_route(error: RouteError) -> Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
-        let status = match refusal {
+        let status = match &refusal {
             Refusal::BadRequest(_) => StatusCode::BAD_REQUEST,
             Refusal::NoImage => StatusCode::NOT_FOUND,
             Refusal::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Refusal::Catalog(error) if !error.is_passing() => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::Busy | Refusal::Catalog(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Problem::new(status, sentence(&refusal))
@@ -191,6 +195,9 @@ fn refuse(problem: &Problem, target: &str) -> Response {
     let mut response = json(problem.status, &body);
     if let Some(method) = problem.allow {
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(method));
+    }
+    if problem.status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
     }
     response
 }

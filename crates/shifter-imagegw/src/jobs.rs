@@ -1,6 +1,8 @@
-//! Running pulls: one task per job, its progress, its end, and what becomes of jobs at a restart.
+//! Running pulls: one task per job, its progress, its end, and what becomes of jobs whose process died.
 //!
-//! The catalog remembers jobs, this file runs them. Registry credentials exist only in the tasks'
+//! The catalog remembers jobs, this file runs them: a job is claimed, kept alive by heartbeats, and its
+//! work ends when the lease is lost, be it that somebody cancelled it or that another process thought
+//! this one dead. Registry credentials exist only in the tasks'
 //! memory; a job that had some and lost them to a restart goes on when its caller polls again, since
 //! every poll brings the credentials along.
 
@@ -11,13 +13,16 @@ use std::time::{Duration, Instant};
 use shifter_registry::Credentials;
 use tokio::task::AbortHandle;
 
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, HEARTBEAT, LEASE, Lease, patiently};
 use crate::convert::sentence;
 use crate::model::{Job, JobStatus, now};
-use crate::pull::{Progress, Puller};
+use crate::pull::{Progress, PullError, Puller};
 
 /// How long a job that lost its credentials waits for its caller after a restart.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(600);
+
+/// What the callers of such jobs see.
+const WAITING: &str = "The gateway was restarted; waiting for the caller to ask again";
 
 /// Clients ask every half second; polls of one job that are clearly closer come from several clients.
 const SHORTEST_PERIOD: Duration = Duration::from_millis(350);
@@ -30,16 +35,65 @@ const FORGET_AFTER: f64 = 86_400.0;
 
 /// The running jobs.
 pub(crate) struct Jobs {
-    catalog: Arc<Catalog>,
+    catalog: Arc<dyn Catalog>,
     puller: Arc<Puller>,
+    /// This process, as its leases name it.
+    holder: String,
     running: Mutex<HashMap<i64, Running>>,
     /// Ends that several clients of one caller wait for, with the time of the end.
     shared_ends: Mutex<HashMap<i64, Instant>>,
+    free: Mutex<Free>,
+}
+
+/// Jobs that no lease covers, with the time of the first of the looks that all found them so. While a
+/// database is away all leases run out, and their holders still live: only a job that stays free for
+/// another lease's time, in which its holder could have prolonged it, is nobody's.
+#[derive(Default)]
+struct Free(HashMap<Lease, Instant>);
+
+impl Free {
+    fn look(&mut self, free: &[Job], now: Instant) {
+        let before = std::mem::take(&mut self.0);
+        let since = |lease: Lease| (lease, before.get(&lease).copied().unwrap_or(now));
+        self.0 = free.iter().map(|job| since(job.lease())).collect();
+    }
+
+    /// Whether a job that no lease covers may be taken: also where it never was taken or was given back.
+    fn is_abandoned(&self, job: &Job, now: Instant) -> bool {
+        job.fence == 0
+            || job.lease_until == 0.0
+            || self.0.get(&job.lease()).is_some_and(|since| now.saturating_duration_since(*since) >= LEASE)
+    }
+}
+
+/// What becomes of a job that nobody has in hand.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Start,
+    /// Its credentials died with its process: the caller is to bring them again.
+    AskCaller,
+    Wait,
+    End,
+}
+
+fn next_step(job: &Job, now: f64) -> Step {
+    if !job.with_credentials {
+        Step::Start
+    } else if job.fence > 0 && job.message != WAITING {
+        // The caller's time begins when they are asked, however long the job was at work before.
+        Step::AskCaller
+    } else if now - job.updated > ORPHAN_PATIENCE.as_secs_f64() {
+        Step::End
+    } else {
+        Step::Wait
+    }
 }
 
 struct Running {
     progress: Arc<Progress>,
     task: AbortHandle,
+    /// None until the job is claimed.
+    lease: Option<Lease>,
     last_poll: Option<Instant>,
     /// Whether the last two gaps between polls were too short for one client, newest first.
     short_gaps: [bool; 2],
@@ -53,8 +107,9 @@ impl Running {
 }
 
 impl Jobs {
-    pub(crate) fn new(catalog: Arc<Catalog>, puller: Arc<Puller>) -> Arc<Jobs> {
-        Arc::new(Jobs { catalog, puller, running: Mutex::default(), shared_ends: Mutex::default() })
+    pub(crate) fn new(catalog: Arc<dyn Catalog>, puller: Arc<Puller>) -> Arc<Jobs> {
+        let (running, shared_ends, free) = Default::default();
+        Arc::new(Jobs { catalog, puller, holder: holder(), running, shared_ends, free })
     }
 
     pub(crate) fn puller(&self) -> &Puller {
@@ -65,9 +120,13 @@ impl Jobs {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a task has the job in hand; false only after its end is in the catalog.
-    pub(crate) fn is_running(&self, number: i64) -> bool {
-        self.running().contains_key(&number)
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody works on a job any more, as far as this process has seen.
+    pub(crate) fn may_take(&self, job: &Job) -> bool {
+        !job.is_held() && self.free().is_abandoned(job, Instant::now())
     }
 
     /// Notes that a client asked for a running job; returns its progress line.
@@ -100,36 +159,50 @@ impl Jobs {
         }
     }
 
-    /// Starts a job unless it runs already.
-    pub(crate) fn start(self: &Arc<Self>, job: Job, credentials: Option<Credentials>) {
+    /// Starts a job, unless it runs already, here or in another process.
+    pub(crate) fn start(self: &Arc<Self>, number: i64, credentials: Option<Credentials>) {
         let mut running = self.running();
-        if running.contains_key(&job.number) {
+        if running.contains_key(&number) {
             return;
         }
-        let (number, progress) = (job.number, Arc::new(Progress::default()));
+        let progress = Arc::new(Progress::default());
         let jobs = self.clone();
         let watched = progress.clone();
         // The task waits for this lock before it can take itself off the list.
         let task = tokio::spawn(async move {
-            jobs.run(job, credentials, watched).await;
+            jobs.run(number, credentials, watched).await;
             jobs.finish(number);
         });
-        running.insert(
-            number,
-            Running { progress, task: task.abort_handle(), last_poll: None, short_gaps: [false; 2] },
-        );
+        let task = task.abort_handle();
+        running
+            .insert(number, Running { progress, task, lease: None, last_poll: None, short_gaps: [false; 2] });
     }
 
-    async fn run(&self, job: Job, credentials: Option<Credentials>, progress: Arc<Progress>) {
+    async fn run(&self, number: i64, credentials: Option<Credentials>, progress: Arc<Progress>) {
+        let job = match patiently(|| self.catalog.claim(number, &self.holder)).await {
+            Ok(Some(job)) => job,
+            // Another process was faster, or the job is over.
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(job = number, error = sentence(&error), "taking a pull up failed");
+                return;
+            }
+        };
+        let lease = job.lease();
+        if let Some(running) = self.running().get_mut(&number) {
+            running.lease = Some(lease);
+        }
         let begun = now();
         let (system, tag, uid) = (job.key.system.clone(), job.key.tag.clone(), job.uid);
-        tracing::info!(job = job.number, system, tag, uid, "pull started");
-        let number = job.number;
+        tracing::info!(job = number, attempt = job.fence, system, tag, uid, "pull started");
         let puller = self.puller.clone();
         // A task of its own: a panic in it ends this job and nothing else.
-        let work = tokio::spawn(async move { puller.pull(&job, credentials, &progress).await });
+        let mut work = tokio::spawn(async move { puller.pull(&job, credentials, &progress).await });
         let stop = AbortOnDrop(work.abort_handle());
-        let result = work.await;
+        let result = tokio::select! {
+            result = &mut work => result,
+            () = self.lose(lease) => Ok(Err(PullError::Lost)),
+        };
         drop(stop);
         let seconds = now() - begun;
         let why = match result {
@@ -137,63 +210,110 @@ impl Jobs {
                 tracing::info!(job = number, system, tag, uid, seconds, "pull is ready");
                 return;
             }
+            Ok(Err(PullError::Lost)) => {
+                tracing::info!(job = number, system, tag, uid, seconds, "pull was ended or taken over");
+                return;
+            }
             Ok(Err(error)) => sentence(&error),
             Err(error) if error.is_cancelled() => return,
             Err(_) => "the pull ended by an internal error; the gateway's log says more".to_owned(),
         };
         tracing::warn!(job = number, system, tag, uid, seconds, why, "pull failed");
-        if let Err(error) = self.catalog.set_status(number, JobStatus::Failure, &why).await {
+        let failed = patiently(|| self.catalog.set_status(lease, JobStatus::Failure, &why));
+        if let Err(error) = failed.await {
             tracing::error!(job = number, error = sentence(&error), "noting a failed pull failed");
         }
     }
 
-    /// Takes up the jobs that the last process left: those without credentials at once, the others
-    /// when their callers poll; who does not poll in time has failed.
-    pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), CatalogError> {
-        self.catalog.forget_ends_before(now() - FORGET_AFTER).await?;
-        let mut orphans = Vec::new();
-        for job in self.catalog.unfinished(None).await? {
-            let message = if job.with_credentials {
-                orphans.push(job.number);
-                "The gateway was restarted; waiting for the caller to ask again"
-            } else {
-                "The gateway was restarted; starting again"
-            };
-            self.catalog.set_status(job.number, JobStatus::Pending, message).await?;
-            if !job.with_credentials {
-                self.start(job, None);
+    /// Keeps a lease alive; returns when it is lost.
+    async fn lose(&self, lease: Lease) {
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+            match self.catalog.heartbeat(lease).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                // Nobody else can take the job meanwhile either.
+                Err(error) => {
+                    tracing::warn!(job = lease.number, error = sentence(&error), "prolonging a lease failed");
+                }
             }
         }
-        if orphans.is_empty() {
-            return Ok(());
-        }
+    }
+
+    /// Takes up what dead processes left, now and whenever a lease runs out from now on.
+    pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), CatalogError> {
+        self.take_up().await?;
         let jobs = Arc::downgrade(self);
         tokio::spawn(async move {
-            tokio::time::sleep(ORPHAN_PATIENCE).await;
-            let Some(jobs) = jobs.upgrade() else { return };
-            for number in orphans {
-                if jobs.running().contains_key(&number) {
-                    continue;
-                }
-                let why = "the gateway was restarted and does not store registry credentials; pull again";
-                if let Err(error) = jobs.catalog.set_status(number, JobStatus::Failure, why).await {
-                    tracing::error!(
-                        job = number,
-                        error = sentence(&error),
-                        "giving up an orphaned pull failed"
-                    );
+            loop {
+                tokio::time::sleep(HEARTBEAT).await;
+                let Some(jobs) = jobs.upgrade() else { return };
+                if let Err(error) = jobs.take_up().await {
+                    tracing::warn!(error = sentence(&error), "looking for pulls that nobody works on failed");
                 }
             }
         });
         Ok(())
     }
 
-    /// Stops all work; the catalog keeps the jobs for the next start.
-    pub(crate) fn stop(&self) {
-        for running in self.running().values() {
-            running.task.abort();
+    /// Starts the jobs that nobody has in hand. Those with credentials, which died with their process,
+    /// wait for their callers' next poll; who does not poll in time has failed.
+    async fn take_up(self: &Arc<Self>) -> Result<(), CatalogError> {
+        let unfinished = async {
+            self.catalog.forget_ends_before(now() - FORGET_AFTER).await?;
+            self.catalog.unfinished(None).await
+        };
+        // Where looking fails, nobody can prolong a lease either: what was seen before counts no more.
+        let mut free = unfinished.await.inspect_err(|_| *self.free() = Free::default())?;
+        free.retain(|job| !job.is_held());
+        self.free().look(&free, Instant::now());
+        for job in free {
+            let number = job.number;
+            if self.running().contains_key(&number) || !self.may_take(&job) {
+                continue;
+            }
+            if job.fence > 0 {
+                tracing::info!(job = number, holder = job.holder, "nobody works on this pull any more");
+            }
+            match next_step(&job, now()) {
+                Step::Start => self.start(number, None),
+                Step::AskCaller => {
+                    if let Some(job) = self.catalog.claim(number, &self.holder).await? {
+                        self.catalog.set_status(job.lease(), JobStatus::Pending, WAITING).await?;
+                        self.catalog.release(job.lease()).await?;
+                    }
+                }
+                Step::Wait => {}
+                Step::End => {
+                    let why = "the gateway was restarted and does not store registry credentials; pull again";
+                    self.catalog.abandon(&job, why).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all work, and tells the catalog nothing, as a kill does.
+    pub(crate) fn abort(&self) -> Vec<Lease> {
+        let running = self.running();
+        running.values().for_each(|running| running.task.abort());
+        running.values().filter_map(|running| running.lease).collect()
+    }
+
+    /// Ends all work; the catalog keeps the jobs for whoever takes them up next, at once.
+    pub(crate) async fn stop(&self) {
+        for lease in self.abort() {
+            if let Err(error) = self.catalog.release(lease).await {
+                tracing::warn!(job = lease.number, error = sentence(&error), "giving a pull back failed");
+            }
         }
     }
+}
+
+/// Who we are, for people who look at a lease.
+fn holder() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{} process {}", host.trim(), std::process::id())
 }
 
 /// Ends the inner task with the outer one.
@@ -202,5 +322,63 @@ struct AbortOnDrop(AbortHandle);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TagKey;
+    use shifter_core::meta::Acl;
+
+    fn job(fence: i64, message: &str, updated: f64) -> Job {
+        Job {
+            number: 1,
+            key: TagKey { system: "s".into(), itype: "docker".into(), tag: "a:1".into() },
+            uid: 7,
+            gid: 7,
+            acl: Acl::default(),
+            status: JobStatus::Pulling,
+            message: message.into(),
+            public: false,
+            with_credentials: true,
+            created: 0.0,
+            updated,
+            fence,
+            holder: String::new(),
+            lease_until: 5.0,
+        }
+    }
+
+    #[test]
+    fn a_long_download_with_credentials_is_not_failed_by_a_restart() {
+        for (job, step) in [
+            (job(1, "Downloading", 0.0), Step::AskCaller),
+            (job(2, WAITING, 900.0), Step::Wait),
+            (job(2, WAITING, 0.0), Step::End),
+            (job(0, "", 900.0), Step::Wait),
+            (job(0, "", 0.0), Step::End),
+            (Job { with_credentials: false, ..job(1, "", 0.0) }, Step::Start),
+        ] {
+            assert_eq!(next_step(&job, 1000.0), step, "{job:?}");
+        }
+    }
+
+    #[test]
+    fn an_outage_of_the_database_gives_no_living_worker_s_job_away() {
+        let (mut free, begin) = (Free::default(), Instant::now());
+        let orphan = job(1, "", 0.0);
+        free.look(std::slice::from_ref(&orphan), begin);
+        assert!(!free.is_abandoned(&orphan, begin + LEASE / 2));
+        // Its worker was alive, and prolonged the lease between two looks.
+        free.look(&[], begin + LEASE / 2);
+        free.look(std::slice::from_ref(&orphan), begin + LEASE);
+        assert!(!free.is_abandoned(&orphan, begin + LEASE));
+        free.look(std::slice::from_ref(&orphan), begin + 2 * LEASE);
+        assert!(free.is_abandoned(&orphan, begin + 2 * LEASE));
+        // The next claim counts anew; what was given back or never taken is free at once.
+        assert!(!free.is_abandoned(&job(2, "", 0.0), begin + 2 * LEASE));
+        assert!(free.is_abandoned(&Job { lease_until: 0.0, ..job(2, "", 0.0) }, begin));
+        assert!(free.is_abandoned(&job(0, "", 0.0), begin));
     }
 }

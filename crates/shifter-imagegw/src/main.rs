@@ -1,19 +1,22 @@
 //! The image gateway: pulls container images from registries and publishes them for the nodes.
 //!
-//! `serve` is the daemon, `check-config` tells what is wrong with its configuration, and a hidden
-//! `convert` is the child process that reads untrusted archives. Everything else is asked by HTTP.
+//! `serve` is the daemon, `check-config` tells what is wrong with its configuration, and hidden ones are the child
+//! processes that work on untrusted bytes. Everything else is asked by HTTP.
 
 mod acl;
 mod api;
 mod auth;
 mod catalog;
 mod config;
+mod confine;
 mod convert;
+mod examine;
 mod http;
 mod jobs;
 mod listen;
 mod locks;
 mod model;
+mod offspring;
 mod publish;
 mod pull;
 mod route;
@@ -30,6 +33,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::catalog::{Place, Source};
 use crate::config::{Config, keys_reference};
 
 /// Image gateway of Shifter.
@@ -46,9 +50,20 @@ enum Command {
     Serve(Serve),
     /// Check a configuration and say everything that is wrong with it.
     CheckConfig(CheckConfig),
+    /// Copy the catalog into another database.
+    Migrate(Migrate),
     /// The converter process; started by serve.
     #[command(hide = true)]
     Convert,
+    /// The process that unpacks an image for an examiner; started by serve.
+    #[command(hide = true)]
+    Unpack,
+    /// The process that runs a site's examiner; started by serve.
+    #[command(hide = true)]
+    Examine,
+    /// A process as confined as convert that tries what it must not do; started by serve and check-config.
+    #[command(hide = true)]
+    Probe,
 }
 
 #[derive(Args)]
@@ -67,6 +82,31 @@ struct CheckConfig {
     /// Print all keys with defaults and meanings instead.
     #[arg(long)]
     keys: bool,
+}
+
+/// Copies images, tags and grants; pulls under way are not copied. What the target has stays, and of two
+/// versions of a thing the later one counts, so it may be run any number of times.
+#[derive(Args)]
+struct Migrate {
+    /// sqlite:///FILE, postgres://HOST/DATABASE, mongodb://HOST/DATABASE, or a file that mongoexport
+    /// made of an original gateway's collection images.
+    #[arg(long, value_name = "URI")]
+    from: String,
+    /// sqlite:///FILE, postgres://HOST/DATABASE or mongodb://HOST/DATABASE.
+    #[arg(long, value_name = "URI")]
+    to: String,
+    /// Write nothing, say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Migrate {
+    fn source(&self) -> anyhow::Result<Source> {
+        if !self.from.contains("://") {
+            return Ok(Source::Exported(PathBuf::from(&self.from)));
+        }
+        Ok(Source::Place(Place::parse(&self.from, None).context("--from cannot be used")?))
+    }
 }
 
 #[derive(Args)]
@@ -88,7 +128,11 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(arguments) => serve(&arguments),
         Command::CheckConfig(arguments) => check_config(&arguments),
+        Command::Migrate(arguments) => migrate(&arguments),
         Command::Convert => return ExitCode::from(convert::child()),
+        Command::Unpack => return ExitCode::from(examine::unpack()),
+        Command::Examine => return ExitCode::from(examine::child()),
+        Command::Probe => convert::probe(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -101,7 +145,12 @@ fn main() -> ExitCode {
 
 fn load(path: &Path) -> anyhow::Result<(Config, Vec<String>)> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {} failed", path.display()))?;
-    Config::parse(&text).with_context(|| format!("{} cannot be used", path.display()))
+    let (mut config, warnings) =
+        Config::parse(&text).with_context(|| format!("{} cannot be used", path.display()))?;
+    if let Some(examiner) = &mut config.examiner {
+        examiner.configuration = path.to_owned();
+    }
+    Ok((config, warnings))
 }
 
 fn serve(arguments: &Serve) -> anyhow::Result<()> {
@@ -122,6 +171,28 @@ fn serve(arguments: &Serve) -> anyhow::Result<()> {
     result
 }
 
+fn migrate(arguments: &Migrate) -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).init();
+    let source = arguments.source()?;
+    let target = Place::parse(&arguments.to, None).context("--to cannot be used")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(catalog::migrate(&source, &target, arguments.dry_run))?;
+    if outcome.merged > 0 {
+        println!(
+            "{} documents stood for an image that another stood for, too; they count once",
+            outcome.merged
+        );
+    }
+    println!(
+        "{} images {}, {} brought up to date, {} were the same",
+        outcome.new,
+        if arguments.dry_run { "would be copied" } else { "copied" },
+        outcome.changed,
+        outcome.unchanged
+    );
+    Ok(())
+}
+
 fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {
     if arguments.keys {
         print!("{}", keys_reference());
@@ -139,6 +210,14 @@ fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {
         convert::check(&platform.converters).map_err(anyhow::Error::msg).with_context(|| {
             format!("the ConverterOptions of system {name} in {} cannot be used", path.display())
         })?;
+    }
+    if let Some(examiner) = &config.examiner {
+        examiner.check().map_err(anyhow::Error::msg)?;
+    }
+    // Tried as whoever asks, who may be allowed another thing than the gateway's account.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for gap in runtime.block_on(async { convert::Converter::find().await?.gaps().await })? {
+        eprintln!("shifter-imagegw: warning: {gap}");
     }
     println!("{} is in order", path.display());
     Ok(())

@@ -22,7 +22,7 @@ pub(crate) enum JobStatus {
     Init,
     Pending,
     Pulling,
-    /// Only written by a gateway that runs a site's examiner; kept so that such rows can be read.
+    /// Only where the site has an examiner.
     Examination,
     Conversion,
     Transfer,
@@ -73,6 +73,12 @@ pub(crate) struct Job {
     pub(crate) with_credentials: bool,
     pub(crate) created: f64,
     pub(crate) updated: f64,
+    /// Counts claims; what a worker writes names the fence of its claim.
+    pub(crate) fence: i64,
+    /// The process that claimed it last, as people name it.
+    pub(crate) holder: String,
+    /// When the last claim ends, seconds since the epoch; 0 where nobody has it.
+    pub(crate) lease_until: f64,
 }
 
 /// What an image says about running it; a JSON column.
@@ -90,6 +96,8 @@ pub(crate) struct RunConfig {
     pub(crate) labels: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) user: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) volumes: Vec<String>,
     #[serde(default)]
     pub(crate) stop_signal: String,
     #[serde(default)]
@@ -103,11 +111,13 @@ pub(crate) struct Image {
     pub(crate) id: String,
     pub(crate) format: String,
     pub(crate) config: RunConfig,
-    /// Bytes of the image file.
+    /// Bytes of the image file; 0 where an original gateway made it, which does not say. Such an image
+    /// is used as it is and made anew at the next pull.
     pub(crate) size: u64,
-    /// Of the image file, hex.
+    /// Of the image file, hex; empty where an original gateway made it.
     pub(crate) sha256: String,
     pub(crate) last_pull: f64,
+    /// 0 where none was set: an original gateway sets it at the first lookup.
     pub(crate) expiration: f64,
 }
 
@@ -175,6 +185,7 @@ impl Image {
                 architecture: self.config.architecture.clone(),
                 user: self.config.user.clone(),
                 stop_signal: self.config.stop_signal.clone(),
+                volumes: self.config.volumes.clone(),
                 labels: self.config.labels.clone().into_iter().collect(),
             }),
         }

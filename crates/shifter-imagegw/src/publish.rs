@@ -6,13 +6,15 @@
 //! while its writer lives; parts without one are leftovers and are removed at the next start.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rand::Rng;
-use sha2::{Digest as _, Sha256};
+use ring::digest::{Context, SHA256};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 /// Why a file could not be published.
 #[derive(Debug, thiserror::Error)]
@@ -69,11 +71,28 @@ impl NewImage {
             let replaced = io::Error::other("it was replaced while it was written");
             return Err(io("opening", replaced));
         }
-        let mut hash = Sha256::new();
-        let size = io::copy(&mut input, &mut hash).map_err(|source| io("reading", source))?;
+        let (size, sha256) = size_and_sha256(&mut input).map_err(|source| io("reading", source))?;
         self.part.publish(&self.target, "the image")?;
-        Ok(Published { size, sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect() })
+        Ok(Published { size, sha256 })
     }
+}
+
+fn size_and_sha256(file: &mut File) -> io::Result<(u64, String)> {
+    let mut hash = Context::new(&SHA256);
+    let mut buffer = vec![0; 128 << 10];
+    let mut size = 0;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                hash.update(buffer.get(..count).unwrap_or_default());
+                size += count as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((size, hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
 /// Writes `.meta`, unless it says the same already.
@@ -159,12 +178,40 @@ fn is_old(entry: &std::fs::DirEntry) -> bool {
 }
 
 fn remove(path: &Path, is_directory: bool) {
-    let result = if is_directory { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    let result = match is_directory {
+        true => std::fs::remove_dir_all(path).or_else(|error| match error.kind() {
+            ErrorKind::PermissionDenied => open_up(path).and_then(|()| std::fs::remove_dir_all(path)),
+            _ => Err(error),
+        }),
+        false => std::fs::remove_file(path),
+    };
     if let Err(error) = result
         && error.kind() != ErrorKind::NotFound
     {
         tracing::warn!(path = %path.display(), %error, "removing a partial file failed");
     }
+}
+
+/// A directory itself, without the right to look into it.
+const WHERE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Takes back the right to empty directories, which an examiner may have taken from us. Never through a symlink: should
+/// somebody be alive who puts one where a directory was, it is not followed.
+fn open_up(directory: &Path) -> io::Result<()> {
+    open_below(openat(CWD, directory, WHERE, Mode::empty())?)
+}
+
+fn open_below(directory: OwnedFd) -> io::Result<()> {
+    // What was opened, whatever stands under its name by now; fchmod(2) refuses descriptors that only name.
+    let itself = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    std::fs::set_permissions(&itself, PermissionsExt::from_mode(0o700))?;
+    for entry in std::fs::read_dir(&itself)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_below(openat(&directory, entry.file_name(), WHERE, Mode::empty())?)?;
+        }
+    }
+    Ok(())
 }
 
 fn part_name(id: &str) -> String {
@@ -312,6 +359,33 @@ mod tests {
         std::fs::write(scratch.path().join("image"), b"x").unwrap();
         drop(scratch);
         assert_eq!(names(&images), [format!("{ID}.meta")]);
+    }
+
+    #[test]
+    fn a_scratch_directory_goes_whatever_was_made_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = Scratch::create(dir.path(), ID).unwrap();
+        let outside = dir.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        let deep = scratch.path().join("a/b");
+        std::fs::create_dir_all(&deep).unwrap();
+        std::fs::write(deep.join("file"), b"").unwrap();
+        std::os::unix::fs::symlink(&outside, deep.join("link")).unwrap();
+        for path in [&deep, &scratch.path().join("a")] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o0)).unwrap();
+        }
+        std::fs::set_permissions(&outside, PermissionsExt::from_mode(0o500)).unwrap();
+        open_up(scratch.path()).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&deep), 0o700);
+        assert_eq!(mode(&outside), 0o500, "what a symlink leads to is left alone");
+        let way = dir.path().join("way");
+        std::os::unix::fs::symlink(&outside, &way).unwrap();
+        assert!(open_up(&way).is_err());
+        assert_eq!(mode(&outside), 0o500, "nor what one that took a directory's place leads to");
+        std::fs::remove_file(way).unwrap();
+        drop(scratch);
+        assert_eq!(names(dir.path()), ["outside"]);
     }
 
     #[test]

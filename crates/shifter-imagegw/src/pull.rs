@@ -6,20 +6,23 @@
 //! publishes it while the others with the same digest wait for the outcome.
 
 mod make;
+mod reuse;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use shifter_core::digest::{Algorithm, Digest};
+use shifter_core::digest::Algorithm;
 use shifter_registry::{BlobCache, Client, Credentials, RegistryError, Settings};
 use tokio::sync::Semaphore;
 
 use self::make::Making;
+use self::reuse::LayerIndexes;
 
 use crate::acl;
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, Record, Tag, patiently};
 use crate::config::{Access, Config, Platform};
 use crate::convert::{ConvertError, Converter};
+use crate::examine::ExamineError;
 use crate::locks::Locks;
 use crate::model::{Grant, Image, Job, JobStatus, now};
 use crate::publish::{self, PublishError};
@@ -47,6 +50,8 @@ pub(crate) enum PullError {
     #[error(transparent)]
     Convert(#[from] ConvertError),
     #[error(transparent)]
+    Examine(#[from] ExamineError),
+    #[error(transparent)]
     Publish(#[from] PublishError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -63,14 +68,21 @@ pub(crate) enum PullError {
     Shared(String),
     #[error("the gateway is shutting down")]
     Stopping,
+    /// Cancelled, or taken over by another process after this one was silent for too long.
+    #[error("the pull is no longer this process's")]
+    Lost,
 }
 
 impl PullError {
     /// Whether another caller would fail in the same way: not where credentials were the matter.
     fn is_everybodys(&self) -> bool {
         match self {
+            // Registries count requests per account.
+            PullError::Registry(RegistryError::RateLimited { .. }) => false,
             PullError::Registry(error) => !error.is_auth() && !error.is_not_found(),
-            PullError::Catalog(_) | PullError::Convert(_) | PullError::Publish(_) => true,
+            PullError::Catalog(_) | PullError::Convert(_) | PullError::Examine(_) | PullError::Publish(_) => {
+                true
+            }
             _ => false,
         }
     }
@@ -79,10 +91,12 @@ impl PullError {
 /// What all pulls share.
 pub(crate) struct Puller {
     config: Arc<Config>,
-    catalog: Arc<Catalog>,
+    catalog: Arc<dyn Catalog>,
     cache: BlobCache,
+    indexes: LayerIndexes,
     registries: Mutex<HashMap<String, Registry>>,
     converter: Converter,
+    /// Turns for conversion.
     workers: Semaphore,
     flights: Locks<Option<Failure>>,
     images: Locks<()>,
@@ -96,6 +110,8 @@ pub(crate) struct Puller {
 struct Registry {
     client: Arc<Client>,
     questions: Arc<Semaphore>,
+    /// Turns of pulls from here, from the manifest to the published image.
+    pulls: Arc<Semaphore>,
 }
 
 /// The last failure of a flight, with its time, so that those who waited for it need not repeat it.
@@ -124,12 +140,15 @@ impl Progress {
 impl Puller {
     pub(crate) fn new(
         config: Arc<Config>,
-        catalog: Arc<Catalog>,
+        catalog: Arc<dyn Catalog>,
         converter: Converter,
         gateway_uid: u32,
     ) -> Result<Puller, RegistryError> {
+        let indexes = LayerIndexes::new(&config);
+        indexes.tidy();
         Ok(Puller {
             cache: open_cache(&config)?,
+            indexes,
             registries: Mutex::default(),
             workers: Semaphore::new(config.worker_threads),
             flights: Locks::default(),
@@ -139,6 +158,16 @@ impl Puller {
             converter,
             gateway_uid,
         })
+    }
+
+    /// Says in the log what the cache holds; unfinished downloads one by one.
+    pub(crate) async fn tell_cache(&self) -> Result<(), RegistryError> {
+        let contents = self.cache.contents().await?;
+        for partial in &contents.partials {
+            tracing::info!(digest = %partial.digest, bytes = partial.size, "a download that broke off is kept");
+        }
+        tracing::info!(blobs = contents.blobs.len(), bytes = contents.size(), "blob cache opened");
+        Ok(())
     }
 
     /// Carries one job to READY, or says why not.
@@ -160,17 +189,20 @@ impl Puller {
         };
         self.move_on(job, JobStatus::Pulling, "Getting manifest", progress).await?;
         let client = registry.client.for_caller(credentials);
+        let asked = now();
         let head = client.head(&target.repository, &target.reference).await?;
         drop(turn);
         if head.digest.algorithm() != Algorithm::Sha256 {
             return Err(PullError::Algorithm(head.digest.algorithm()));
         }
         if !head.private {
-            self.catalog.set_public(job.number).await?;
+            self.held(patiently(|| self.catalog.set_public(job.lease())).await?)?;
         }
         let waiting_since = now();
+        progress.set("Waiting for another pull of the same image".to_owned());
         let mut flight = self.flights.lock(format!("{} {}", job.key.system, head.digest)).await;
-        let found = self.catalog.image_of_digest(&job.key.system, &head.digest.to_string()).await?;
+        let digest = head.digest.to_string();
+        let found = patiently(|| self.catalog.image_of_digest(&job.key.system, &digest)).await?;
         let made = match found {
             Some(image) if self.is_published(platform, &image).await => {
                 let guard = self.images.lock(format!("{} {}", image.system, image.id)).await;
@@ -179,8 +211,8 @@ impl Puller {
             _ => match flight.as_ref().filter(|failure| failure.at > waiting_since) {
                 Some(failure) => Err(PullError::Shared(failure.why.clone())),
                 None => {
-                    let making =
-                        Making { puller: self, job, platform, target: &target, client: &client, progress };
+                    let (target, client, turns) = (&target, &client, &registry.pulls);
+                    let making = Making { puller: self, job, platform, target, client, turns, progress };
                     making.make(&head.digest).await
                 }
             },
@@ -191,7 +223,8 @@ impl Puller {
                 image.last_pull = now();
                 image.expiration = image.last_pull + self.config.image_expiration.as_secs_f64();
                 progress.set("Transferring metadata".to_owned());
-                self.grant(job, platform, &head.digest, &image, !head.private).await
+                let earned = Earned { digest, asked, public: !head.private };
+                self.grant(job, platform, &image, &earned).await
             }
             Err(error) => {
                 if error.is_everybodys() {
@@ -212,7 +245,11 @@ impl Puller {
             registries.clear();
         }
         let client = Client::new(target.location.clone(), None, Settings::default())?;
-        let registry = Registry { client: Arc::new(client), questions: Arc::new(Semaphore::new(QUESTIONS)) };
+        let registry = Registry {
+            client: Arc::new(client),
+            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            pulls: Arc::new(Semaphore::new(self.config.worker_threads)),
+        };
         registries.insert(target.location.name.clone(), registry.clone());
         Ok(registry)
     }
@@ -231,9 +268,14 @@ impl Puller {
         status: JobStatus,
         message: &str,
         progress: &Progress,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<(), PullError> {
         progress.set(message.to_owned());
-        self.catalog.set_status(job.number, status, message).await
+        self.held(patiently(|| self.catalog.set_status(job.lease(), status, message)).await?)
+    }
+
+    /// What a step under a job's lease says about the lease.
+    fn held(&self, is_held: bool) -> Result<(), PullError> {
+        if is_held { Ok(()) } else { Err(PullError::Lost) }
     }
 
     /// Whether the catalog's image is really there; a lost file is made again.
@@ -246,32 +288,56 @@ impl Puller {
     }
 
     /// Gives the caller what the registry agreed to: `.meta` first, which the nodes check, then the
-    /// catalog. Runs under the image's lock, so that no other grant comes between.
+    /// catalog, then the job's end. Runs under the image's lock, so that in this process no other grant
+    /// comes between; another process's makes the record's revision stale, and this one looks again.
     async fn grant(
         &self,
         job: &Job,
         platform: &Platform,
-        digest: &Digest,
         image: &Image,
-        public: bool,
+        earned: &Earned,
     ) -> Result<(), PullError> {
+        // Who changes an access list faster than it is carried out gets one of them.
+        const ROUNDS: usize = 3;
+        let (catalog, lease) = (&self.catalog, job.lease());
+        let mut rounds = 0;
         loop {
-            // The caller may have changed the access list meanwhile.
-            let Some(job) = self.catalog.job(job.number).await?.filter(|job| !job.status.is_over()) else {
-                return Ok(());
-            };
-            let acl = if public { Default::default() } else { acl::of_grant(&job.acl, job.uid) };
+            // A lease in hand, renewed just now, is worth the few steps that follow. The caller may
+            // have changed the access list meanwhile.
+            self.held(patiently(|| catalog.heartbeat(lease)).await?)?;
+            let job = patiently(|| catalog.job(lease.number)).await?.ok_or(PullError::Lost)?;
+            let acl = if earned.public { Default::default() } else { acl::of_grant(&job.acl, job.uid) };
             let (key, id, puller) = (job.key.clone(), image.id.clone(), job.uid);
-            let grant = Grant { key, id, puller, public, acl, checked: now() };
-            let grants = acl::after(&self.catalog.grants(&image.system, &image.id).await?, &grant);
-            let meta = image.to_meta(acl::for_meta(&grants, self.gateway_uid)?).render();
+            let grant = Grant { key, id, puller, public: earned.public, acl, checked: earned.asked };
+            let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
+            let mut record = known.unwrap_or_else(|| Record::new(image.clone()));
+            record.image = image.clone();
+            record.grants = acl::merged(record.grants.iter().chain([&grant]));
+            record.add_digest(earned.digest.clone());
+            record.add_tag(Tag { itype: job.key.itype, tag: job.key.tag, asked: earned.asked });
+            let meta = image.to_meta(acl::for_meta(&record.grants, self.gateway_uid)?).render();
             let (directory, id) = (platform.image_dir.clone(), image.id.clone());
             blocking(move || publish::publish_meta(&directory, &id, &meta)).await?;
-            if self.catalog.complete(&job, &digest.to_string(), image, &grants).await? {
+            if !patiently(|| catalog.store(&record)).await? {
+                continue;
+            }
+            rounds += 1;
+            let if_acl = (!earned.public && rounds < ROUNDS).then_some(&job.acl);
+            if patiently(|| catalog.finish(lease, if_acl)).await? {
                 return Ok(());
             }
         }
     }
+}
+
+/// What the registry said to a caller's question.
+struct Earned {
+    /// As `sha256:HEX`.
+    digest: String,
+    /// When it was asked.
+    asked: f64,
+    /// Whether it would have said so to anybody.
+    public: bool,
 }
 
 fn open_cache(config: &Config) -> Result<BlobCache, RegistryError> {
@@ -287,4 +353,15 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PublishError> + Send + 'static,
 ) -> Result<T, PullError> {
     Ok(tokio::task::spawn_blocking(work).await.map_err(|_| PullError::Stopping)??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_account_s_rate_limit_fails_nobody_else() {
+        let limited = RegistryError::RateLimited { operation: "x".into(), wait: None };
+        assert!(!PullError::Registry(limited).is_everybodys());
+    }
 }

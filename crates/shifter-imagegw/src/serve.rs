@@ -18,8 +18,8 @@ use tokio::sync::watch;
 use crate::acl::Groups;
 use crate::api::Api;
 use crate::auth::Authenticator;
-use crate::catalog::Catalog;
-use crate::config::{Access, Authentication, Config, Database};
+use crate::catalog;
+use crate::config::{Access, Authentication, Config};
 use crate::convert::{self, Converter};
 use crate::http::{self, Service};
 use crate::jobs::Jobs;
@@ -33,14 +33,14 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Runs the gateway until it is told to stop.
 pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
     check(&config, addresses)?;
-    let Database::Sqlite(database) = config.database.clone() else {
-        bail!("the configuration names no SQLite catalog");
-    };
     // Found out now rather than by the first user's pull.
     for (name, platform) in &config.platforms {
         convert::check(&platform.converters)
             .map_err(anyhow::Error::msg)
             .with_context(|| format!("the ConverterOptions of system {name} cannot be used"))?;
+    }
+    if let Some(examiner) = &config.examiner {
+        examiner.check().map_err(anyhow::Error::msg)?;
     }
     let authenticator = Authenticator::new(config.authentication)?;
     let mut stop_signal = signal(SignalKind::terminate())?;
@@ -52,13 +52,18 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
         listeners.push(listener);
     }
 
-    let catalog = Arc::new(Catalog::open(&database).await?);
+    let catalog = catalog::open_for_use(&config.database).await?;
+    let place = config.database.to_string();
     prepare_directories(&config)?;
     let config = Arc::new(config);
     // Our own process directory belongs to our effective uid.
     let gateway_uid = std::fs::metadata("/proc/self").context("reading /proc/self failed")?.uid();
-    let converter = Converter::find().await?;
+    let converter = Converter::find().await?.within(config.conversion_time);
+    for gap in converter.gaps().await? {
+        tracing::warn!("{gap}");
+    }
     let puller = Puller::new(config.clone(), catalog.clone(), converter, gateway_uid)?;
+    puller.tell_cache().await?;
     let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
     jobs.recover().await?;
     let api = Api { config, catalog: catalog.clone(), jobs: jobs.clone(), groups: Groups::default() };
@@ -69,7 +74,7 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     for listener in listeners {
         let address = listener.local_addr()?;
         servers.spawn(listen::serve(listener, router.clone(), stop.subscribe(), Limits::default()));
-        tracing::info!(%address, database = %database.display(), "listening");
+        tracing::info!(%address, database = place, "listening");
     }
     tokio::select! {
         _ = stop_signal.recv() => tracing::info!("stopping on SIGTERM"),
@@ -83,7 +88,7 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     if tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
-    jobs.stop();
+    jobs.stop().await;
     catalog.close().await;
     Ok(())
 }

@@ -65,7 +65,7 @@ mod tests {
     fn config_with(keys: &str) -> Config {
         let text = r#"{"DefaultImageLocation": "registry-1.docker.io", "CacheDirectory": "/c", "ExpandDirectory": "/e",
             "Locations": {"registry-1.docker.io": {"remotetype": "dockerv2"}, "mirror": {"remotetype": "dockerv2",
-            "url": "http://localhost:5001", "authMethod": "basic"}, "host:5000": {"remotetype": "dockerv2",
+            "url": "http://localhost:5001", "authMethod": "basic", "timeout": 900}, "host:5000": {"remotetype": "dockerv2",
             "mirrors": ["https://m1.example.org", "http://m2.example.org"], "sslcacert": "/ca.pem",
             "trustedHosts": ["auth.example.org"]}},
             "Platforms": {"s": {"accesstype": "local", "mungeSocketPath": "/m", "local": {"imageDir": "/i"}}}"#;
@@ -152,5 +152,6 @@ mod tests {
         let location = Target::parse(&config, "mirror/a").unwrap().location;
         assert_eq!(location.url.as_deref(), Some("http://localhost:5001"));
         assert_eq!(location.auth_method, AuthMethod::Basic);
+        assert_eq!(location.timeout.map(|timeout| timeout.as_secs()), Some(900));
     }
 }

@@ -22,18 +22,20 @@ use shifter_api::wire;
 use crate::acl::Groups;
 use crate::api::{Api, Refusal};
 use crate::auth::{Authenticator, Caller};
-use crate::catalog::Catalog;
+use crate::catalog::{Place, open_for_use};
 use crate::config::{Authentication, Config};
 use crate::convert::Converter;
 use crate::http::{Service, router};
 use crate::jobs::Jobs;
 use crate::pull::Puller;
 
+pub(crate) use self::http::exchange;
+
 /// Writes the name of each conversion to `DIR/conversions` and a fixed text as image.
 const CHILD: &str = r#"read -r job
 out=$(printf '%s' "$job" | sed 's/.*"output":"\([^"]*\)".*/\1/')
 echo "$out" >> "$0/conversions"
-[ -e "$0/slow" ] && sleep 1.2
+[ -e "$0/slow" ] && for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 0.1; done
 [ -e "$0/fail" ] && { echo '{"Failed":"layer sha256:x: entry ../x climbs out"}'; exit 1; }
 sleep 0.2; printf 'image bytes' > "$out"; echo '{"Done":{"entries":1,"bytes":1}}'"#;
 
@@ -45,6 +47,16 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// A gateway whose default registry is at the address. The directory may hold an earlier one's state.
     pub(crate) async fn start(dir: &Path, registry: SocketAddr, pull_update: u64) -> Gateway {
+        Gateway::start_on(dir, registry, pull_update, &Place::Sqlite(dir.join("c.db"))).await
+    }
+
+    /// The same with its catalog somewhere else.
+    pub(crate) async fn start_on(
+        dir: &Path,
+        registry: SocketAddr,
+        pull_update: u64,
+        place: &Place,
+    ) -> Gateway {
         let at = |name: &str| dir.join(name).display().to_string();
         let text = format!(
             r#"{{"DefaultImageLocation": "reg", "Authentication": "mock", "PullUpdateTimeout": {pull_update},
@@ -63,7 +75,7 @@ impl Gateway {
             std::fs::create_dir_all(dir.join(name)).unwrap();
         }
         let config = Arc::new(Config::parse(&text).unwrap_or_else(|error| panic!("{error}")).0);
-        let catalog = Arc::new(Catalog::open(&dir.join("c.db")).await.unwrap());
+        let catalog = open_for_use(place).await.unwrap();
         let converter = Converter::from_command(&["sh", "-c", CHILD, dir.to_str().unwrap()]);
         let puller = Puller::new(config.clone(), catalog.clone(), converter, 999).unwrap();
         let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
@@ -139,7 +151,7 @@ impl Gateway {
 
     /// Ends it as a kill would: nothing is told to the catalog.
     pub(crate) async fn stop(self) {
-        self.api().jobs.stop();
+        self.api().jobs.abort();
         let catalog = self.api().catalog.clone();
         drop(self);
         catalog.close().await;
@@ -204,7 +216,7 @@ impl Registry {
         let index = format!(
             r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","annotations":{{"c":"{comment}"}},
             "manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":{size},
-            "digest":"sha256:{manifest}","platform":{{"os":"linux","architecture":"arm64"}}}}]}}"#
+            "digest":"sha256:{manifest}","platform":{{"os":"linux","architecture":"arm64","variant":"v8"}}}}]}}"#
         )
         .into_bytes();
         let id = sha256(&index);
@@ -240,6 +252,21 @@ impl Registry {
         }
         for reference in [tag.to_owned(), format!("sha256:{id}")] {
             documents.insert(format!("{repository}/manifests/{reference}"), manifest.clone());
+        }
+        id
+    }
+
+    /// Stores another manifest for what `from` has under tag 1, without any layer; returns its id.
+    pub(crate) fn push_without_layers(&self, from: &str, to: &str) -> String {
+        let mut documents = self.documents.lock().unwrap();
+        let manifest = [documents[&format!("{from}/manifests/1")].as_slice(), b"\n"].concat();
+        let text: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        let config = text["config"]["digest"].as_str().unwrap().to_owned();
+        let blob = documents[&format!("{from}/blobs/{config}")].clone();
+        documents.insert(format!("{to}/blobs/{config}"), blob);
+        let id = sha256(&manifest);
+        for reference in ["1".to_owned(), format!("sha256:{id}")] {
+            documents.insert(format!("{to}/manifests/{reference}"), manifest.clone());
         }
         id
     }

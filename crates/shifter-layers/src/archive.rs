@@ -146,8 +146,8 @@ impl Archive {
             0 | b'0' | b'7' => {
                 self.expect_data(with_data(self)?);
                 (segments, size) = self.pax_form(form)?;
-                // Archives older than the directory type mark one by the slash.
-                if raw_name.ends_with(b"/") { Kind::Directory } else { Kind::File }
+                // Archives older than the directory type, which is older than '0', mark one by the slash.
+                if header.kind() == 0 && raw_name.ends_with(b"/") { Kind::Directory } else { Kind::File }
             }
             b'S' if header.is_gnu() => {
                 let stored = with_data(self)?;

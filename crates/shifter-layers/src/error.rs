@@ -35,6 +35,14 @@ pub enum MergeError {
         /// What the decompressor or the system said.
         source: io::Error,
     },
+    /// What was recorded of a layer when it was read before cannot be used.
+    #[error("what is remembered of layer {layer} is damaged: {source}")]
+    Records {
+        /// The layer.
+        layer: Digest,
+        /// What is wrong.
+        source: io::Error,
+    },
     /// The uncompressed bytes are not those that the image's configuration promises.
     #[error(
         "layer {layer} does not match the image configuration: diff_id is {expected}, its contents are {actual}"
@@ -150,9 +158,6 @@ pub enum Fault {
 /// A rule that an entry breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rule {
-    /// Names are relative to the image's root.
-    #[error("absolute names are refused")]
-    Absolute,
     /// `..` could leave the image.
     #[error("names with a \"..\" component are refused")]
     DotDot,

@@ -4,10 +4,12 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
-use sha2::{Digest as _, Sha256, Sha512};
+use ring::digest::{Context, SHA256, SHA512};
 use shifter_core::digest::Algorithm;
 
 use crate::Compression;
@@ -16,6 +18,20 @@ use crate::Compression;
 const BUFFER_BYTES: usize = 256 * 1024;
 /// Buffers of a layer. Two layers are open at most, so a merge holds 2 MiB of them.
 const BUFFERS: usize = 4;
+
+/// A layer's file, and how much of it was read.
+pub(crate) struct Counted {
+    pub(crate) file: File,
+    pub(crate) read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
 
 /// What the thread hands over.
 enum Message {
@@ -38,7 +54,7 @@ pub(crate) struct Feeder {
 impl Feeder {
     /// Starts to read `file`.
     pub(crate) fn start(
-        file: File,
+        file: Counted,
         compression: Compression,
         algorithm: Option<Algorithm>,
     ) -> io::Result<Self> {
@@ -55,7 +71,7 @@ impl Feeder {
             // Cannot fail, the other end is at hand.
             let _ = empty.send(Vec::new());
         }
-        let hasher = algorithm.map(Hasher::new);
+        let hasher = algorithm.map(|algorithm| (algorithm, hasher(algorithm)));
         let work = move || feed(reader, hasher, &empties, &fulls);
         let thread = Builder::new().name("layer".to_owned()).spawn(work)?;
         Ok(Self { full: Some(full), empty: Some(empty), thread: Some(thread), digest: None })
@@ -101,7 +117,7 @@ impl Drop for Feeder {
 /// The thread: ends when the layer does, or when nobody listens.
 fn feed(
     mut reader: Box<dyn Read + Send>,
-    mut hasher: Option<Hasher>,
+    mut hasher: Option<(Algorithm, Context)>,
     empties: &Receiver<Vec<u8>>,
     fulls: &SyncSender<Message>,
 ) {
@@ -109,7 +125,7 @@ fn feed(
         // Most layers are smaller than all buffers.
         buffer.resize(BUFFER_BYTES, 0);
         let (count, failure) = fill(&mut reader, &mut buffer);
-        if let Some(hasher) = &mut hasher {
+        if let Some((_, hasher)) = &mut hasher {
             hasher.update(buffer.get(..count).unwrap_or_default());
         }
         if count > 0 && fulls.send(Message::Bytes(buffer, count)).is_err() {
@@ -120,7 +136,11 @@ fn feed(
             return;
         }
         if count == 0 {
-            let _ = fulls.send(Message::End(hasher.map(Hasher::finish)));
+            let digest = hasher.map(|(algorithm, hasher)| {
+                let hex: String = hasher.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("{}:{hex}", algorithm.name())
+            });
+            let _ = fulls.send(Message::End(digest));
             return;
         }
     }
@@ -140,32 +160,9 @@ fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> (usize, Option<io::Error>) 
     (filled, None)
 }
 
-enum Hasher {
-    Sha256(Sha256),
-    Sha512(Box<Sha512>),
-}
-
-impl Hasher {
-    fn new(algorithm: Algorithm) -> Self {
-        match algorithm {
-            Algorithm::Sha256 => Hasher::Sha256(Sha256::new()),
-            Algorithm::Sha512 => Hasher::Sha512(Box::default()),
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Hasher::Sha256(hasher) => hasher.update(bytes),
-            Hasher::Sha512(hasher) => hasher.update(bytes),
-        }
-    }
-
-    fn finish(self) -> String {
-        let (algorithm, bytes) = match self {
-            Hasher::Sha256(hasher) => (Algorithm::Sha256, hasher.finalize().to_vec()),
-            Hasher::Sha512(hasher) => (Algorithm::Sha512, hasher.finalize().to_vec()),
-        };
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}:{hex}", algorithm.name())
-    }
+fn hasher(algorithm: Algorithm) -> Context {
+    Context::new(match algorithm {
+        Algorithm::Sha256 => &SHA256,
+        Algorithm::Sha512 => &SHA512,
+    })
 }

@@ -18,6 +18,7 @@
 mod apply;
 mod archive;
 mod content;
+mod entries;
 mod error;
 mod feeder;
 mod header;
@@ -28,6 +29,7 @@ mod name;
 mod paths;
 mod pax;
 pub mod policy;
+mod records;
 mod resolve;
 mod scan;
 mod sink;
@@ -39,8 +41,10 @@ mod tar_tree;
 mod tree;
 mod writer;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use shifter_core::digest::Digest;
 
@@ -48,10 +52,11 @@ pub use error::{Fault, MergeError, Rule};
 pub use image::Image;
 pub use limits::Limits;
 pub use policy::Policy;
+pub use records::RECORDS_VERSION;
 pub use sink::{Attributes, Device, Sink, Special, Tables, Xattr};
 
+use entries::Opened;
 use scan::Scan;
-use stream::LayerStream;
 
 /// How a layer file is compressed; the last part of its media type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +80,17 @@ pub struct Layer {
     pub diff_id: Option<Digest>,
     /// How to read the file.
     pub compression: Compression,
+    /// Bytes of the file that were read so far; for whoever wants to know how far a merge has come.
+    pub read: Arc<AtomicU64>,
+}
+
+/// Where the entries of a layer are read.
+pub enum Origin<'a> {
+    /// From its archive.
+    Archive,
+    /// From what the sink [recorded](Sink::records) when the archive was read; [`Layer::path`] is not used.
+    /// Whoever kept the records knows that they are the layer's, and that its diff_id was right.
+    Records(Box<dyn Read + 'a>),
 }
 
 /// What a merge wrote and what it left out.
@@ -111,18 +127,31 @@ pub fn read_layers<S: Sink>(
     policy: &Policy,
     sink: &mut S,
 ) -> Result<Image<S::Data>, MergeError> {
+    let archives = layers.iter().map(|_| Origin::Archive).collect();
+    read_layers_from(layers, archives, limits, policy, sink)
+}
+
+/// As [`read_layers`], with an origin for each layer. What comes out does not depend on the origins.
+pub fn read_layers_from<S: Sink>(
+    layers: &[Layer],
+    origins: Vec<Origin<'_>>,
+    limits: &Limits,
+    policy: &Policy,
+    sink: &mut S,
+) -> Result<Image<S::Data>, MergeError> {
     if layers.len() > limits.layers {
         return Err(MergeError::TooManyLayers { count: layers.len(), limit: limits.layers });
     }
     let limits = limits.countable();
     let mut scan = Scan::new(sink, &limits, policy);
-    let mut newest_first = layers.iter().rev();
-    let mut next = newest_first.next().map(|layer| (layer, LayerStream::open(layer, &limits)));
-    while let Some((layer, stream)) = next {
-        let stream = stream?;
-        // Its thread gets a few buffers ahead while this layer is read.
-        next = newest_first.next().map(|layer| (layer, LayerStream::open(layer, &limits)));
-        scan.read_layer(layer, stream, next.is_none())?;
+    let open = |(layer, origin)| (layer, Opened::open(layer, origin, &limits));
+    let mut newest_first = layers.iter().zip(origins).rev().map(open);
+    let mut next = newest_first.next();
+    while let Some((layer, opened)) = next {
+        let opened = opened?;
+        // The thread of an archive gets a few buffers ahead while this layer is read.
+        next = newest_first.next();
+        scan.read_layer(layer, opened, next.is_none())?;
     }
     let Scan { mut stock, counters, summary, .. } = scan;
     let tree = apply::apply_layers(&mut stock, layers, counters, &limits)?;

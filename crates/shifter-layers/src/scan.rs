@@ -3,16 +3,17 @@
 
 use std::io;
 
-use crate::archive::{self, Archive, Entry};
+use crate::archive::{self, Entry};
+use crate::entries::{Entries, Opened};
 use crate::error::{MergeError, Rule};
 use crate::limits::Limits;
 use crate::live::Liveness;
 use crate::name::{components, normalize, shown, split_last};
 use crate::paths::{PathId, ROOT};
 use crate::policy::Policy;
+use crate::records;
 use crate::sink::Sink;
 use crate::stock::{Kind, Owner, Record, Stock};
-use crate::stream::LayerStream;
 use crate::{Layer, Summary};
 
 /// In front of a name that hides one of an older layer (image-spec layer.md, "Whiteouts").
@@ -31,6 +32,7 @@ pub(crate) struct Scan<'a, S: Sink> {
     pub(crate) stock: Stock<S::Data>,
     pub(crate) counters: Counters,
     pub(crate) summary: Summary,
+    buffer: Vec<u8>,
 }
 
 /// What is held against the limits.
@@ -59,27 +61,33 @@ impl<'a, S: Sink> Scan<'a, S> {
         let stock = Stock::new();
         let live = Liveness::new(stock.emptied);
         let (counters, summary) = (Counters::default(), Summary::default());
-        Self { sink, limits, policy, live, stock, counters, summary }
+        Self { sink, limits, policy, live, stock, counters, summary, buffer: Vec::new() }
     }
 
     /// Reads one more layer, older than those before.
     pub(crate) fn read_layer(
         &mut self,
         layer: &Layer,
-        mut stream: LayerStream,
+        opened: Opened<'_>,
         is_oldest: bool,
     ) -> Result<(), MergeError> {
-        stream.allow(self.limits.uncompressed_bytes.saturating_sub(self.summary.uncompressed_bytes));
-        let mut archive = Archive::new(stream, layer.diff_id.is_some(), self.limits, self.policy);
+        let budget = self.limits.uncompressed_bytes.saturating_sub(self.summary.uncompressed_bytes);
+        let mut archive = opened.entries(layer, self.limits, self.policy, budget);
         let first_record = self.stock.records.len();
         self.sink.begin_segment().map_err(write_output)?;
         self.live.begin_layer(u32::try_from(self.stock.files.len()).unwrap_or(u32::MAX), is_oldest);
         while let Some(entry) = archive.next_entry()? {
             self.summary.entries_read += 1;
+            if let Some(records) = self.sink.records() {
+                let _remembered_there = records::write_entry(&entry, &mut self.buffer, records);
+            }
             self.take(&mut archive, &entry, layer)?;
         }
-        self.summary.uncompressed_bytes += archive.stream().position();
-        if let (Some(expected), Some(actual)) = (&layer.diff_id, archive.stream().digest())
+        self.summary.uncompressed_bytes += archive.position();
+        if let Some(records) = self.sink.records() {
+            let _remembered_there = records::write_end(archive.position(), records);
+        }
+        if let (Some(expected), Some(actual)) = (&layer.diff_id, archive.digest())
             && expected.to_string() != actual
         {
             let (layer, expected) = (layer.digest.clone(), expected.clone());
@@ -100,8 +108,8 @@ impl<'a, S: Sink> Scan<'a, S> {
         Ok(())
     }
 
-    fn take(&mut self, archive: &mut Archive, entry: &Entry, layer: &Layer) -> Result<(), MergeError> {
-        let refuse = |archive: &Archive, rule| archive.refuse(&entry.raw_name, rule);
+    fn take(&mut self, archive: &mut Entries<'_>, entry: &Entry, layer: &Layer) -> Result<(), MergeError> {
+        let refuse = |archive: &Entries<'_>, rule| archive.refuse(&entry.raw_name, rule);
         let name = normalize(&entry.raw_name, self.limits).map_err(|rule| refuse(archive, rule))?;
         let xattr_bytes: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
         self.counters.name_bytes += (name.len() + entry.link.len() + xattr_bytes) as u64;
@@ -151,7 +159,7 @@ impl<'a, S: Sink> Scan<'a, S> {
 
     fn record(
         &mut self,
-        archive: &mut Archive,
+        archive: &mut Entries<'_>,
         entry: &Entry,
         place: Place,
     ) -> Result<Option<Record>, MergeError> {
@@ -181,11 +189,11 @@ impl<'a, S: Sink> Scan<'a, S> {
 
     fn entry_at(
         &mut self,
-        archive: &mut Archive,
+        archive: &mut Entries<'_>,
         entry: &Entry,
         path: PathId,
     ) -> Result<(Kind, u32), MergeError> {
-        let refuse = |archive: &Archive, rule| Err(archive.refuse(&entry.raw_name, rule));
+        let refuse = |archive: &Entries<'_>, rule| Err(archive.refuse(&entry.raw_name, rule));
         let (kind, value) = match entry.kind {
             archive::Kind::Directory => {
                 self.live.directory(&self.stock.paths, path);
@@ -195,7 +203,7 @@ impl<'a, S: Sink> Scan<'a, S> {
                 let is_shadow = self.stock.shadows.contains(&path);
                 let is_live = self.live.is_file_live(&self.stock.paths, path);
                 let file = match is_shadow {
-                    true => self.hand_over_nothing(is_live)?,
+                    true => self.hand_over_nothing(archive, is_live)?,
                     false => self.hand_over(archive, entry, is_live)?,
                 };
                 self.live.file(&self.stock.paths, path, file, is_live);
@@ -229,17 +237,32 @@ impl<'a, S: Sink> Scan<'a, S> {
     }
 
     /// Gives a file's data to the sink; returns its number. A fault of the layer is told before the sink's.
-    fn hand_over(&mut self, archive: &mut Archive, entry: &Entry, is_live: bool) -> Result<u32, MergeError> {
-        let mut content = archive.content(entry);
-        let taken = self.sink.file(entry.size, is_live, &mut content);
-        if let Some(failure) = content.failure() {
-            return Err(failure);
-        }
+    fn hand_over(
+        &mut self,
+        archive: &mut Entries<'_>,
+        entry: &Entry,
+        is_live: bool,
+    ) -> Result<u32, MergeError> {
+        let taken = match archive {
+            Entries::Records(_) => self.sink.kept_file(entry.size, is_live),
+            Entries::Archive(archive) => {
+                let mut content = archive.content(entry);
+                let taken = self.sink.file(entry.size, is_live, &mut content);
+                if let Some(failure) = content.failure() {
+                    return Err(failure);
+                }
+                taken
+            }
+        };
         Ok(self.stock.add_file(entry.size, taken.map_err(write_output)?))
     }
 
-    fn hand_over_nothing(&mut self, is_live: bool) -> Result<u32, MergeError> {
-        let data = self.sink.file(0, is_live, &mut io::empty()).map_err(write_output)?;
+    fn hand_over_nothing(&mut self, archive: &Entries<'_>, is_live: bool) -> Result<u32, MergeError> {
+        let taken = match archive {
+            Entries::Records(_) => self.sink.kept_file(0, is_live),
+            Entries::Archive(_) => self.sink.file(0, is_live, &mut io::empty()),
+        };
+        let data = taken.map_err(write_output)?;
         Ok(self.stock.add_file(0, data))
     }
 }

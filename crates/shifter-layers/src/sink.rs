@@ -1,7 +1,7 @@
 //! Where a merge goes: first the data of files, as layers are read, then the tree that says which names they
 //! have. An image writer implements both; so does the tar stream for external converters.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 /// Takes the data of files while layers are read, newest layer first: one segment per layer, in it the
 /// layer's regular files as archived, whether a newer layer hides them or not. So a segment depends on
@@ -18,6 +18,19 @@ pub trait Sink {
     /// Takes one file: `data` yields exactly `size` bytes, then ends. `live` is false where a newer layer
     /// hides the file. An error of `data` must be passed on; its text is of no importance.
     fn file(&mut self, size: u64, live: bool, data: &mut dyn Read) -> io::Result<Self::Data>;
+
+    /// As [`file`](Self::file), of a layer that is read [from records](crate::Origin::Records): the sink has,
+    /// or finds, the data itself. It gets the files of such a layer in the order in which it got them before.
+    fn kept_file(&mut self, size: u64, live: bool) -> io::Result<Self::Data> {
+        let _ = (size, live);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Where to write down what this layer's archive says, so that it can be read from there another time.
+    /// Errors of the writer end nothing; it has to remember them.
+    fn records(&mut self) -> Option<&mut dyn Write> {
+        None
+    }
 
     /// Before the segment ends: this file is needed after all, a later hard link has it.
     fn revive(&mut self, data: Self::Data) -> io::Result<()>;

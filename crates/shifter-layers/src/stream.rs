@@ -6,7 +6,7 @@ use shifter_core::digest::Digest;
 
 use crate::Layer;
 use crate::error::MergeError;
-use crate::feeder::Feeder;
+use crate::feeder::{Counted, Feeder};
 use crate::limits::Limits;
 
 /// A layer being read; see the module.
@@ -31,6 +31,7 @@ impl LayerStream {
         let file = File::open(&layer.path).map_err(opening)?;
         let compressed_bytes = file.metadata().map_err(opening)?.len();
         let algorithm = layer.diff_id.as_ref().map(Digest::algorithm);
+        let file = Counted { file, read: layer.read.clone() };
         let feeder = Feeder::start(file, layer.compression, algorithm).map_err(opening)?;
         Ok(Self {
             layer: layer.digest.clone(),

@@ -78,7 +78,13 @@ fn half_a_million_entries_take_less_than_100_mib() {
     }
     tar.write_all(&[0; 1024]).unwrap();
     tar.finish().unwrap();
-    let layer = Layer { path, digest: sha256(b""), diff_id: None, compression: Compression::Zstd };
+    let layer = Layer {
+        path,
+        digest: sha256(b""),
+        diff_id: None,
+        compression: Compression::Zstd,
+        read: Default::default(),
+    };
 
     let before = memory("VmRSS");
     let mut sink = Nothing(0);

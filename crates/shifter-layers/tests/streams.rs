@@ -140,7 +140,13 @@ fn bombs_stop_at_the_ratio() {
 fn a_layer_that_is_not_there_is_named() {
     let path = PathBuf::from("/nonexistent/layer");
     let digest = sha256(b"");
-    let layer = Layer { path, digest: digest.clone(), diff_id: None, compression: Compression::Gzip };
+    let layer = Layer {
+        path,
+        digest: digest.clone(),
+        diff_id: None,
+        compression: Compression::Gzip,
+        read: Default::default(),
+    };
     let error = merge_one(&layer, &Limits::default()).unwrap_err();
     let expected =
         format!("cannot open layer {digest} at /nonexistent/layer: No such file or directory (os error 2)");

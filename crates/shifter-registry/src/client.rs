@@ -18,7 +18,8 @@ use crate::source::{
 use crate::transport::Transport;
 use reqwest::Method;
 use shifter_core::digest::{Algorithm, Digest};
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Indexes within indexes that are followed.
 const MAX_INDEX_DEPTH: usize = 3;
@@ -30,6 +31,8 @@ pub struct Client {
     mirrors: Vec<Source>,
     method: AuthMethod,
     name: String,
+    /// Repositories with digests that the registry named to this caller.
+    named: Mutex<HashSet<(String, Digest)>>,
 }
 
 /// What a tag names at this moment.
@@ -77,6 +80,7 @@ impl Client {
         settings: Settings,
     ) -> Result<Self, RegistryError> {
         let (method, name) = (location.auth_method, quote(&location.name));
+        let settings = location.timeout.map_or(settings.clone(), |timeout| settings.with_silence(timeout));
         let mirrors = location.mirror_locations();
         let mirrors = mirrors
             .map(|mirror| Ok(Source::anonymous(Arc::new(Transport::new(&mirror, settings.clone())?))))
@@ -87,6 +91,7 @@ impl Client {
             mirrors,
             method,
             name,
+            named: Mutex::default(),
         })
     }
 
@@ -99,6 +104,7 @@ impl Client {
             mirrors: self.mirrors.iter().map(|m| Source::anonymous(Arc::clone(&m.transport))).collect(),
             method: self.method,
             name: self.name.clone(),
+            named: Mutex::default(),
         }
     }
 
@@ -132,6 +138,7 @@ impl Client {
         if let Some(wanted) = wanted.filter(|w| w.algorithm() == digest.algorithm()) {
             expect_digest(&wanted, &digest.to_string(), &operation)?;
         }
+        self.named().insert((name.clone(), digest.clone()));
         Ok(Head { digest, media_type, private: self.origin.auth.is_private(&name).await })
     }
 
@@ -147,7 +154,8 @@ impl Client {
         let name = self.origin.transport.base.repository(repository)?;
         let settings = &self.origin.transport.settings;
         let mut wanted = check_reference(reference)?;
-        if !self.mirrors.is_empty() {
+        let is_named = wanted.as_ref().is_some_and(|w| self.named().contains(&(name.clone(), w.clone())));
+        if !self.mirrors.is_empty() && !is_named {
             // Mirrors know no callers and may be late: the registry says what the tag means, and to whom.
             let head = self.head(repository, reference).await?;
             wanted = wanted.or(Some(head.digest));
@@ -198,6 +206,10 @@ impl Client {
             layers: manifest.layers,
             private: self.origin.auth.is_private(&name).await,
         })
+    }
+
+    fn named(&self) -> MutexGuard<'_, HashSet<(String, Digest)>> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether content may come from elsewhere than the registry itself.

@@ -1,32 +1,30 @@
 //! Digests while bytes pass by, by either allowed hash function.
 
-use sha2::{Digest as _, Sha256, Sha512};
+use ring::digest::{Context, SHA256, SHA512};
 use shifter_core::digest::{Algorithm, Digest};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
 
 /// A running digest.
-pub(crate) enum Hasher {
-    Sha256(Sha256),
-    Sha512(Sha512),
+pub(crate) struct Hasher {
+    algorithm: Algorithm,
+    context: Context,
 }
 
 impl Hasher {
     /// A new one for `algorithm`.
     pub(crate) fn new(algorithm: Algorithm) -> Self {
-        match algorithm {
-            Algorithm::Sha256 => Self::Sha256(Sha256::new()),
-            Algorithm::Sha512 => Self::Sha512(Sha512::new()),
-        }
+        let context = Context::new(match algorithm {
+            Algorithm::Sha256 => &SHA256,
+            Algorithm::Sha512 => &SHA512,
+        });
+        Self { algorithm, context }
     }
 
     /// Takes in more bytes.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Sha256(h) => h.update(bytes),
-            Self::Sha512(h) => h.update(bytes),
-        }
+        self.context.update(bytes);
     }
 
     /// Takes in the rest of `file`; gives its length in bytes.
@@ -45,11 +43,8 @@ impl Hasher {
 
     /// The digest as text, `algorithm:hex`.
     pub(crate) fn finish(self) -> String {
-        let (name, value) = match self {
-            Self::Sha256(h) => (Algorithm::Sha256.name(), h.finalize().to_vec()),
-            Self::Sha512(h) => (Algorithm::Sha512.name(), h.finalize().to_vec()),
-        };
-        value.iter().fold(format!("{name}:"), |mut text, byte| {
+        let digest = self.context.finish();
+        digest.as_ref().iter().fold(format!("{}:", self.algorithm.name()), |mut text, byte| {
             // Writing to a String cannot fail.
             let _ = write!(text, "{byte:02x}");
             text

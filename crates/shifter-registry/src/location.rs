@@ -10,6 +10,7 @@ use crate::transport::host_of;
 use reqwest::Url;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The names under which Docker Hub is known.
 pub(crate) const HUB_NAMES: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
@@ -47,6 +48,9 @@ pub struct Location {
     /// Other hosts that belong to this registry, `host` or `host:port`: its token service may get callers'
     /// passwords although it has another domain, and its storage may be at an address of this machine.
     pub trusted_hosts: Vec<String>,
+    /// Longest silence of the registry, and of its mirrors, that is waited for; else that of the settings. A mirror
+    /// that fetches a whole layer before it answers is silent for long.
+    pub timeout: Option<Duration>,
 }
 
 /// Another place with the same content, a pull-through cache of the site for example. It is asked for documents

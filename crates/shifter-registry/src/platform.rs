@@ -15,9 +15,21 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Linux on `architecture`, no variant wanted.
+    /// Linux on `architecture`, with the most that it can run behind a slash (`amd64/v3`) or no variant wanted.
     pub fn linux(architecture: &str) -> Self {
-        Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: None }
+        let (architecture, variant) = match architecture.split_once('/') {
+            Some((architecture, variant)) => (architecture, Some(variant.to_owned())),
+            None => (architecture, None),
+        };
+        Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant }
+    }
+
+    /// Architecture and variant, as [`Platform::linux`] reads them.
+    pub fn processor(&self) -> String {
+        match self.variant.as_deref() {
+            Some(variant) if !variant.is_empty() => format!("{}/{variant}", self.architecture),
+            _ => self.architecture.clone(),
+        }
     }
 
     /// How well `offered` suits: `None` not at all, lower numbers better. A variant that the system is not known
@@ -50,11 +62,7 @@ fn level(variant: &str) -> Option<u32> {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        match self.variant.as_deref() {
-            Some(variant) if !variant.is_empty() => write!(f, "/{variant}"),
-            _ => Ok(()),
-        }
+        write!(f, "{}/{}", self.os, self.processor())
     }
 }
 

@@ -35,6 +35,13 @@ pub struct Settings {
     pub max_image: u64,
 }
 
+impl Settings {
+    /// The same with another longest silence; whole documents are granted at least as much.
+    pub(crate) fn with_silence(self, timeout: Duration) -> Self {
+        Self { read_timeout: timeout, document_timeout: self.document_timeout.max(timeout), ..self }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {

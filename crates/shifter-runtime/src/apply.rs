@@ -6,18 +6,17 @@ use crate::error::{Error, Result};
 use crate::image::{Content, Image};
 use crate::kernel;
 use crate::node_copy;
-use crate::plan::{Bind, MountPlan, Step, UDI_IMAGE};
+use crate::plan::{Bind, MountPlan, STATE_FILE, Step, UDI_IMAGE};
 use shifter_core::paths::RUN_DIRECTORY;
-use shifter_sys::credentials::{Caller, Unprivileged, irrevocably_drop_privileges};
+use shifter_sys::credentials::{Access, Caller, Unprivileged, irrevocably_drop_privileges, with_access};
 use shifter_sys::descriptors::path_of;
-use shifter_sys::directory::{self as dir, Links};
+use shifter_sys::directory::{self as dir, FileType, Links};
 use shifter_sys::lockdown::LockedDown;
 use shifter_sys::{child, loopdev, mount, namespace, trusted};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 mod cache;
-mod image_tree;
 #[cfg(feature = "setup")]
 mod in_place;
 mod volumes;
@@ -25,9 +24,12 @@ mod volumes;
 #[cfg(feature = "setup")]
 pub use in_place::{InPlace, assemble_in_place};
 
+/// Most entries of a directory of the image that are mounted one by one; real images have a few dozen.
+const MOST_ENTRIES: usize = 4096;
 /// See [`Build::is_ours`].
 const FOREIGN: &str = "its parent belongs to another mount, in which nothing is made";
 const ENOENT: i32 = 2;
+const EEXIST: i32 = 17;
 const EOPNOTSUPP: i32 = 95;
 
 /// A container: this process's root, with root's rights still.
@@ -308,6 +310,78 @@ impl Build<'_> {
             };
         }
         Ok(place)
+    }
+
+    /// Whose rights look into the image: a directory that the caller named must not be opened to them by root.
+    fn access(&self) -> Access<'_> {
+        match self.image.content {
+            Content::Local => Access::AsCaller(self.locked.caller()),
+            _ => Access::AsRoot,
+        }
+    }
+
+    /// The image's directory `path`; `None` if it has none or something else has the name.
+    fn image_directory(&self, path: &str) -> Result<Option<OwnedFd>> {
+        let Some(image_root) = &self.image_root else { return Ok(None) };
+        match with_access(self.access(), || dir::find_if_present(image_root, path, Links::Refuse)) {
+            Ok(Some(found)) if dir::file_type(&found, path)?.is_dir() => {
+                if let Content::Local = self.image.content {
+                    // What is merged of it no longer shows its own mode.
+                    with_access(self.access(), || dir::entries(&found, path, MOST_ENTRIES))?;
+                }
+                Ok(Some(found))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.errno() == Some(dir::IS_A_LINK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn merge(&self, tree: &str) -> Result<()> {
+        let Some(from) = self.image_directory(tree)? else { return Ok(()) };
+        let to = self.find(tree)?;
+        if !self.is_ours(&to)? {
+            return Ok(()); // what the site mounted there wins
+        }
+        let entries = with_access(self.access(), || dir::entries(&from, tree, MOST_ENTRIES))?;
+        for entry in entries {
+            let name = entry.name.as_c_str();
+            if tree == "/var" && name.to_bytes() == STATE_FILE.as_bytes() {
+                continue; // its place is ours, and no image may keep its containers from starting
+            }
+            match entry.file_type {
+                FileType::Directory if dir::make_if_absent(&to, name, 0o755)? => {
+                    mount::graft(&from, &to, name)?
+                }
+                FileType::RegularFile if !dir::has(&to, name)? => {
+                    dir::make_file(&to, name)?;
+                    mount::graft(&from, &to, name)?;
+                }
+                FileType::Symlink => match dir::copy_link(&from, &to, name) {
+                    Err(error) if error.errno() == Some(EEXIST) => {}
+                    other => other?,
+                },
+                _ => {} // what the site has wins; devices, pipes and sockets have no use here
+            }
+        }
+        Ok(())
+    }
+
+    fn overlay_etc(&self) -> Result<()> {
+        let Some(of_image) = self.image_directory("/etc")? else { return Ok(()) };
+        let ours = self.find("/etc")?;
+        let hidden = dir::mark_opaque(&ours, "ssh");
+        let overlay = mount::new_overlay(self.locked.proc(), &[&ours, &of_image], None)?;
+        mount::attach(&overlay, &ours, "/etc")?;
+        match hidden {
+            // ramfs has no extended attributes.
+            Err(error) if error.errno() == Some(EOPNOTSUPP) => {
+                let options = [("source", "shifter"), ("mode", "0755")];
+                let empty = mount::new_file_system("tmpfs", &options, mount::SAFE_READ_ONLY)?;
+                Ok(mount::attach(&empty, &self.find("/etc/ssh")?, "/etc/ssh")?)
+            }
+            other => Ok(other?),
+        }
     }
 }
 

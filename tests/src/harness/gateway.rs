@@ -34,6 +34,8 @@ pub struct GatewayOptions {
     pub locations: Vec<Location>,
     /// Top-level keys that replace or join the generated ones.
     pub more: Map<String, Value>,
+    /// Keys that replace or join those of every location.
+    pub of_locations: Map<String, Value>,
 }
 
 /// A running gateway.
@@ -49,6 +51,8 @@ pub struct Gateway {
     pub state: PathBuf,
     /// Its configuration file.
     pub config: PathBuf,
+    /// Variables it has beside `HOME` and `PATH`; changes count from the next start on.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Sandbox {
@@ -67,25 +71,32 @@ impl Sandbox {
         let config = state.join("imagemanager.json");
         fs::write(&config, serde_json::to_vec_pretty(&document)?).context("write imagemanager.json")?;
         let port = free_port()?;
-        let (daemon, authority) = self.serve(&config, port)?;
+        let (daemon, authority) = self.serve(&config, port, &[])?;
         self.write_udiroot(&[("imageGateway", &format!("http://{authority}")), ("system", SYSTEM)])?;
-        Ok(Gateway { daemon, authority, images, state, config })
+        Ok(Gateway { daemon, authority, images, state, config, environment: Vec::new() })
     }
 
     /// Starts the gateway again on its configuration, state and port, after a test has stopped or killed it.
     pub fn restart(&mut self, gateway: &mut Gateway) -> Result<()> {
         let port = gateway.authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        let (daemon, _) = self.serve(&gateway.config, port.context("a gateway's address has a port")?)?;
+        let port = port.context("a gateway's address has a port")?;
+        let (daemon, _) = self.serve(&gateway.config, port, &gateway.environment)?;
         gateway.daemon = daemon;
         Ok(())
     }
 
-    fn serve(&mut self, config: &std::path::Path, port: u16) -> Result<(DaemonId, String)> {
+    fn serve(
+        &mut self,
+        config: &std::path::Path,
+        port: u16,
+        more: &[(String, String)],
+    ) -> Result<(DaemonId, String)> {
         let program = self.program("shifter-imagegw")?.display().to_string();
         let (config, listen) = (config.display().to_string(), format!("127.0.0.1:{port}"));
         let words = [program.as_str(), "serve", "--config", &config, "--listen", &listen];
         let account = accounts::find("gateway")?;
-        let environment = [("HOME", "/home/gateway")];
+        let mut environment = vec![("HOME", "/home/gateway")];
+        environment.extend(more.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let start = Start {
             name: "shifter-imagegw",
             words: &words,
@@ -107,6 +118,9 @@ impl Sandbox {
             let mut entry = json!({"remotetype": "dockerv2", "url": location.url, "authentication": "http"});
             if let (Some(object), Some(ca)) = (entry.as_object_mut(), &location.ca) {
                 object.insert("sslcacert".to_owned(), json!(ca));
+            }
+            if let Some(object) = entry.as_object_mut() {
+                object.extend(options.of_locations.clone());
             }
             locations.insert(location.name.clone(), entry);
         }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use super::accounts;
 use super::daemon::{DaemonId, Start, accepts, free_port};
 use super::sandbox::Sandbox;
+use super::tokens::TokenService;
 use crate::fixture::{Built, Target, push};
 
 /// Names under which distributions install the registry's program.
@@ -21,6 +22,8 @@ pub struct RegistryOptions<'a> {
     pub tls: bool,
     /// The one user and password that are let in.
     pub login: Option<(&'a str, &'a str)>,
+    /// Who gives bearer tokens for it.
+    pub tokens: Option<&'a TokenService>,
 }
 
 /// A running registry.
@@ -61,6 +64,9 @@ impl Sandbox {
             fs::write(&path, line).context("write htpasswd")?;
             sections
                 .push_str(&format!("auth:\n  htpasswd:\n    realm: fixture\n    path: {}\n", path.display()));
+        }
+        if let Some(tokens) = options.tokens {
+            sections.push_str(&tokens.registry_section());
         }
         let (daemon, authority) = self.start_registry(&directory, &storage, &sections)?;
         let scheme = if options.tls { "https" } else { "http" };

@@ -167,6 +167,12 @@ impl Sandbox {
         daemon.signal(if frozen { Signal::STOP } else { Signal::CONT })
     }
 
+    /// The process id of a running daemon.
+    pub fn pid(&self, id: DaemonId) -> Result<u32> {
+        let daemon = self.daemons.get(id.0).and_then(Option::as_ref);
+        Ok(daemon.context("the daemon was stopped already")?.pid())
+    }
+
     /// What a daemon has written so far.
     pub fn log(&self, id: DaemonId) -> String {
         self.daemons.get(id.0).and_then(Option::as_ref).map(Daemon::log_text).unwrap_or_default()

@@ -4,6 +4,11 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use shifter_tests::fixture::digest_of;
 use shifter_tests::harness::{Gateway, GatewayOptions, Location, Munged, Outcome, Sandbox};
 
 pub struct Site {
@@ -20,11 +25,15 @@ impl Site {
 
     /// The same with further numeric keys in `imagemanager.json`.
     pub fn configured(keys: &[(&str, u64)], make: impl FnOnce(&mut Sandbox) -> Vec<Location>) -> Self {
-        let mut sandbox = Sandbox::new().unwrap();
-        let locations = make(&mut sandbox);
-        let munged = sandbox.munged("site").unwrap();
         let more = keys.iter().map(|(key, number)| ((*key).to_owned(), (*number).into())).collect();
-        let options = GatewayOptions { locations, more };
+        Self::with(|sandbox| GatewayOptions { locations: make(sandbox), more, ..GatewayOptions::default() })
+    }
+
+    /// The same with all that a gateway may be told.
+    pub fn with(make: impl FnOnce(&mut Sandbox) -> GatewayOptions) -> Self {
+        let mut sandbox = Sandbox::new().unwrap();
+        let options = make(&mut sandbox);
+        let munged = sandbox.munged("site").unwrap();
         let gateway = sandbox.gateway(&munged, &options).unwrap();
         Self { sandbox, munged, gateway }
     }
@@ -75,6 +84,67 @@ impl Site {
         names(&self.gateway.state.join("expand"))
     }
 
+    /// The gateway's answer to one request for a pull of this user's: the image's record.
+    pub fn ask(&self, user: &str, image: &str) -> Value {
+        let path = format!("/api/pull/testsystem/docker/{}/", image.replace('/', "%2F").replace(':', "%3A"));
+        let answer = self.sandbox.api(&self.gateway, &self.munged, user, ("POST", &path), b"").unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+
+    /// Asks until the pull has ended: `READY` or `FAILURE`, and what is said of it.
+    pub fn end_of_pull(&self, user: &str, image: &str) -> (String, String) {
+        self.ends_of_pulls(user, &[image.to_owned()]).remove(0)
+    }
+
+    /// The same for several pulls that were asked for.
+    pub fn ends_of_pulls(&self, user: &str, images: &[String]) -> Vec<(String, String)> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut ends: Vec<Option<(String, String)>> = vec![None; images.len()];
+        while ends.contains(&None) {
+            assert!(Instant::now() < deadline, "{ends:?}");
+            // Who asks more often than clients do is taken for several of them, who all want to hear of the end.
+            std::thread::sleep(Duration::from_millis(400));
+            for (image, end) in images.iter().zip(&mut ends).filter(|(_, end)| end.is_none()) {
+                let record = self.ask(user, image);
+                let text = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
+                if matches!(record["status"].as_str(), Some("READY" | "FAILURE")) {
+                    *end = Some((text("status"), text("status_message")));
+                }
+            }
+        }
+        ends.into_iter().flatten().collect()
+    }
+
+    /// What the gateway tells this user of images that are there.
+    pub fn listed(&self, user: &str) -> Value {
+        let list = ("GET", "/api/list/testsystem/");
+        let answer = self.sandbox.api(&self.gateway, &self.munged, user, list, b"").unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+
+    /// The blob cache's content: whole blobs, each of which is what its name says, and how much there is of others.
+    pub fn cached(&self) -> (Vec<String>, BTreeMap<String, Vec<u8>>) {
+        let directory = self.gateway.state.join("cache/sha256");
+        let (mut blobs, mut partials) = (Vec::new(), BTreeMap::new());
+        for name in names(&directory) {
+            let bytes = fs::read(directory.join(&name)).unwrap();
+            if bytes.is_empty() && name.ends_with(".lock") {
+                // Somebody fetches it just now.
+                continue;
+            }
+            match name.strip_prefix('.').and_then(|name| name.strip_suffix(".partial")) {
+                Some(hex) => drop(partials.insert(format!("sha256:{hex}"), bytes)),
+                None => {
+                    assert_eq!(digest_of(&bytes), format!("sha256:{name}"));
+                    blobs.push(format!("sha256:{name}"));
+                }
+            }
+        }
+        (blobs, partials)
+    }
+
     /// Stops everything and checks for leaks.
     pub fn finish(self) {
         self.sandbox.finish().unwrap();
@@ -91,4 +161,18 @@ pub fn names(directory: &Path) -> Vec<String> {
 /// A location named `local` at this URL.
 pub fn local(url: &str) -> Location {
     Location { name: "local".to_owned(), url: url.to_owned(), ca: None }
+}
+
+/// Bytes that do not compress, others for each seed.
+pub fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let step = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let mut bytes: Vec<u8> = (0..=length / 8).flat_map(step).collect();
+    bytes.truncate(length);
+    bytes
 }

@@ -57,6 +57,9 @@ impl Meta {
             members.push(("workdir", Value::Text(workdir.clone())));
         }
         members.push(("env", Value::List(self.env.clone())));
+        if !rich.volumes.is_empty() {
+            members.push(("volumes", Value::List(rich.volumes.clone())));
+        }
         if !rich.labels.is_empty() {
             members.push(("labels", Value::Map(rich.labels.clone())));
         }

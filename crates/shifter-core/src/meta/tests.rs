@@ -93,6 +93,7 @@ fn hostile_values_cannot_write_lines_and_survive_exactly() {
         rich: Some(Rich {
             size: 9,
             sha256: "ab".into(),
+            volumes: vec!["/data".into()],
             labels: vec![("k".into(), "v".into())],
             ..Rich::default()
         }),

@@ -1,130 +1,140 @@
-//! The place of the catalog: a directory on a local file system and a lock file that says who serves.
-//!
-//! The lock is flock(2) on a file beside the database: the kernel drops it with the process, however
-//! that ends, so a stale lock cannot exist.
+//! Where a catalog is: the forms of `DatabaseURI`, and how a place is shown without its password.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
 
-use super::CatalogError;
+use mongodb::options::ConnectionString;
+use sqlx::postgres::PgConnectOptions;
 
-/// File systems on which several hosts may open one file, by their names in mountinfo (proc(5)).
-const NETWORK: &[&str] = &[
-    "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "cvfs", "fhgfs", "gfs2", "gpfs", "lustre", "nfs", "nfs4",
-    "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "stornext", "virtiofs", "wekafs",
-];
-const NETWORK_FUSE: &[&str] = &["fuse.ceph", "fuse.glusterfs", "fuse.juicefs", "fuse.sshfs", "fuse.s3fs"];
-
-/// Creates the directory where it is missing, checks its file system and takes the lock.
-pub(crate) fn lock(database: &Path) -> Result<File, CatalogError> {
-    let io = |operation, path: &Path| {
-        let path = path.to_owned();
-        move |source| CatalogError::Io { operation, path, source }
-    };
-    let directory = database.parent().unwrap_or(Path::new("/"));
-    // The rows hold names and environments of private images.
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io("creating", directory))?;
-    let real = directory.canonicalize().map_err(io("resolving", directory))?;
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")
-        .map_err(io("reading", Path::new("/proc/self/mountinfo")))?;
-    if let Some(kind) = file_system_of(&real, &mounts)
-        && (NETWORK.contains(&kind.as_str()) || NETWORK_FUSE.contains(&kind.as_str()))
-    {
-        return Err(CatalogError::Network { path: database.to_owned(), kind });
-    }
-    let mut name = database.as_os_str().to_owned();
-    name.push(".lock");
-    let path = PathBuf::from(name);
-    let open = |path: &Path| {
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-    };
-    // SQLite gives its companion files the mode of the database file, which would be world-readable.
-    drop(open(database).map_err(io("opening", database))?);
-    let mut file = open(&path).map_err(io("opening", &path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let _ = (&file).take(20).read_to_string(&mut holder);
-            let holder = holder.trim().to_owned();
-            let holder = if holder.is_empty() { "(unknown)".to_owned() } else { holder };
-            return Err(CatalogError::InUse { path: database.to_owned(), holder });
-        }
-        Err(TryLockError::Error(source)) => return Err(io("locking", &path)(source)),
-    }
-    let pid = format!("{}\n", std::process::id());
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| file.write_all(pid.as_bytes()))
-        .map_err(io("writing", &path))?;
-    Ok(file)
+/// The database that keeps a catalog.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A file.
+    Sqlite(PathBuf),
+    /// A connection URI; what it leaves out comes from the environment (`PGHOST`, `PGPASSFILE` ...).
+    Postgres(String),
+    /// A connection URI and the database in it.
+    Mongo { uri: String, database: String },
 }
 
-/// The type of the mount that a path lies on: the deepest mount point that leads to it, the last
-/// one where several lie on one another.
-fn file_system_of(path: &Path, mountinfo: &str) -> Option<String> {
-    let mut best: Option<(usize, String)> = None;
-    for line in mountinfo.lines() {
-        // 36 35 98:0 /root /mount/point options optional... - type source options
-        let Some((front, back)) = line.split_once(" - ") else { continue };
-        let (Some(point), Some(kind)) = (front.split(' ').nth(4), back.split(' ').next()) else { continue };
-        let point = unescape(point);
-        let depth = Path::new(&point).components().count();
-        if path.starts_with(&point) && best.as_ref().is_none_or(|(deepest, _)| depth >= *deepest) {
-            best = Some((depth, kind.to_owned()));
-        }
-    }
-    best.map(|(_, kind)| kind)
+/// Why a text names no catalog; each begins with what must be written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlaceError {
+    #[error(
+        "must be sqlite:// and an absolute path, as sqlite:///var/lib/shifter/shifter.db, or begin with \
+         postgres:// or mongodb://"
+    )]
+    Scheme,
+    #[error("must be a PostgreSQL URI, as postgres://user@host/database: {0}")]
+    Postgres(#[source] sqlx::Error),
+    #[error("must be a MongoDB URI, as mongodb://host/database: {0}")]
+    Mongo(#[source] Box<mongodb::error::Error>),
+    #[error("must be a MongoDB URI, as mongodb://host/")]
+    Original,
+    #[error(
+        "must name the servers themselves, as mongodb://host1,host2/database; mongodb+srv is not resolved"
+    )]
+    Srv,
+    #[error("must name a database, as mongodb://host/database, or the key MongoDB must")]
+    NoDatabase,
 }
 
-/// mountinfo writes blank, tab, newline and backslash as three octal digits.
-fn unescape(text: &str) -> String {
-    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+impl Place {
+    /// Parses a URI. `database` is used where a MongoDB URI names none.
+    pub(crate) fn parse(uri: &str, database: Option<&str>) -> Result<Place, PlaceError> {
+        let Some((scheme, rest)) = uri.split_once("://") else { return Err(PlaceError::Scheme) };
+        match scheme {
+            "sqlite" if rest.starts_with('/') => Ok(Place::Sqlite(rest.into())),
+            "postgres" | "postgresql" => {
+                PgConnectOptions::from_str(uri).map_err(PlaceError::Postgres)?;
+                Ok(Place::Postgres(uri.to_owned()))
+            }
+            "mongodb" => {
+                let named = ConnectionString::parse(uri).map_err(|error| PlaceError::Mongo(error.into()))?;
+                let database = named.default_database.or(database.map(str::to_owned));
+                let database = database.ok_or(PlaceError::NoDatabase)?;
+                Ok(Place::Mongo { uri: uri.to_owned(), database })
+            }
+            "mongodb+srv" => Err(PlaceError::Srv),
+            _ => Err(PlaceError::Scheme),
+        }
+    }
+
+    /// The original's pair of keys: the database of the URI is only where its user is known.
+    pub(crate) fn of_original(uri: &str, database: &str) -> Result<Place, PlaceError> {
+        if !uri.starts_with("mongodb") {
+            return Err(PlaceError::Original);
+        }
+        match Place::parse(uri, Some(database))? {
+            Place::Mongo { uri, .. } => Ok(Place::Mongo { uri, database: database.to_owned() }),
+            _ => Err(PlaceError::Original),
+        }
+    }
+}
+
+/// Without user, password and options.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Place::Postgres(uri) => {
+                let rest = without_user(uri);
+                write!(f, "postgres://{}", rest.split('?').next().unwrap_or_default())
+            }
+            Place::Mongo { uri, database } => {
+                let hosts = without_user(uri).split(['/', '?']).next().unwrap_or_default();
+                write!(f, "mongodb://{hosts}/{database}")
+            }
+        }
+    }
+}
+
+/// As it is displayed: a configuration in a log must not tell passwords.
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn without_user(uri: &str) -> &str {
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    rest.rsplit_once('@').map_or(rest, |(_, rest)| rest)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
-    fn the_deepest_and_latest_mount_decides() {
-        let mounts = "\
-22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-30 22 0:40 / /images rw - lustre mgs@tcp:/fs rw
-31 22 0:41 / /var/lib\\040x rw shared:7 master:2 - nfs4 srv:/v rw
-32 30 0:42 / /images/local rw - ext4 /dev/sdb rw
-33 32 0:43 / /images/local rw - xfs /dev/sdc rw
-garbage
-";
-        for (path, kind) in [
-            ("/var/lib/shifter", "ext4"),
-            ("/images", "lustre"),
-            ("/images/a/b", "lustre"),
-            ("/images2", "ext4"),
-            ("/var/lib x/y", "nfs4"),
-            ("/images/local/db", "xfs"),
+    fn each_form_names_its_database_and_shows_no_password() {
+        for (uri, key, expected) in [
+            ("sqlite:///var/lib/x.db", None, Ok("sqlite:///var/lib/x.db")),
+            ("postgres://u:geheim@h:5433/db?application_name=geheim", None, Ok("postgres://h:5433/db")),
+            ("postgresql:///db?host=/run/geheim", None, Ok("postgres:///db")),
+            ("mongodb://u:geheim@h1,h2:27018/db?appName=geheim", None, Ok("mongodb://h1,h2:27018/db")),
+            ("mongodb://h/", Some("Shifter"), Ok("mongodb://h/Shifter")),
+            ("mongodb://h/db", Some("Shifter"), Ok("mongodb://h/db")),
+            ("mongodb://h", None, Err("must name a database")),
+            ("mongodb+srv://h/db", None, Err("must name the servers")),
+            ("mongodb://", Some("x"), Err("must be a MongoDB URI")),
+            ("postgres://h:port/db", None, Err("must be a PostgreSQL URI")),
+            ("sqlite://relative.db", None, Err("must be sqlite://")),
+            ("mysql://h/db", None, Err("must be sqlite://")),
+            ("/var/lib/x.db", None, Err("must be sqlite://")),
         ] {
-            assert_eq!(file_system_of(Path::new(path), mounts).as_deref(), Some(kind), "{path}");
+            match (Place::parse(uri, key), expected) {
+                (Ok(place), Ok(shown)) => {
+                    assert_eq!((place.to_string(), format!("{place:?}")), (shown.into(), shown.into()));
+                }
+                (Err(error), Err(begins)) => assert!(error.to_string().starts_with(begins), "{error}"),
+                (found, _) => panic!("{uri}: {found:?}"),
+            }
         }
-    }
-
-    #[test]
-    fn a_second_gateway_is_told_who_serves() {
-        let dir = tempfile::tempdir().unwrap();
-        let database = dir.path().join("new/shifter.db");
-        let held = lock(&database).unwrap();
-        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        assert_eq!((mode(&database), mode(database.parent().unwrap())), (0o600, 0o700));
-        let error = lock(&database).unwrap_err().to_string();
-        let expected = format!("in use by process {};", std::process::id());
-        assert!(error.contains(&expected), "{error}");
-        drop(held);
-        lock(&database).unwrap();
+        // The original reads the database from its own key; the URI's is where the user is known.
+        let place = Place::of_original("mongodb://u:p@h/admin", "Shifter").unwrap();
+        assert_eq!(place.to_string(), "mongodb://h/Shifter");
     }
 }

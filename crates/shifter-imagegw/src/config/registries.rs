@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use shifter_registry::{AuthMethod, Location, Mirror, Policy, Registries};
 
@@ -34,6 +35,7 @@ pub(super) fn read_location(section: &mut Section<'_>) -> Location {
         },
         mirrors: mirrors.into_iter().map(|url| Mirror { url, sslcacert: sslcacert.clone() }).collect(),
         trusted_hosts: section.names("trustedHosts"),
+        timeout: section.integer("timeout", 1, 3600).map(Duration::from_secs),
         sslcacert,
         ..Location::default()
     }

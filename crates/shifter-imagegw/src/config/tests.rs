@@ -36,6 +36,8 @@ const EVERYTHING: &str = r#"{
     "CacheDirectory": "/tmp/imagegw/", "ExpandDirectory": "/tmp/imagegw/",
     "DatabaseURI": "sqlite:///srv/c.db", "MongoDBURI": "mongodb://localhost/", "MongoDB": "ShifterTest",
     "Metrics": true, "Broker": "redis://localhost/", "Authentication": "mock", "ImportUsers": "all",
+    "examiner": "/site/examine", "ExaminerTimeLimit": 30, "ExaminerSizeLimit": 2, "ExaminerPaths": ["/site/signatures"],
+    "ConversionTimeLimit": 60,
     "ConverterOptions": {"squashfs": ["-comp", "zstd -Xcompression-level 3"], "cramfs": "-e 2"},
     "Locations": {
         "index.docker.io": { "remotetype": "dockerv2", "authentication": "http" },
@@ -47,7 +49,7 @@ const EVERYTHING: &str = r#"{
             "ssh": { "username": "user", "key": "/tmp/ssh.key", "imageDir": "/tmp/systema/images",
                      "sshCmdOptions": ["-v"], "scpCmdOptions": ["-C"] } },
         "systemb": { "mungeSocketPath": "/tmp/systemb/munge.socket", "accesstype": "local",
-            "usergroupService": "local", "admins": "root", "architecture": "arm64",
+            "usergroupService": "local", "admins": "root", "architecture": "ARM64/v9",
             "local": { "imageDir": "/tmp/systemb/images" } } }
 }"#;
 
@@ -70,7 +72,7 @@ fn documented_configurations_are_accepted() {
         assert_eq!(config.image_expiration, Duration::from_secs(90 * 86_400));
         assert_eq!(config.pull_update, Duration::from_secs(300));
         assert_eq!(config.platforms["mycluster"].image_dir, PathBuf::from("/images"));
-        assert_eq!(config.database, Database::MongoOnly);
+        assert_eq!(config.database.to_string(), "mongodb://localhost/Shifter");
     }
     let everything = accepted(EVERYTHING);
     assert_eq!(everything.image_expiration.as_secs(), 86_400 + 2 * 3600 + 3 * 60 + 4);
@@ -81,21 +83,65 @@ fn documented_configurations_are_accepted() {
         everything.platforms["systemb"].converters.options,
         ["-comp", "zstd", "-Xcompression-level", "3"]
     );
-    assert_eq!(everything.database, Database::Sqlite("/srv/c.db".into()));
+    assert_eq!(everything.database, Place::Sqlite("/srv/c.db".into()));
     assert_eq!(everything.platforms["systemb"].admins, ["root"]);
-    assert_eq!(everything.platforms["systemb"].architecture, "arm64");
+    assert_eq!(everything.platforms["systemb"].architecture, "arm64/v9");
     assert_eq!(everything.platforms["systema"].admins, ["root", "alice"]);
     assert!(everything.registries.location("urltest").unwrap().auth_method == AuthMethod::Basic);
     everything.check_servable().unwrap();
+    let examiner = Examiner {
+        program: "/site/examine".into(),
+        time: Duration::from_secs(30),
+        bytes: 2_000_000_000,
+        paths: vec!["/site/signatures".into()],
+        configuration: PathBuf::new(),
+    };
+    assert_eq!(everything.examiner, Some(examiner));
+    assert_eq!(accepted(LOCAL).examiner, None);
+    assert_eq!(everything.conversion_time.as_secs(), 60);
+    assert_eq!(accepted(LOCAL).conversion_time.as_secs(), 14_400);
 }
 
 #[test]
-fn the_database_is_sqlite_unless_only_mongodb_is_named() {
-    let without = LOCAL.replace("\"MongoDBURI\":\"mongodb://localhost/\", \"MongoDB\":\"Shifter\",", "");
-    assert_eq!(accepted(&without).database, Database::Sqlite(DEFAULT_DATABASE.into()));
-    accepted(&without).check_servable().unwrap();
-    let refusal = accepted(LOCAL).check_servable().unwrap_err().to_string();
-    assert!(refusal.contains("\"DatabaseURI\": \"sqlite:///var/lib/shifter/shifter.db\""), "{refusal}");
+fn an_examiner_is_an_absolute_path_and_its_keys_need_one() {
+    for (keys, problem) in [
+        ("\"examiner\": \"examine\"", "examiner: must be an absolute path"),
+        ("\"examiner\": \"/e\", \"ExaminerPaths\": [\"x\"]", "ExaminerPaths: must be absolute paths"),
+        (
+            "\"examiner\": \"/e\", \"ExaminerTimeLimit\": 0",
+            "ExaminerTimeLimit: must be a whole number from 1 to 86400",
+        ),
+    ] {
+        let text = changed("\"MongoDB\":", &format!("{keys}, \"MongoDB\":"));
+        assert_eq!(Config::parse(&text).unwrap_err().to_string(), problem);
+    }
+    let text = changed("\"MongoDB\":", "\"ExaminerTimeLimit\": 5, \"MongoDB\":");
+    let (config, warnings) = Config::parse(&text).unwrap();
+    assert_eq!(warnings, ["ExaminerTimeLimit: has no effect without examiner"]);
+    assert_eq!(config.examiner, None);
+}
+
+#[test]
+fn the_database_is_the_one_named_first_mongodb_if_only_that_is_sqlite_else() {
+    let mongo = "\"MongoDBURI\":\"mongodb://localhost/\", \"MongoDB\":\"Shifter\",";
+    for (keys, expected) in [
+        ("", "sqlite:///var/lib/shifter/shifter.db"),
+        (r#""MongoDBURI": "mongodb://u:p@h/auth", "MongoDB": "S","#, "mongodb://h/S"),
+        (
+            r#""DatabaseURI": "postgres://u:p@h/s", "MongoDBURI": "mongodb://h/", "MongoDB": "S","#,
+            "postgres://h/s",
+        ),
+        (
+            r#""DatabaseURI": "sqlite:///x.db", "MongoDBURI": "mongodb://h/", "MongoDB": "S","#,
+            "sqlite:///x.db",
+        ),
+        (r#""DatabaseURI": "mongodb://h/d","#, "mongodb://h/d"),
+        (r#""DatabaseURI": "mongodb://h", "MongoDB": "S","#, "mongodb://h/S"),
+    ] {
+        let config = accepted(&changed(mongo, keys));
+        assert_eq!(config.database.to_string(), expected, "{keys}");
+        config.check_servable().unwrap();
+    }
 }
 
 #[test]
@@ -105,7 +151,6 @@ fn what_this_version_cannot_honour_stops_serve_not_the_reader() {
         accepted(&text).check_servable().unwrap_err().to_string()
     };
     for (from, to, named) in [
-        ("\"MongoDB\":", "\"examiner\": \"/bin/x\", \"MongoDB\":", "examiner"),
         ("\"accesstype\"", "\"policy_file\": \"/p\", \"accesstype\"", "Platforms.mycluster.policy_file"),
         ("\"squashfs\"", "\"cramfs\"", "DefaultImageFormat"),
         (
@@ -140,7 +185,7 @@ fn unknown_keys_are_reported_with_the_nearest_name() {
             "PullUpdateTimout: unknown key, ignored; did you mean PullUpdateTimeout?",
         ),
         ("\"admins\"", "\"admin\"", "Platforms.mycluster.admin: unknown key, ignored; did you mean admins?"),
-        ("\"MongoDB\"", "\"Zebra\"", "Zebra: unknown key, ignored"),
+        ("\"Platforms\"", "\"Zebra\": 1, \"Platforms\"", "Zebra: unknown key, ignored"),
     ] {
         let (_, warnings) = Config::parse(&changed(from, to)).unwrap();
         assert_eq!(warnings, [warning]);
@@ -169,16 +214,24 @@ fn mistakes_are_named_with_their_place() {
             "\"DefaultImageLocation\": \"quay.io\"",
             "is not one of the Locations",
         ),
+        (
+            "\"accesstype\"",
+            "\"architecture\": \"amd64/\", \"accesstype\"",
+            "Platforms.mycluster.architecture: must be one of amd64, arm64",
+        ),
+        (
+            "\"authentication\"",
+            "\"timeout\": 0, \"authentication\"",
+            "Locations.registry-1.docker.io.timeout: must be a whole number",
+        ),
         ("\"local\",", "\"ftp\",", "Platforms.mycluster.accesstype: must be one of local, remote"),
         ("\"local\": {", "\"ssh\": {", "Platforms.mycluster.local: missing"),
         ("\"mungeSocketPath\"", "\"x\"", "Platforms.mycluster.mungeSocketPath: missing"),
         ("[\"root\"]", "[\"root\", 0]", "Platforms.mycluster.admins: must be a string or a list of strings"),
         ("\"Platforms\": {", "\"Platforms\": { \"x\": 5,", "Platforms.x: must be an object"),
-        (
-            "\"MongoDB\":",
-            "\"DatabaseURI\": \"postgres://h/db\", \"MongoDB\":",
-            "DatabaseURI: must be sqlite://",
-        ),
+        ("\"MongoDB\":", "\"DatabaseURI\": \"mysql://h/db\", \"MongoDB\":", "DatabaseURI: must be sqlite://"),
+        ("\"MongoDB\":", "\"Mongo\":", "MongoDB: must name a database"),
+        ("mongodb://localhost/", "localhost", "MongoDBURI: must be a MongoDB URI"),
         (
             "\"MongoDB\":",
             "\"WorkerThreads\": 0, \"MongoDB\":",

@@ -7,10 +7,13 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use shifter_layers::{Attributes, Layer, Limits, Policy, Sink, Special, Summary, Tables, read_layers};
+use shifter_layers::{
+    Attributes, Layer, Limits, MergeError, Policy, Sink, Special, Summary, Tables, read_layers_from,
+};
 use shifter_squashfs::writer::{self, Data, Encoder, Inode, Settings, SpoolDir, WriteError, Writer};
 
-use super::sentence;
+use super::reuse::{Kept, Records, Reuse};
+use super::{Failure, sentence};
 
 /// Most bytes of hidden files' data that wait in temporary files for a link that may want them.
 const MOST_SPOOLED: u64 = 64 << 30;
@@ -19,14 +22,18 @@ const MOST_SPOOLED: u64 = 64 << 30;
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Writes the image `output`, which may exist as an empty file. Temporary files are made in `spool` and have no names.
-/// `report` hears, now and then, of how many layers have begun and how many bytes of files came.
+/// Of the layers, oldest first, some are `kept` in images written before, and what is made of them is remembered in
+/// `records`. `report` hears, now and then, of how many layers have begun.
 pub(super) fn convert(
-    layers: &[Layer],
+    (layers, kept): (&[Layer], Vec<Option<Kept>>),
     encoder: Encoder,
     output: &Path,
-    spool: &Path,
-    report: &mut dyn FnMut(usize, u64),
-) -> Result<Summary, String> {
+    (spool, records): (&Path, Option<Records<'_>>),
+    report: &mut dyn FnMut(usize),
+) -> Result<Summary, Failure> {
+    let policy = Policy::default();
+    let reuse = Reuse::open(&encoder, &policy, layers, kept, records).map_err(Failure::Needs)?;
+    let origins = reuse.origins();
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -34,33 +41,55 @@ pub(super) fn convert(
         .truncate(false)
         .mode(0o600)
         .open(output)
-        .map_err(|error| format!("opening {} failed: {error}", output.display()))?;
+        .map_err(|error| format!("opening {} failed: {error}", output.display()));
+    let file = file.map_err(Failure::Told)?;
     let settings = Settings { encoder, ..Settings::default() };
     let writer = Writer::create(file, SpoolDir::new(spool, MOST_SPOOLED), &settings);
-    let writer = writer.map_err(|error| sentence(&error))?;
-    let mut sink = ImageSink { writer, report, layers: 0, bytes: 0, told: None };
-    let read = read_layers(layers, &Limits::default(), &Policy::default(), &mut sink);
-    let image = read.map_err(|error| sentence(&error))?;
-    let mut tables = ImageTables(sink.writer.tables().map_err(|error| sentence(&error))?);
-    let (root, summary) = image.write(&mut tables).map_err(|error| sentence(&error))?;
-    tables.0.finish(root).map_err(|error| sentence(&error))?;
+    let writer = writer.map_err(told)?;
+    let mut sink = ImageSink { writer, reuse, report, layers: 0, told: None };
+    let read = read_layers_from(layers, origins, &Limits::default(), &policy, &mut sink);
+    let image = read.map_err(|error| {
+        let needs = match error {
+            MergeError::Records { .. } => sink.reuse.current(),
+            _ => sink.reuse.needs(),
+        };
+        needs.map_or_else(|| told(error), Failure::Needs)
+    })?;
+    let mut tables = ImageTables(sink.writer.tables().map_err(told)?);
+    let (root, summary) = image.write(&mut tables).map_err(told)?;
+    tables.0.finish(root).map_err(told)?;
     Ok(summary)
+}
+
+fn told(error: impl std::error::Error) -> Failure {
+    Failure::Told(sentence(&error))
 }
 
 struct ImageSink<'a> {
     writer: Writer,
-    report: &'a mut dyn FnMut(usize, u64),
+    reuse: Reuse<'a>,
+    report: &'a mut dyn FnMut(usize),
     layers: usize,
-    bytes: u64,
     told: Option<Instant>,
 }
 
-impl ImageSink<'_> {
-    fn tell(&mut self) {
-        if self.told.is_none_or(|told| told.elapsed() >= INTERVAL) {
-            (self.report)(self.layers, self.bytes);
-            self.told = Some(Instant::now());
-        }
+fn tell(report: &mut dyn FnMut(usize), layers: usize, told: &mut Option<Instant>) {
+    if told.is_none_or(|told| told.elapsed() >= INTERVAL) {
+        report(layers);
+        *told = Some(Instant::now());
+    }
+}
+
+/// A file's data; large files are reported within, too.
+struct Told<'a> {
+    data: &'a mut dyn io::Read,
+    tell: &'a mut dyn FnMut(),
+}
+
+impl io::Read for Told<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (self.tell)();
+        self.data.read(buffer)
     }
 }
 
@@ -69,15 +98,24 @@ impl Sink for ImageSink<'_> {
 
     fn begin_segment(&mut self) -> io::Result<()> {
         self.layers += 1;
-        self.tell();
-        self.writer.begin_segment().map_err(failed)
+        tell(self.report, self.layers, &mut self.told);
+        self.reuse.begin(&mut self.writer)
     }
 
     fn file(&mut self, size: u64, live: bool, data: &mut dyn io::Read) -> io::Result<Data> {
-        let data = self.writer.file(size, live, data).map_err(failed)?;
-        self.bytes += size;
-        self.tell();
-        Ok(data)
+        let mut told = Told { data, tell: &mut || tell(self.report, self.layers, &mut self.told) };
+        let data = self.writer.file(size, live, &mut told);
+        data.map_err(|error| self.reuse.failed(error))
+    }
+
+    fn kept_file(&mut self, size: u64, live: bool) -> io::Result<Data> {
+        tell(self.report, self.layers, &mut self.told);
+        let data = self.writer.kept_file(size, live);
+        data.map_err(|error| self.reuse.failed(error))
+    }
+
+    fn records(&mut self) -> Option<&mut dyn io::Write> {
+        self.reuse.records()
     }
 
     fn revive(&mut self, data: Data) -> io::Result<()> {
@@ -89,7 +127,7 @@ impl Sink for ImageSink<'_> {
     }
 
     fn end_segment(&mut self) -> io::Result<()> {
-        self.writer.end_segment().map(drop).map_err(failed)
+        self.reuse.end(&mut self.writer)
     }
 }
 
@@ -148,6 +186,6 @@ fn with<T>(
     write(&writer::Attributes { mode, uid, gid, mtime, xattrs: &xattrs }).map_err(failed)
 }
 
-fn failed(error: WriteError) -> io::Error {
+pub(super) fn failed(error: WriteError) -> io::Error {
     io::Error::other(sentence(&error))
 }

@@ -2,20 +2,40 @@
 //!
 //! Runs with the flight of its digest held, so once at a time; enters nothing into the catalog.
 
+use std::collections::HashMap;
 use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt};
 use shifter_core::digest::Digest;
 use shifter_registry::{Blob, BlobCache, Client, Compression, RegistryError, Resolved};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 
+use super::reuse::Offer;
 use super::{DOWNLOADS, FORMAT, Progress, PullError, Puller, blocking};
+use crate::acl;
+use crate::catalog::patiently;
 use crate::config::Platform;
-use crate::convert::{ConvertJob, ConvertLayer};
+use crate::confine::Reach;
+use crate::convert::{ConvertError, ConvertJob, ConvertLayer};
 use crate::model::{Image, Job, JobStatus, RunConfig};
-use crate::publish::{NewImage, Scratch};
+use crate::publish::{self, NewImage, Scratch};
 use crate::target::Target;
+
+/// Conversions with remembered layers before one is done without.
+const MOST_ATTEMPTS: u32 = 3;
+
+/// An image that is not published yet.
+struct Made<'a> {
+    _worker: SemaphorePermit<'a>,
+    part: NewImage,
+    scratch: Scratch,
+    /// What is to be remembered of it.
+    records: Option<Scratch>,
+    layers: Vec<ConvertLayer>,
+    offers: Vec<Option<Offer>>,
+}
 
 /// The making of an image that is not there yet.
 pub(super) struct Making<'a> {
@@ -24,18 +44,20 @@ pub(super) struct Making<'a> {
     pub(super) platform: &'a Platform,
     pub(super) target: &'a Target,
     pub(super) client: &'a Client,
+    /// Turns of pulls from this registry, so that one that is slow holds up nobody else's users.
+    pub(super) turns: &'a Semaphore,
     pub(super) progress: &'a Progress,
 }
 
-impl Making<'_> {
+impl<'a> Making<'a> {
     /// Downloads, converts and publishes; returns the image with its lock, not yet in the catalog.
     pub(super) async fn make(&self, digest: &Digest) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
         let puller = self.puller;
         self.progress.set("Waiting for a free worker".to_owned());
-        let _turn = puller.workers.acquire().await.map_err(|_| PullError::Stopping)?;
+        let _turn = self.turns.acquire().await.map_err(|_| PullError::Stopping)?;
         let resolved = self.resolve(digest).await?;
         // Old gateways name images by the top-level digest. An index means another image on each
-        // architecture, so on others than the common one the platform's manifest names it.
+        // architecture, so on others than the common one, and on variants of it, the platform's manifest names it.
         let id = match self.platform.architecture.as_str() {
             "amd64" => &resolved.top_digest,
             _ => &resolved.manifest_digest,
@@ -43,61 +65,202 @@ impl Making<'_> {
         let id = id.hex().to_owned();
         let system = self.job.key.system.clone();
         let guard = puller.images.lock(format!("{system} {id}")).await;
-        if let Some(image) = puller.catalog.image(&system, &id).await?
-            && puller.is_published(self.platform, &image).await
+        if let Some(known) = patiently(|| puller.catalog.record(&system, &id)).await?
+            && puller.is_published(self.platform, &known.image).await
         {
-            return Ok((image, guard));
+            return Ok((known.image, guard));
         }
-        let layers = match self.download(&resolved).await {
-            // The cache's directories were removed under a running gateway: made again, once.
-            Err(PullError::Registry(RegistryError::Cache { source, .. }))
-                if source.kind() == ErrorKind::NotFound =>
-            {
-                let directory = puller.config.cache_directory.clone();
-                blocking(move || Ok(BlobCache::open(&directory).map(drop))).await??;
-                self.download(&resolved).await?
-            }
-            result => result?,
-        };
-        puller.move_on(self.job, JobStatus::Conversion, "Converting image", self.progress).await?;
-        let (expand, directory) = (puller.config.expand_directory.clone(), self.platform.image_dir.clone());
-        let new_id = id.clone();
-        let (scratch, part) = blocking(move || {
-            Ok((Scratch::create(&expand, &new_id)?, NewImage::create(&directory, &new_id, FORMAT)?))
-        })
-        .await?;
-        let job = ConvertJob {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            layers: convert_layers(&resolved, &layers),
-            output: part.path().to_owned(),
-            scratch: scratch.path().to_owned(),
-            converter: self.platform.converters.clone(),
-        };
-        let of = job.layers.len();
-        let progress = |begun: usize, bytes: u64| {
-            let begun = begun.min(of);
-            self.progress.set(format!("Converting layer {begun} of {of}, {} MB", megabytes(bytes)));
-        };
-        puller.converter.run(&job, &progress).await?;
-        // Held until here, so that nobody collects what is being read.
-        drop(layers);
+        let layers = convert_layers(&resolved);
+        let offers = self.find(&layers).await?;
+        let made = self.make_image(&resolved, &id, layers, offers).await?;
+        self.examine(&made.part, &id).await?;
         puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
+        let (indexes, key) = (puller.indexes.clone(), crate::convert::key(&self.platform.converters));
+        let image_path = publish::image_path(&self.platform.image_dir, &id, FORMAT);
         let published = blocking(move || {
-            drop(scratch);
-            part.publish()
+            drop(made.scratch);
+            let published = made.part.publish()?;
+            if let (Some(records), Some(key)) = (made.records, key) {
+                indexes.install(&records, &key, &made.layers, &made.offers, &image_path);
+                drop(records);
+                indexes.collect();
+            }
+            Ok(published)
         })
         .await?;
         let image = Image {
             system,
             id,
             format: FORMAT.to_owned(),
-            config: run_config(&resolved, &self.platform.architecture),
+            config: run_config(&resolved),
             size: published.size,
             sha256: published.sha256,
             last_pull: 0.0,
             expiration: 0.0,
         };
         Ok((image, guard))
+    }
+
+    /// What is remembered of the layers, in images that the caller may read: the registry is not asked for layers that
+    /// are not fetched, and the child that reads the caller's image can read all of those.
+    async fn find(&self, layers: &[ConvertLayer]) -> Result<Vec<Option<Offer>>, PullError> {
+        let (indexes, platform) = (self.puller.indexes.clone(), self.platform.clone());
+        let layers = layers.to_vec();
+        let mut offers = blocking(move || Ok(indexes.find(&platform, &layers))).await?;
+        let mut readable: HashMap<PathBuf, bool> = HashMap::new();
+        for place in &mut offers {
+            let Some(image) = place.as_ref().map(|offer| offer.image.clone()) else { continue };
+            let is_readable = match readable.get(&image) {
+                Some(known) => *known,
+                None => self.is_open_to_caller(&image).await?,
+            };
+            readable.insert(image, is_readable);
+            if !is_readable {
+                *place = None;
+            }
+        }
+        Ok(offers)
+    }
+
+    /// Whether the caller has a grant on a published image, under any tag of any system that has it.
+    async fn is_open_to_caller(&self, image: &Path) -> Result<bool, PullError> {
+        let (Some(directory), Some(id)) = (image.parent(), image.file_stem().and_then(|id| id.to_str()))
+        else {
+            return Ok(false);
+        };
+        for (system, _) in self.puller.config.platforms.iter().filter(|(_, p)| p.image_dir == directory) {
+            let record = patiently(|| self.puller.catalog.record(system, id)).await?;
+            if record.is_some_and(|record| acl::opens_to(&record.grants, self.job.uid)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Makes the image of what is remembered and of what is fetched. Whatever goes wrong with what is remembered, the
+    /// image is made without: first without that of the one layer that is needed after all, then without any.
+    async fn make_image(
+        &self,
+        resolved: &Resolved,
+        id: &str,
+        mut layers: Vec<ConvertLayer>,
+        mut offers: Vec<Option<Offer>>,
+    ) -> Result<Made<'a>, PullError> {
+        let mut blobs: Vec<Option<Blob>> = layers.iter().map(|_| None).collect();
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            self.fetch(resolved, &offers, &mut blobs).await?;
+            self.progress.set("Waiting for a free worker".to_owned());
+            let worker = self.puller.workers.acquire().await.map_err(|_| PullError::Stopping)?;
+            for ((layer, blob), offer) in layers.iter_mut().zip(&blobs).zip(&offers) {
+                (layer.path, layer.kept) = match (offer, blob) {
+                    (Some(offer), _) => (offer.index.clone(), Some(offer.image.clone())),
+                    (None, Some(blob)) => (blob.path().to_owned(), None),
+                    (None, None) => continue,
+                };
+            }
+            let error = match self.convert(id, resolved, &layers).await {
+                Ok((part, scratch, records)) => {
+                    return Ok(Made { _worker: worker, part, scratch, records, layers, offers });
+                }
+                Err(PullError::Convert(error)) if offers.iter().any(Option::is_some) => error,
+                Err(error) => return Err(error),
+            };
+            tracing::info!(%error, attempts, "an image is made again, with fewer layers taken from others");
+            match error {
+                ConvertError::Needs(layer) if attempts < MOST_ATTEMPTS => match offers.get_mut(layer) {
+                    Some(offer) if offer.is_some() => *offer = None,
+                    _ => offers.fill(None),
+                },
+                _ => offers.fill(None),
+            }
+        }
+    }
+
+    /// One attempt at an image.
+    async fn convert(
+        &self,
+        id: &str,
+        resolved: &Resolved,
+        layers: &[ConvertLayer],
+    ) -> Result<(NewImage, Scratch, Option<Scratch>), PullError> {
+        let puller = self.puller;
+        puller.move_on(self.job, JobStatus::Conversion, "Converting image", self.progress).await?;
+        let (expand, directory) = (puller.config.expand_directory.clone(), self.platform.image_dir.clone());
+        let (new_id, indexes) = (id.to_owned(), puller.indexes.clone());
+        let has_key = crate::convert::key(&self.platform.converters).is_some();
+        let (scratch, part, records) = blocking(move || {
+            let scratch = Scratch::create(&expand, &new_id)?;
+            let part = NewImage::create(&directory, &new_id, FORMAT)?;
+            Ok((scratch, part, if has_key { indexes.scratch(&new_id) } else { None }))
+        })
+        .await?;
+        let reach = Reach {
+            read: layers
+                .iter()
+                .flat_map(|layer| [Some(layer.path.clone()), layer.kept.clone()])
+                .flatten()
+                .collect(),
+            write: vec![part.path().to_owned()],
+            make: [Some(&scratch), records.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(|s| s.path().to_owned())
+                .collect(),
+            ..Reach::default()
+        };
+        let job = ConvertJob {
+            layers: layers.to_vec(),
+            output: part.path().to_owned(),
+            scratch: scratch.path().to_owned(),
+            converter: self.platform.converters.clone(),
+            reach,
+            records: records.as_ref().map(|records| records.path().to_owned()),
+            image: publish::image_path(&self.platform.image_dir, id, FORMAT),
+        };
+        let read = layers.iter().zip(&resolved.layers).filter(|(layer, _)| layer.kept.is_none());
+        let total = read.map(|(_, layer)| layer.size).sum();
+        let progress = |begun: usize, read: u64| {
+            let (of, begun) = (layers.len(), begun.min(layers.len()));
+            // They begin with the newest.
+            let layer = of.checked_sub(begun).and_then(|number| layers.get(number));
+            let is_kept = layer.is_some_and(|layer| layer.kept.is_some());
+            self.progress.set(converting_line(is_kept, begun, of, read, total));
+        };
+        puller.converter.run(&job, &progress).await?;
+        Ok((part, scratch, records))
+    }
+
+    /// Has the site's examiner look at the image, where there is one.
+    async fn examine(&self, part: &NewImage, id: &str) -> Result<(), PullError> {
+        let puller = self.puller;
+        let Some(examiner) = &puller.config.examiner else { return Ok(()) };
+        let begin = "Unpacking image for examination";
+        puller.move_on(self.job, JobStatus::Examination, begin, self.progress).await?;
+        let unpacked = || self.progress.set("Examining image".to_owned());
+        let expand = &puller.config.expand_directory;
+        Ok(examiner.examine(&puller.converter, part.path(), id, expand, &unpacked).await?)
+    }
+
+    /// Fetches the layers of which nothing is remembered.
+    async fn fetch(
+        &self,
+        resolved: &Resolved,
+        offers: &[Option<Offer>],
+        blobs: &mut [Option<Blob>],
+    ) -> Result<(), PullError> {
+        match self.download(resolved, offers, blobs).await {
+            // The cache's directories were removed under a running gateway: made again, once.
+            Err(PullError::Registry(RegistryError::Cache { source, .. }))
+                if source.kind() == ErrorKind::NotFound =>
+            {
+                let directory = self.puller.config.cache_directory.clone();
+                blocking(move || Ok(BlobCache::open(&directory).map(drop))).await??;
+                self.download(resolved, offers, blobs).await
+            }
+            result => result,
+        }
     }
 
     /// The image that the digest names. A registry that does not know what it just stated is asked by
@@ -117,18 +280,28 @@ impl Making<'_> {
         Ok(resolved)
     }
 
-    /// Fetches all layers, some at a time, oldest first in the result.
-    async fn download(&self, resolved: &Resolved) -> Result<Vec<Blob>, PullError> {
-        let total: u64 = resolved.layers.iter().map(|layer| layer.size).sum();
-        let received: Vec<AtomicU64> = resolved.layers.iter().map(|_| AtomicU64::new(0)).collect();
-        let count = resolved.layers.len();
+    /// Fetches the layers that are neither offered nor there, some at a time.
+    async fn download(
+        &self,
+        resolved: &Resolved,
+        offers: &[Option<Offer>],
+        blobs: &mut [Option<Blob>],
+    ) -> Result<(), PullError> {
+        let places = resolved.layers.iter().zip(offers).zip(blobs);
+        let places = places.filter(|((_, offer), blob)| offer.is_none() && blob.is_none());
+        let (layers, places): (Vec<_>, Vec<_>) = places.map(|((layer, _), blob)| (layer, blob)).unzip();
+        if layers.is_empty() {
+            return Ok(());
+        }
+        let received: Vec<AtomicU64> = layers.iter().map(|_| AtomicU64::new(0)).collect();
+        let kept = resolved.layers.len() - layers.len();
         let show = || {
-            let got: u64 = received.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
-            let line = format!("Pulling {count} layers, {} of {} MB", megabytes(got), megabytes(total));
-            self.progress.set(line);
+            let layers = layers.iter().zip(&received);
+            let layers = layers.map(|(layer, bytes)| (bytes.load(Ordering::Relaxed), layer.size));
+            self.progress.set(pulling_line(kept, layers));
         };
         show();
-        let fetches = resolved.layers.iter().zip(&received).map(|(layer, bytes)| {
+        let fetches = layers.iter().zip(&received).map(|(layer, bytes)| {
             let report = |progress: shifter_registry::Progress| {
                 bytes.store(progress.received, Ordering::Relaxed);
                 show();
@@ -137,20 +310,42 @@ impl Making<'_> {
         });
         // Collected first: over a lazy iterator the compiler cannot prove the whole to be Send.
         let fetches: Vec<_> = fetches.collect();
-        Ok(futures_util::stream::iter(fetches).buffered(DOWNLOADS).try_collect().await?)
+        let fetched: Vec<Blob> =
+            futures_util::stream::iter(fetches).buffered(DOWNLOADS).try_collect().await?;
+        places.into_iter().zip(fetched).for_each(|(place, blob)| *place = Some(blob));
+        Ok(())
     }
+}
+
+/// Layers that need not be fetched; of each other one, bytes received, and in all.
+fn pulling_line(kept: usize, layers: impl Iterator<Item = (u64, u64)>) -> String {
+    let (mut count, mut done, mut got, mut total) = (kept, kept, 0, 0);
+    for (received, size) in layers {
+        count += 1;
+        done += usize::from(received >= size);
+        got += received.min(size);
+        total += size;
+    }
+    format!("Pulling layers, {done} of {count} complete, {} of {} MB", megabytes(got), megabytes(total))
+}
+
+fn converting_line(is_kept: bool, begun: usize, of: usize, read: u64, total: u64) -> String {
+    let doing = if is_kept { "Reusing" } else { "Converting" };
+    format!("{doing} layer {begun} of {of}, {} of {} MB", megabytes(read.min(total)), megabytes(total))
 }
 
 fn megabytes(bytes: u64) -> String {
     format!("{}.{}", bytes / 1_000_000, bytes / 100_000 % 10)
 }
 
-fn convert_layers(resolved: &Resolved, blobs: &[Blob]) -> Vec<ConvertLayer> {
+/// The layers, still without the files to read.
+fn convert_layers(resolved: &Resolved) -> Vec<ConvertLayer> {
     let mut diff_ids = resolved.config.diff_ids.iter();
-    let layers = resolved.layers.iter().zip(blobs);
+    let layers = resolved.layers.iter();
     layers
-        .map(|(layer, blob)| ConvertLayer {
-            path: blob.path().to_owned(),
+        .map(|layer| ConvertLayer {
+            path: PathBuf::new(),
+            kept: None,
             digest: layer.digest.to_string(),
             diff_id: diff_ids.next().map(Digest::to_string),
             compression: match layer.compression {
@@ -163,7 +358,7 @@ fn convert_layers(resolved: &Resolved, blobs: &[Blob]) -> Vec<ConvertLayer> {
         .collect()
 }
 
-fn run_config(resolved: &Resolved, architecture: &str) -> RunConfig {
+fn run_config(resolved: &Resolved) -> RunConfig {
     let config = &resolved.config;
     RunConfig {
         entry: config.entrypoint.clone(),
@@ -172,10 +367,28 @@ fn run_config(resolved: &Resolved, architecture: &str) -> RunConfig {
         env: config.env.clone(),
         labels: config.labels.clone(),
         user: config.user.clone().unwrap_or_default(),
+        volumes: config.volumes.clone(),
         stop_signal: config.stop_signal.clone().unwrap_or_default(),
-        architecture: match config.architecture.as_str() {
-            "" => architecture.to_owned(),
-            named => named.to_owned(),
-        },
+        architecture: resolved.platform.processor(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_counts_all_layers_at_once() {
+        let line = |layers: &[(u64, u64)]| pulling_line(0, layers.iter().copied());
+        assert_eq!(line(&[]), "Pulling layers, 0 of 0 complete, 0.0 of 0.0 MB");
+        let some = [(1_000_000, 1_000_000), (250_000, 2_000_000), (0, 500_000)];
+        assert_eq!(line(&some), "Pulling layers, 1 of 3 complete, 1.2 of 3.5 MB");
+        // A registry that sends more than it promised is refused elsewhere; here it must not look absurd.
+        assert_eq!(line(&[(9_000_000, 1_000_000)]), "Pulling layers, 1 of 1 complete, 1.0 of 1.0 MB");
+        let some = pulling_line(2, [(250_000, 2_000_000)].into_iter());
+        assert_eq!(some, "Pulling layers, 2 of 3 complete, 0.2 of 2.0 MB");
+        let line = converting_line(false, 2, 3, 4_560_000, 12_000_000);
+        assert_eq!(line, "Converting layer 2 of 3, 4.5 of 12.0 MB");
+        assert_eq!(converting_line(true, 3, 3, 0, 0), "Reusing layer 3 of 3, 0.0 of 0.0 MB");
     }
 }

@@ -8,7 +8,7 @@ const ALICE: &str = "good:alice:users::1:10001";
 const BOB: &str = "good:bob:users::2:10002";
 
 /// Sends one request; returns the status, the head and the body of the answer.
-async fn exchange(
+pub(crate) async fn exchange(
     address: SocketAddr,
     method: &str,
     target: &str,

@@ -223,6 +223,8 @@ async fn images_for_other_architectures_are_named_by_the_platforms_manifest() {
     }
     assert_eq!(gateway.names("arm"), [format!("{manifest}.meta"), format!("{manifest}.squashfs")]);
     assert_eq!(gateway.conversions(), 1, "two indexes of one manifest are one image");
+    let record = std::fs::read_to_string(dir.path().join(format!("arm/{manifest}.meta"))).unwrap();
+    assert!(record.contains(r#""architecture":"arm64/v8""#), "{record}");
     // The other system is told that there is nothing for it.
     let image = gateway.pull(&alice, "app:1", "").await;
     assert!(has(&image, "FAILURE"), "{image:?}");
@@ -239,12 +241,12 @@ async fn labels_are_shown_and_expiration_begins_at_the_pull() {
     assert_eq!(image.labels, Some([("who".to_owned(), "me".to_owned())].into()));
     let key =
         crate::model::TagKey { system: "sysa".into(), itype: "docker".into(), tag: "app:latest".into() };
-    let stored = gateway.api().catalog.image_of_tag(&key).await.unwrap().unwrap();
+    let (stored, _) = gateway.api().catalog.lookup(&key).await.unwrap().unwrap();
     assert_eq!(stored.expiration, stored.last_pull + 90.0 * 86_400.0);
     // A lookup moves it, when there is something to move.
     gateway.api().catalog.set_expiration("sysa", &stored.id, 5.0).await.unwrap();
     gateway.api().lookup("sysa", "docker", "app", &caller(2, &[])).await.unwrap();
-    let stored = gateway.api().catalog.image_of_tag(&key).await.unwrap().unwrap();
+    let (stored, _) = gateway.api().catalog.lookup(&key).await.unwrap().unwrap();
     assert!(stored.expiration > stored.last_pull + 89.0 * 86_400.0, "{stored:?}");
 }
 
@@ -286,4 +288,49 @@ async fn all_clients_of_one_caller_hear_the_end_of_their_pull() {
         assert!(has(&image, "FAILURE"), "{image:?}");
     }
     assert_eq!(gateway.conversions(), 1, "nobody's poll began the failing pull again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_names_another_users_private_layer_does_not_yield_it() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), address, 0).await;
+    let id = registry.push("secret/app", "1", "one");
+    let alice = caller(1, &[("reg", "alice:pa:ss")]);
+    assert!(has(&gateway.pull(&alice, "secret/app:1", "").await, "READY"));
+    // What a real conversion remembers of it; the blob itself is gone from the cache.
+    let layer = sha256(b"layer of one");
+    let digest = format!("sha256:{layer}");
+    let key = crate::convert::key(&Default::default()).unwrap();
+    let index = dir.path().join("cache/index");
+    std::fs::create_dir_all(&index).unwrap();
+    let image = dir.path().join(format!("images/{id}.squashfs"));
+    crate::convert::About::new(&key, &digest, "none", Some(&digest), &image)
+        .write(&index.join(format!("sha256-{layer}.{key}")), 0);
+    std::fs::remove_file(dir.path().join(format!("cache/sha256/{layer}"))).unwrap();
+
+    registry.push_without_layers("secret/app", "open/app");
+    let image = gateway.pull(&caller(2, &[]), "open/app:1", "").await;
+    assert!(has(&image, "FAILURE"), "{image:?}");
+    assert_eq!(gateway.conversions(), 1);
+    // Who may read the private image may have its layers from there.
+    let image = gateway.pull(&alice, "open/app:1", "").await;
+    assert!(has(&image, "READY"), "{image:?}");
+    assert_eq!(gateway.conversions(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_full_with_its_author_is_refused_and_harms_nobody() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), address, 0).await;
+    registry.push("app", "1", "one");
+    let alice = caller(1, &[]);
+    let body = |count: u32| {
+        let ids: Vec<String> = (100..100 + count).map(|id| id.to_string()).collect();
+        format!(r#"{{"allowed_uids":"{}"}}"#, ids.join(","))
+    };
+    let refused = gateway.request(&alice, "app:1", &body(1000)).await;
+    assert!(matches!(refused, Err(Refusal::Unprocessable(_))), "{refused:?}");
+    assert!(has(&gateway.pull(&alice, "app:1", &body(999)).await, "READY"));
 }

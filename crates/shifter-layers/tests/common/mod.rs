@@ -127,7 +127,7 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 pub fn layer(folder: &Path, number: usize, bytes: &[u8], compression: Compression) -> Layer {
     let path = folder.join(format!("layer{number}"));
     std::fs::write(&path, bytes).unwrap();
-    Layer { path, digest: sha256(bytes), diff_id: None, compression }
+    Layer { path, digest: sha256(bytes), diff_id: None, compression, read: Default::default() }
 }
 
 /// Merges plain tars.

@@ -42,6 +42,14 @@ async fn a_pull_through_mirror_spares_the_registry_everything_but_the_question()
     pull(&client, &image).await;
     let asked: Vec<_> = origin.log().iter().map(|r| format!("{} {}", r.method, r.path)).collect();
     assert_eq!(asked, ["HEAD /v2/a/b/manifests/1"]);
+    // What the registry named to a caller by that question is not asked for again; to another caller it is.
+    let (before, digest) = (origin.log().len(), image.digest());
+    let named = client.for_caller(None);
+    named.head("a/b", "1").await.unwrap();
+    named.resolve("a/b", &digest, &amd64()).await.unwrap();
+    assert_eq!(origin.log().len(), before + 1);
+    client.for_caller(None).resolve("a/b", &digest, &amd64()).await.unwrap();
+    assert_eq!(origin.log().len(), before + 2);
 }
 
 #[tokio::test]

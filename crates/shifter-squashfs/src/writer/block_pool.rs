@@ -1,14 +1,14 @@
 //! Threads that compress blocks and hash what is to be stored. Blocks come back in any order; putting them
 //! in order is [`super::store`]'s. Buffers travel with the blocks and are used again.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use sha2::{Digest as _, Sha256};
-
-use super::duplicates::Digest;
+use super::duplicates::{Digest, content_digest};
 use super::encoder::{Compressor, Encoder};
 use super::error::WriteError;
 
@@ -20,8 +20,19 @@ const MEMORY: usize = 64 << 20;
 
 struct Job {
     sequence: u64,
+    /// The block is taken from there, rather than made of the input.
+    kept: Option<KeptBlock>,
     input: Vec<u8>,
     output: Vec<u8>,
+}
+
+/// A block as it is stored in an image written before.
+pub(super) struct KeptBlock {
+    pub(super) image: Arc<File>,
+    /// Its first byte there.
+    pub(super) start: u64,
+    /// Its size word, which fits the blocks of the encoder.
+    pub(super) word: u32,
 }
 
 /// A block that was compressed, or could not be made shorter.
@@ -29,7 +40,7 @@ pub(super) struct Block {
     pub(super) sequence: u64,
     /// The size word.
     pub(super) word: u32,
-    /// The sha256 of the bytes to store.
+    /// The digest of the bytes to store.
     pub(super) digest: Digest,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -117,7 +128,16 @@ impl BlockPool {
     pub(super) fn submit(&mut self, sequence: u64, input: Vec<u8>) -> Result<(), WriteError> {
         let output = self.outputs.pop().unwrap_or_else(|| vec![0; self.encoder.output_room()]);
         let jobs = self.jobs.as_ref().ok_or(WriteError::ThreadsEnded)?;
-        jobs.send(Job { sequence, input, output }).map_err(|_| WriteError::ThreadsEnded)
+        jobs.send(Job { sequence, kept: None, input, output }).map_err(|_| WriteError::ThreadsEnded)
+    }
+
+    /// Has a block read and hashed.
+    pub(super) fn submit_kept(&mut self, sequence: u64, kept: KeptBlock) -> Result<(), WriteError> {
+        let input = self.buffer();
+        let output = self.outputs.pop().unwrap_or_else(|| vec![0; self.encoder.output_room()]);
+        let jobs = self.jobs.as_ref().ok_or(WriteError::ThreadsEnded)?;
+        let job = Job { sequence, kept: Some(kept), input, output };
+        jobs.send(job).map_err(|_| WriteError::ThreadsEnded)
     }
 
     /// Waits for some block.
@@ -146,7 +166,10 @@ fn next(queue: &Mutex<Receiver<Job>>) -> Option<Job> {
 }
 
 fn compress(compressor: &mut Compressor, job: Job) -> Result<Block, WriteError> {
-    let Job { sequence, input, mut output } = job;
+    let Job { sequence, kept, input, mut output } = job;
+    if let Some(kept) = kept {
+        return fetch(sequence, &kept, input, output);
+    }
     let length = compressor.compress(&input, &mut output)?;
     let word = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let mut block =
@@ -154,6 +177,28 @@ fn compress(compressor: &mut Compressor, job: Job) -> Result<Block, WriteError> 
     if let Some(length) = length {
         block.word = word(length);
     }
-    block.digest = Sha256::digest(block.stored()).into();
+    block.digest = content_digest(block.stored());
     Ok(block)
+}
+
+/// Reads a block that is stored elsewhere.
+fn fetch(
+    sequence: u64,
+    kept: &KeptBlock,
+    mut input: Vec<u8>,
+    mut output: Vec<u8>,
+) -> Result<Block, WriteError> {
+    let length = (kept.word & !UNCOMPRESSED) as usize;
+    let bytes = match kept.word & UNCOMPRESSED {
+        0 => output.get_mut(..length),
+        _ => {
+            input.resize(length, 0);
+            Some(input.as_mut_slice())
+        }
+    };
+    let bytes = bytes.ok_or_else(|| WriteError::Kept(format!("a block has {length} bytes")))?;
+    let read = kept.image.read_exact_at(bytes, kept.start);
+    read.map_err(|error| WriteError::Kept(format!("reading a block failed: {error}")))?;
+    let digest = content_digest(bytes);
+    Ok(Block { sequence, word: kept.word, digest, input, output })
 }

@@ -73,6 +73,9 @@ pub enum WriteError {
         /// Bytes read.
         got: u64,
     },
+    /// Data is not, or not whole, in the image written before.
+    #[error("a layer's data cannot be taken from the image written before: {0}")]
+    Kept(String),
     /// The compressor refused its input.
     #[error("cannot compress a block with {codec}: {message}")]
     Compress {

@@ -21,6 +21,7 @@ mod encoder;
 mod error;
 mod image;
 mod inode;
+mod kept;
 mod metadata;
 mod spool;
 mod store;
@@ -33,10 +34,12 @@ use std::io::{ErrorKind, Read};
 use std::ops::Range;
 
 use block_pool::BlockPool;
+pub use duplicates::content_digest;
 pub use encoder::{Codec, ENCODER_VERSION, Encoder};
 pub use error::WriteError;
 use image::{Append, Image};
 pub use inode::{Attributes, Inode, Special};
+pub use kept::{Described, KEPT_VERSION, KeptSegment};
 use metadata::uncompressed_block;
 pub use spool::SpoolDir;
 use spool::SpoolFile;
@@ -99,8 +102,8 @@ pub struct Blocks<'a> {
     pub start: u64,
     /// Each block's size word: bytes stored, bit 24 if not compressed; 0 is a block of zeros.
     pub words: &'a [u32],
-    /// The sha256 over each block's size word (little-endian) and the sha256 of its stored bytes, which for
-    /// a block of zeros is 32 zeros.
+    /// The digest over each block's size word (little-endian) and the [`content_digest`] of its stored bytes,
+    /// which for a block of zeros is 32 zeros.
     pub digest: [u8; 32],
 }
 
@@ -111,7 +114,7 @@ pub struct TailPlace {
     pub fragment: u32,
     /// The first byte in the uncompressed fragment.
     pub offset: u32,
-    /// The sha256 of the tail's bytes.
+    /// The [`content_digest`] of the tail's bytes.
     pub digest: [u8; 32],
 }
 
@@ -131,6 +134,8 @@ struct Open {
     /// Files whose full blocks are in the spool, and where there.
     masked: Vec<(Data, u64)>,
     spool: Option<SpoolFile>,
+    /// Where the data of its files is, if not in what is handed over.
+    kept: Option<KeptSegment>,
 }
 
 /// An image in its data phase.
@@ -177,6 +182,7 @@ impl Writer {
             live: Vec::new(),
             masked: Vec::new(),
             spool: None,
+            kept: None,
         });
         Ok(())
     }
@@ -190,9 +196,7 @@ impl Writer {
         let file = Data(number(self.files.len(), "files")?);
         let block_size = u64::from(self.settings.encoder.block_size);
         let mut source = Source { data, size, got: 0 };
-        let blocks = u32::try_from(size / block_size).ok().filter(|blocks| *blocks < u32::MAX);
-        let limit = block_size * u64::from(u32::MAX - 1);
-        let blocks = blocks.ok_or(WriteError::Limit { what: "bytes in a file", limit })?;
+        let blocks = self.full_blocks(size)?;
         let run = match blocks {
             0 => NONE,
             blocks => self.store.add_run(blocks)?,
@@ -246,6 +250,9 @@ impl Writer {
                 self.write_run(run, u32::try_from(blocks).unwrap_or(0), &mut source)?;
             }
         }
+        if let Some(kept) = open.kept {
+            self.keep_revived(kept, open.first_file, &open.live)?;
+        }
         self.tails.end_segment(&mut self.store, &self.spool)?;
         self.store.flush()?;
         Ok(Segment {
@@ -282,6 +289,13 @@ impl Writer {
             return Err(WriteError::SegmentOpen);
         }
         Tables::new(self)
+    }
+
+    fn full_blocks(&self, size: u64) -> Result<u32, WriteError> {
+        let block_size = u64::from(self.settings.encoder.block_size);
+        let blocks = u32::try_from(size / block_size).ok().filter(|blocks| *blocks < u32::MAX);
+        let limit = block_size * u64::from(u32::MAX - 1);
+        blocks.ok_or(WriteError::Limit { what: "bytes in a file", limit })
     }
 
     fn set_live(&mut self, data: Data, now: bool) -> Result<(), WriteError> {

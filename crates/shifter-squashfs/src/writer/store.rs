@@ -4,9 +4,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use sha2::{Digest as _, Sha256};
-
-use super::block_pool::{Block, BlockPool};
+use super::block_pool::{Block, BlockPool, KeptBlock};
 use super::duplicates::{Digest, DigestIndex};
 use super::error::WriteError;
 use super::image::{Append, Image};
@@ -22,7 +20,7 @@ pub(super) struct Run {
     pub(super) start: u64,
     /// How many of its blocks are zeros, which take no space.
     pub(super) zeros: u32,
-    /// The sha256 over each block's size word and the sha256 of its stored bytes.
+    /// The digest over each block's size word and the digest of its stored bytes.
     pub(super) digest: Digest,
     /// A file of the same size came before, so the blocks may be in the image already.
     candidate: bool,
@@ -36,7 +34,7 @@ pub struct Fragment {
     pub start: u64,
     /// Its size word: bytes stored, bit 24 if not compressed.
     pub word: u32,
-    /// The sha256 of the bytes stored.
+    /// The [`content_digest`](super::content_digest) of the bytes stored.
     pub digest: [u8; 32],
 }
 
@@ -49,6 +47,8 @@ enum Purpose {
 struct Slot {
     purpose: Purpose,
     state: State,
+    /// The digest that the fragment, or the run with this last block, has if it is what was kept.
+    expected: Option<Digest>,
 }
 
 enum State {
@@ -59,7 +59,7 @@ enum State {
 
 /// The run whose blocks are being written.
 struct Open {
-    hasher: Sha256,
+    hasher: blake3::Hasher,
     start: u64,
     first: usize,
     zeros: u32,
@@ -122,6 +122,27 @@ impl Store {
         self.enqueue(Purpose::Run { run, last }, data, zeros)
     }
 
+    /// The next block of a run, as an image written before has it; nothing for a block of zeros. `expected` is
+    /// the digest of the run, with its last block.
+    pub(super) fn kept_run_block(
+        &mut self,
+        run: u32,
+        expected: Option<Digest>,
+        block: Option<KeptBlock>,
+    ) -> Result<(), WriteError> {
+        self.enqueue_kept(Purpose::Run { run, last: expected.is_some() }, expected, block)
+    }
+
+    /// A fragment block, as an image written before has it.
+    pub(super) fn kept_fragment(
+        &mut self,
+        number: u32,
+        block: KeptBlock,
+        expected: Digest,
+    ) -> Result<(), WriteError> {
+        self.enqueue_kept(Purpose::Fragment(number), Some(expected), Some(block))
+    }
+
     /// A fragment block, under the packer's number.
     pub(super) fn fragment(&mut self, number: u32, data: Vec<u8>) -> Result<(), WriteError> {
         self.enqueue(Purpose::Fragment(number), data, false)
@@ -136,6 +157,33 @@ impl Store {
     }
 
     fn enqueue(&mut self, purpose: Purpose, data: Vec<u8>, zeros: bool) -> Result<(), WriteError> {
+        let sequence = self.next_sequence()?;
+        if zeros {
+            self.pool.give_back(data);
+            self.queue.push_back(Slot { purpose, state: State::Zeros, expected: None });
+            return Ok(());
+        }
+        self.queue.push_back(Slot { purpose, state: State::Compressing, expected: None });
+        self.pool.submit(sequence, data)
+    }
+
+    fn enqueue_kept(
+        &mut self,
+        purpose: Purpose,
+        expected: Option<Digest>,
+        block: Option<KeptBlock>,
+    ) -> Result<(), WriteError> {
+        let sequence = self.next_sequence()?;
+        let Some(block) = block else {
+            self.queue.push_back(Slot { purpose, state: State::Zeros, expected });
+            return Ok(());
+        };
+        self.queue.push_back(Slot { purpose, state: State::Compressing, expected });
+        self.pool.submit_kept(sequence, block)
+    }
+
+    /// Makes room in the queue; the number of what will be its last.
+    fn next_sequence(&mut self) -> Result<u64, WriteError> {
         while let Some(block) = self.pool.poll()? {
             self.arrived(block);
         }
@@ -144,14 +192,7 @@ impl Store {
         {
             self.write_front()?;
         }
-        let sequence = self.front + self.queue.len() as u64;
-        if zeros {
-            self.pool.give_back(data);
-            self.queue.push_back(Slot { purpose, state: State::Zeros });
-            return Ok(());
-        }
-        self.queue.push_back(Slot { purpose, state: State::Compressing });
-        self.pool.submit(sequence, data)
+        Ok(self.front + self.queue.len() as u64)
     }
 
     fn arrived(&mut self, block: Block) {
@@ -173,8 +214,8 @@ impl Store {
             State::Zeros | State::Compressing => None,
         };
         match slot.purpose {
-            Purpose::Fragment(number) => self.write_fragment(number, block.as_ref())?,
-            Purpose::Run { run, last } => self.write_block(run, last, block.as_ref())?,
+            Purpose::Fragment(number) => self.write_fragment(number, block.as_ref(), slot.expected)?,
+            Purpose::Run { run, last } => self.write_block(run, last, block.as_ref(), slot.expected)?,
         }
         if let Some(block) = block {
             self.pool.recycle(block);
@@ -182,8 +223,14 @@ impl Store {
         Ok(())
     }
 
-    fn write_fragment(&mut self, number: u32, block: Option<&Block>) -> Result<(), WriteError> {
+    fn write_fragment(
+        &mut self,
+        number: u32,
+        block: Option<&Block>,
+        expected: Option<Digest>,
+    ) -> Result<(), WriteError> {
         let Some(block) = block else { return Ok(()) };
+        check(&block.digest, expected)?;
         let fragment = Fragment { start: self.image.position(), word: block.word, digest: block.digest };
         self.image.append(block.stored())?;
         if self.fragments.len() <= number as usize {
@@ -195,17 +242,23 @@ impl Store {
         Ok(())
     }
 
-    fn write_block(&mut self, number: u32, last: bool, block: Option<&Block>) -> Result<(), WriteError> {
+    fn write_block(
+        &mut self,
+        number: u32,
+        last: bool,
+        block: Option<&Block>,
+        expected: Option<Digest>,
+    ) -> Result<(), WriteError> {
         let Some(run) = self.runs.get_mut(number as usize) else { return Ok(()) };
         let open = self.open.get_or_insert_with(|| Open {
-            hasher: Sha256::new(),
+            hasher: blake3::Hasher::new(),
             start: self.image.position(),
             first: self.words.len(),
             zeros: 0,
         });
         let (word, digest) = block.map_or((0, [0; 32]), |block| (block.word, block.digest));
-        open.hasher.update(word.to_le_bytes());
-        open.hasher.update(digest);
+        open.hasher.update(&word.to_le_bytes());
+        open.hasher.update(&digest);
         open.zeros += u32::from(word == 0);
         self.words.push(word);
         match block {
@@ -218,6 +271,7 @@ impl Store {
         }
         let Some(Open { hasher, start, first, zeros }) = self.open.take() else { return Ok(()) };
         let digest: Digest = hasher.finalize().into();
+        check(&digest, expected)?;
         *run = Run { first, start, zeros, digest, stored: true, ..*run };
         let candidate = run.candidate;
         let equal = self.known.find(&digest, digest_of(&self.runs));
@@ -237,6 +291,14 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// What was taken from an image written before must be what was put there.
+fn check(found: &Digest, expected: Option<Digest>) -> Result<(), WriteError> {
+    match expected {
+        Some(expected) if expected != *found => Err(WriteError::Kept("its bytes have changed".to_owned())),
+        _ => Ok(()),
     }
 }
 

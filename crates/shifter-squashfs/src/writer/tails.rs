@@ -2,11 +2,10 @@
 //! alone: each different tail once, in order, masked or not, also if a newer segment has it already. Whether
 //! the fragment is then wanted depends on who uses it.
 
-use sha2::{Digest as _, Sha256};
-
-use super::duplicates::{Digest, DigestIndex};
+use super::duplicates::{Digest, DigestIndex, content_digest};
 use super::error::WriteError;
 use super::image::Append;
+use super::kept::KeptFragments;
 use super::spool::{SpoolDir, SpoolFile};
 use super::store::{Store, number};
 
@@ -25,7 +24,8 @@ pub(super) struct Tail {
 struct Packed {
     /// Live files that read it.
     users: u32,
-    /// Where its bytes are in the spool, if nobody used it when it was full.
+    /// Where its bytes are in the spool (of a kept segment: nowhere), and how many, if nobody used it when it
+    /// was full.
     spooled: Option<(u64, usize)>,
 }
 
@@ -38,8 +38,11 @@ pub(super) struct Tails {
     first_tail: u32,
     first_fragment: u32,
     packed: Vec<Packed>,
+    /// The open fragment's bytes, and how many there are; of a kept segment only their number is known.
     buffer: Vec<u8>,
+    filled: usize,
     spool: Option<SpoolFile>,
+    kept: Option<KeptFragments>,
 }
 
 impl Tails {
@@ -52,13 +55,31 @@ impl Tails {
             first_fragment: 0,
             packed: Vec::new(),
             buffer: Vec::new(),
+            filled: 0,
             spool: None,
+            kept: None,
         }
     }
 
     /// The packer's number of the next fragment.
     pub(super) fn next_fragment(&self) -> u32 {
         self.first_fragment + self.packed.len() as u32
+    }
+
+    /// The segment that was just begun has these fragments in an image written before.
+    pub(super) fn keep(&mut self, kept: KeptFragments) {
+        self.kept = Some(kept);
+    }
+
+    /// As [`add`](Self::add), in a kept segment, which needs no bytes.
+    pub(super) fn add_kept(
+        &mut self,
+        digest: Digest,
+        length: usize,
+        store: &mut Store,
+        spool: &SpoolDir,
+    ) -> Result<u32, WriteError> {
+        self.pack(digest, length, &[], store, spool)
     }
 
     /// Packs a tail unless this segment has an equal one. Its number; nobody uses it yet.
@@ -68,7 +89,17 @@ impl Tails {
         store: &mut Store,
         spool: &SpoolDir,
     ) -> Result<u32, WriteError> {
-        let digest: Digest = Sha256::digest(bytes).into();
+        self.pack(content_digest(bytes), bytes.len(), bytes, store, spool)
+    }
+
+    fn pack(
+        &mut self,
+        digest: Digest,
+        length: usize,
+        bytes: &[u8],
+        store: &mut Store,
+        spool: &SpoolDir,
+    ) -> Result<u32, WriteError> {
         let equal = self.known.find(&digest, digest_of(&self.tails));
         if let Some(equal) = equal.filter(|equal| *equal >= self.first_tail) {
             return Ok(equal);
@@ -79,17 +110,18 @@ impl Tails {
             .and_then(|equal| self.tails.get(equal as usize))
             .filter(|equal| self.in_image(equal.source, store))
             .map(|equal| equal.source);
-        if self.packed.is_empty() || self.buffer.len() + bytes.len() > self.block_size {
+        if self.packed.is_empty() || self.filled + length > self.block_size {
             self.close_fragment(store, spool)?;
             self.packed.push(Packed { users: 0, spooled: None });
         }
         self.tails.push(Tail {
             digest,
             fragment: self.next_fragment() - 1,
-            offset: u32::try_from(self.buffer.len()).unwrap_or(u32::MAX),
+            offset: u32::try_from(self.filled).unwrap_or(u32::MAX),
             source: elsewhere.unwrap_or(number),
         });
         self.buffer.extend_from_slice(bytes);
+        self.filled += length;
         self.known.put(&digest, number, digest_of(&self.tails));
         Ok(number)
     }
@@ -111,6 +143,16 @@ impl Tails {
     /// Hands the last fragment on, as well as those that nobody had used before.
     pub(super) fn end_segment(&mut self, store: &mut Store, spool: &SpoolDir) -> Result<(), WriteError> {
         self.close_fragment(store, spool)?;
+        if let Some(kept) = self.kept.take() {
+            if kept.count() != self.packed.len() {
+                return Err(WriteError::Kept("it had another number of fragments".to_owned()));
+            }
+            for ((place, number), packed) in (0..).zip(self.first_fragment..).zip(&self.packed) {
+                if let (Some((_, length)), true) = (packed.spooled, packed.users > 0) {
+                    kept.submit(place, number, length, store)?;
+                }
+            }
+        }
         for (number, packed) in (self.first_fragment..).zip(&self.packed) {
             if let (Some((offset, length)), true, Some(file)) =
                 (packed.spooled, packed.users > 0, &self.spool)
@@ -130,12 +172,17 @@ impl Tails {
 
     fn close_fragment(&mut self, store: &mut Store, spool: &SpoolDir) -> Result<(), WriteError> {
         let number = self.next_fragment().saturating_sub(1);
-        let Some(packed) = self.packed.last_mut().filter(|_| !self.buffer.is_empty()) else { return Ok(()) };
-        if packed.users > 0 {
-            let mut bytes = store.pool.buffer();
-            bytes.clear();
-            bytes.extend_from_slice(&self.buffer);
-            store.fragment(number, bytes)?;
+        let place = self.packed.len().saturating_sub(1);
+        let length = std::mem::take(&mut self.filled);
+        let Some(packed) = self.packed.last_mut().filter(|_| length > 0) else { return Ok(()) };
+        if let Some(kept) = &self.kept {
+            match packed.users > 0 {
+                true => kept.submit(place, number, length, store)?,
+                false => packed.spooled = Some((0, length)),
+            }
+        } else if packed.users > 0 {
+            let empty = store.pool.buffer();
+            store.fragment(number, std::mem::replace(&mut self.buffer, empty))?;
         } else {
             let file = match &mut self.spool {
                 Some(file) => file,

@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use sha2::{Digest as _, Sha256};
-
-use super::duplicates::Digest;
+use super::duplicates::{Digest, content_digest};
 use super::encoder::Encoder;
 use super::error::WriteError;
 use super::image::Image;
@@ -42,7 +40,7 @@ impl Xattrs {
         for (name, value) in xattrs {
             put_pair(&mut pairs, name, value)?;
         }
-        let digest = Sha256::digest(&pairs).into();
+        let digest = content_digest(&pairs);
         if let Some(number) = self.known.get(&digest) {
             return Ok(*number);
         }

@@ -1,4 +1,4 @@
-//! The judges: the kernel's squashfs on a loop device, and `unsquashfs`.
+//! The judges: the kernel's squashfs on a loop device, `unsquashfs`, and our own reader (`reread.rs`).
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
@@ -13,6 +13,7 @@ use shifter_squashfs::writer::Special;
 
 use crate::content::Content;
 use crate::model::{Body, Node, Tree, Xattr};
+use crate::reread::check_reader;
 
 const INSIDE: &str = "SHIFTER_TEST_IN_NAMESPACE";
 
@@ -78,7 +79,7 @@ pub enum Judge {
     Unsquashfs,
 }
 
-/// Mounts and unpacks an image; both must be exactly the tree.
+/// Mounts, unpacks and reads an image; all three must be exactly the tree.
 pub fn check_image(image: &Path, tree: &Tree, block_size: u32) {
     check_kernel(image, tree, block_size);
     let unpacked = image.with_extension("unpacked");
@@ -88,7 +89,9 @@ pub fn check_image(image: &Path, tree: &Tree, block_size: u32) {
     fs::remove_dir_all(&unpacked).unwrap();
 }
 
+/// Without `unsquashfs`, for trees that other file systems cannot hold.
 pub fn check_kernel(image: &Path, tree: &Tree, block_size: u32) {
+    check_reader(image, tree);
     let mounted = Mounted::new(image);
     check_tree(&mounted.0, tree, Judge::Kernel(block_size));
 }

@@ -10,4 +10,6 @@ mod large;
 mod limits;
 mod model;
 mod random;
+mod reread;
 mod segments;
+mod tables;

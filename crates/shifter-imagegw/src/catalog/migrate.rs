@@ -1,0 +1,133 @@
+//! Copies a catalog's images, with all that leads to them, into another; any number of times.
+//!
+//! The source is another database or a file that `mongoexport` wrote, for servers that today's driver
+//! refuses. What the target knows better stays: of two versions of a thing the later one counts. Jobs
+//! are not copied; their callers ask again. Image files are not touched.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+use super::{Place, Purpose, Record, Tag, mongo, open, order};
+use crate::acl;
+use crate::model::{Image, TagKey};
+
+/// What is copied from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Place(Place),
+    /// Extended JSON, as `mongoexport --collection images` writes.
+    Exported(PathBuf),
+}
+
+/// What was done, or would be.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) new: usize,
+    pub(crate) changed: usize,
+    pub(crate) unchanged: usize,
+    /// Documents of a source that stood for an image that another stood for, too.
+    pub(crate) merged: usize,
+}
+
+/// Copies. With `is_trial` nothing is written anywhere.
+pub(crate) async fn migrate(source: &Source, target: &Place, is_trial: bool) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let records = match source {
+        Source::Place(place) if place == target => bail!("{place} is both source and target"),
+        Source::Place(place) => match open(place, Purpose::Look).await? {
+            None => bail!("there is no catalog at {place}"),
+            Some(catalog) => {
+                let records = catalog.list(None).await;
+                catalog.close().await;
+                records?
+            }
+        },
+        Source::Exported(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("reading {} failed", path.display()))?;
+            let documents = mongo::exported(&text)
+                .with_context(|| format!("{} is not what mongoexport writes", path.display()))?;
+            let count = documents.len();
+            let merged = mongo::merge(documents)
+                .with_context(|| format!("{} is not an export of the collection images", path.display()))?;
+            outcome.merged = count - merged.len();
+            merged.into_iter().map(|merged| merged.record).collect()
+        }
+    };
+    let purpose = if is_trial { Purpose::Look } else { Purpose::Use };
+    let Some(catalog) = open(target, purpose).await? else {
+        outcome.new = records.len();
+        return Ok(outcome);
+    };
+    let steps = plan(records, &catalog.list(None).await?, &mut outcome);
+    for record in steps.iter().filter(|_| !is_trial) {
+        let Image { system, id, .. } = &record.image;
+        let is_stored = catalog.store(record).await;
+        if !is_stored.with_context(|| format!("copying image {id} of system {system} failed"))? {
+            bail!("image {id} of system {system} was changed in {target} meanwhile; run this again");
+        }
+    }
+    catalog.close().await;
+    Ok(outcome)
+}
+
+/// The records to store in the target, each on top of what is there.
+fn plan(source: Vec<Record>, target: &[Record], outcome: &mut Outcome) -> Vec<Record> {
+    let mut meanings: HashMap<TagKey, (f64, String)> = HashMap::new();
+    for record in source.iter().chain(target) {
+        for tag in &record.tags {
+            let meaning = (tag.asked, record.image.id.clone());
+            let last = meanings.entry(key(record, tag)).or_insert_with(|| meaning.clone());
+            if order(last, &meaning).is_lt() {
+                *last = meaning;
+            }
+        }
+    }
+    let known: HashMap<(&str, &str), &Record> = target.iter().map(|record| (name(record), record)).collect();
+    let mut steps = Vec::new();
+    for mut record in source {
+        let id = record.image.id.clone();
+        let tags = std::mem::take(&mut record.tags);
+        record.tags = tags.into_iter().filter(|tag| meanings[&key(&record, tag)].1 == id).collect();
+        match known.get(&name(&record)) {
+            None => {
+                outcome.new += 1;
+                steps.push(Record { revision: 0, ..record });
+            }
+            Some(known) => match both(known, &record) {
+                both if both == **known => outcome.unchanged += 1,
+                both => {
+                    outcome.changed += 1;
+                    steps.push(both);
+                }
+            },
+        }
+    }
+    steps
+}
+
+fn name(record: &Record) -> (&str, &str) {
+    (&record.image.system, &record.image.id)
+}
+
+fn key(record: &Record, tag: &Tag) -> TagKey {
+    TagKey { system: record.image.system.clone(), itype: tag.itype.clone(), tag: tag.tag.clone() }
+}
+
+/// What two catalogs know of one image; its place is the first one's.
+fn both(known: &Record, source: &Record) -> Record {
+    let mut both = known.clone();
+    // An image whose size nobody knows was seen by an original gateway only.
+    let worth = |of: &Record| (of.image.size > 0, of.image.last_pull);
+    if worth(source) > worth(known) {
+        both.image = source.image.clone();
+    }
+    both.image.expiration = known.image.expiration.max(source.image.expiration);
+    source.digests.iter().for_each(|digest| both.add_digest(digest.clone()));
+    source.tags.iter().for_each(|tag| both.add_tag(tag.clone()));
+    both.grants = acl::merged(source.grants.iter().chain(&known.grants));
+    both.sort();
+    both
+}

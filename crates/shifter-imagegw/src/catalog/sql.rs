@@ -1,0 +1,353 @@
+//! The catalog in SQLite and PostgreSQL: one set of statements for both, each step a transaction.
+//!
+//! They differ in how they are opened, in their schema files (`migrations/`) and in how a transaction
+//! begins; that is all in `Flavor` and the two functions that open. Columns are of three types that
+//! both have: text, 64-bit integers (0 and 1 for truth) and double precision.
+
+mod file;
+mod jobs;
+mod rows;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
+use sqlx::migrate::Migrator;
+use sqlx::{Any, AnyPool, ConnectOptions, Executor, Transaction};
+
+use self::rows::{Operation, get, grant, image, key};
+use super::{Catalog, CatalogError, Change, NewJob, Place, Purpose, Record, Tag, latest_credible};
+use crate::model::{Grant, Image, Job, TagKey};
+
+pub(super) static SQLITE_SCHEMA: Migrator = sqlx::migrate!("migrations/sqlite");
+static POSTGRES_SCHEMA: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// How long a step waits for a connection, restarts of the server included.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// What differs between the two once they are open.
+struct Flavor {
+    schema: &'static Migrator,
+    connections: u32,
+    /// For each new connection.
+    prepare: &'static str,
+    /// Begins a transaction that will write.
+    begin: &'static str,
+    /// Begins one that reads several tables as they were at one moment.
+    begin_reading: &'static str,
+}
+
+const SQLITE: Flavor = Flavor {
+    schema: &SQLITE_SCHEMA,
+    connections: 4,
+    // Full: a power failure must not bring back a grant that was taken away.
+    prepare: "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+              PRAGMA busy_timeout = 10000;",
+    // Immediate: a transaction that reads first and writes later would otherwise fail with BUSY.
+    begin: "BEGIN IMMEDIATE",
+    begin_reading: "BEGIN",
+};
+
+const POSTGRES: Flavor = Flavor {
+    schema: &POSTGRES_SCHEMA,
+    connections: 10,
+    prepare: "SET application_name = 'shifter-imagegw'; SET statement_timeout = '60s';",
+    begin: "BEGIN",
+    begin_reading: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+};
+
+/// An open catalog.
+pub(super) struct Sql {
+    pool: AnyPool,
+    flavor: &'static Flavor,
+    /// SQLite's, held as long as the catalog is open.
+    _lock: Option<File>,
+}
+
+/// Opens or creates the file and takes its lock.
+pub(super) async fn open_sqlite(path: &Path, purpose: Purpose) -> Result<Option<Sql>, CatalogError> {
+    if purpose == Purpose::Look && !path.exists() {
+        return Ok(None);
+    }
+    let lock = file::lock(path)?;
+    let place = Place::Sqlite(path.to_owned());
+    let uri = format!("sqlite://{}?mode=rwc", file::escape(path));
+    let catalog = open(&uri, &place, &SQLITE, Some(lock), purpose).await?;
+    if let (Purpose::Use, Some(catalog)) = (purpose, &catalog) {
+        // Whoever held the lock before is dead, and its leases with it.
+        let all = sqlx::query("UPDATE jobs SET lease_until = 0 WHERE lease_until > 0");
+        all.execute(&catalog.pool).await.during("releasing a dead process's pulls")?;
+    }
+    Ok(catalog)
+}
+
+/// Connects to a server. The database exists, its tables are ours to make.
+pub(super) async fn open_postgres(
+    uri: &str,
+    place: &Place,
+    purpose: Purpose,
+) -> Result<Option<Sql>, CatalogError> {
+    open(uri, place, &POSTGRES, None, purpose).await
+}
+
+async fn open(
+    uri: &str,
+    place: &Place,
+    flavor: &'static Flavor,
+    lock: Option<File>,
+    purpose: Purpose,
+) -> Result<Option<Sql>, CatalogError> {
+    sqlx::any::install_default_drivers();
+    let opening =
+        |source: sqlx::Error| CatalogError::Open { place: place.to_string(), source: source.into() };
+    // Statements hold names of private images.
+    let options = uri.parse::<AnyConnectOptions>().map_err(opening)?.disable_statement_logging();
+    let pool = AnyPoolOptions::new()
+        .max_connections(flavor.connections)
+        .acquire_timeout(LONGEST_WAIT)
+        .after_connect(move |connection, _| {
+            Box::pin(async move { connection.execute(flavor.prepare).await.map(drop) })
+        })
+        .connect_with(options.clone())
+        .await;
+    let pool = match pool {
+        // That the pool gave up is not why: one attempt alone says it.
+        Err(sqlx::Error::PoolTimedOut) => {
+            return Err(opening(options.connect().await.err().unwrap_or(sqlx::Error::PoolTimedOut)));
+        }
+        pool => pool.map_err(opening)?,
+    };
+    let catalog = Sql { pool, flavor, _lock: lock };
+    match purpose {
+        Purpose::Use => flavor
+            .schema
+            .run(&catalog.pool)
+            .await
+            .map_err(|source| CatalogError::Migrate { place: place.to_string(), source: source.into() })?,
+        Purpose::Look => match catalog.schema().await? {
+            None => return Ok(None),
+            Some(version) if version < flavor.schema.iter().map(|step| step.version).max() => {
+                return Err(CatalogError::Older { place: place.to_string() });
+            }
+            Some(_) => {}
+        },
+    }
+    Ok(Some(catalog))
+}
+
+impl Sql {
+    /// The version of the schema that is there, if any is.
+    async fn schema(&self) -> Result<Option<Option<i64>>, CatalogError> {
+        let version = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations");
+        match version.fetch_one(&self.pool).await {
+            // No such table: SQLSTATE undefined_table, SQLITE_ERROR.
+            Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("42P01" | "1")) => {
+                Ok(None)
+            }
+            version => version.map(Some).during("reading the schema's version"),
+        }
+    }
+
+    async fn begin(&self, operation: &'static str) -> Result<Transaction<'static, Any>, CatalogError> {
+        self.pool.begin_with(self.flavor.begin).await.during(operation)
+    }
+
+    /// The records of a system, or of all; of one id, or of all.
+    async fn records(&self, system: Option<&str>, id: Option<&str>) -> Result<Vec<Record>, CatalogError> {
+        const DOING: &str = "reading images";
+        let mut tx = self.pool.begin_with(self.flavor.begin_reading).await.during(DOING)?;
+        let mut records = Vec::new();
+        let mut places: HashMap<(String, String), usize> = HashMap::new();
+        for row in &all!(&mut tx, system, id, "images")? {
+            let image = image(row)?;
+            places.insert((image.system.clone(), image.id.clone()), records.len());
+            records.push(Record { revision: get(row, "revision")?, ..Record::new(image) });
+        }
+        // Rows of images that are not there do not exist: the schema refuses them.
+        let digests = all!(&mut tx, system, id, "digests")?;
+        let tags = all!(&mut tx, system, id, "tags")?;
+        let grants = all!(&mut tx, system, id, "grants")?;
+        tx.commit().await.during(DOING)?;
+        let place = |row: &AnyRow| -> Result<usize, CatalogError> {
+            let owner = (get(row, "system")?, get(row, "id")?);
+            places.get(&owner).copied().ok_or_else(|| rows::odd("a row's image", &owner.1))
+        };
+        for row in &digests {
+            records[place(row)?].digests.push(get(row, "digest")?);
+        }
+        for row in &tags {
+            let TagKey { itype, tag, .. } = key(row)?;
+            records[place(row)?].tags.push(Tag { itype, tag, asked: get(row, "asked")? });
+        }
+        for row in &grants {
+            records[place(row)?].grants.push(grant(row)?);
+        }
+        records.iter_mut().for_each(Record::sort);
+        records.sort_by(|a, b| (&a.image.system, &a.image.id).cmp(&(&b.image.system, &b.image.id)));
+        Ok(records)
+    }
+}
+
+/// All rows of a table, which is a literal, for a system and an id.
+macro_rules! all {
+    ($tx:expr, $system:expr, $id:expr, $table:literal) => {
+        sqlx::query(concat!(
+            "SELECT * FROM ",
+            $table,
+            " WHERE ($1 = '' OR system = $1) AND ($2 = '' OR id = $2)"
+        ))
+        .bind($system.unwrap_or_default())
+        .bind($id.unwrap_or_default())
+        .fetch_all(&mut **$tx)
+        .await
+        .during(concat!("reading ", $table))
+    };
+}
+use all;
+
+#[async_trait]
+impl Catalog for Sql {
+    async fn lookup(&self, wanted: &TagKey) -> Result<Option<(Image, Vec<Grant>)>, CatalogError> {
+        const DOING: &str = "looking up a tag";
+        let row = sqlx::query(
+            "SELECT images.* FROM tags JOIN images ON images.system = tags.system AND images.id = tags.id \
+             WHERE tags.system = $1 AND tags.itype = $2 AND tags.tag = $3",
+        )
+        .bind(&wanted.system)
+        .bind(&wanted.itype)
+        .bind(&wanted.tag)
+        .fetch_optional(&self.pool)
+        .await
+        .during(DOING)?;
+        let Some(image) = row.as_ref().map(image).transpose()? else { return Ok(None) };
+        let rows = sqlx::query(
+            "SELECT * FROM grants WHERE system = $1 AND id = $2 AND itype = $3 AND tag = $4 ORDER BY puller",
+        )
+        .bind(&image.system)
+        .bind(&image.id)
+        .bind(&wanted.itype)
+        .bind(&wanted.tag)
+        .fetch_all(&self.pool)
+        .await
+        .during(DOING)?;
+        Ok(Some((image, rows.iter().map(grant).collect::<Result<_, _>>()?)))
+    }
+
+    async fn list(&self, system: Option<&str>) -> Result<Vec<Record>, CatalogError> {
+        self.records(system, None).await
+    }
+
+    async fn record(&self, system: &str, id: &str) -> Result<Option<Record>, CatalogError> {
+        Ok(self.records(Some(system), Some(id)).await?.pop())
+    }
+
+    async fn image_of_digest(&self, system: &str, digest: &str) -> Result<Option<Image>, CatalogError> {
+        let row = sqlx::query(
+            "SELECT images.* FROM digests JOIN images \
+             ON images.system = digests.system AND images.id = digests.id \
+             WHERE digests.system = $1 AND digests.digest = $2",
+        )
+        .bind(system)
+        .bind(digest)
+        .fetch_optional(&self.pool)
+        .await
+        .during("looking up a digest")?;
+        row.as_ref().map(image).transpose()
+    }
+
+    async fn store(&self, record: &Record) -> Result<bool, CatalogError> {
+        const DOING: &str = "storing an image";
+        let Image { system, id, .. } = &record.image;
+        let mut tx = self.begin(DOING).await?;
+        if !rows::put_image(&mut tx, &record.image, record.revision).await? {
+            return Ok(false);
+        }
+        for digest in &record.digests {
+            sqlx::query(
+                "INSERT INTO digests (system, digest, id) VALUES ($1, $2, $3) \
+                 ON CONFLICT (system, digest) DO UPDATE SET id = excluded.id",
+            )
+            .bind(system)
+            .bind(digest)
+            .bind(id)
+            .execute(&mut *tx)
+            .await
+            .during(DOING)?;
+        }
+        for Tag { itype, tag, asked } in &record.tags {
+            sqlx::query(
+                "INSERT INTO tags (system, itype, tag, id, asked) VALUES ($1, $2, $3, $4, $5) \
+                 ON CONFLICT (system, itype, tag) DO UPDATE SET id = excluded.id, asked = excluded.asked \
+                 WHERE excluded.asked > tags.asked OR (excluded.asked = tags.asked AND excluded.id >= tags.id) \
+                 OR (tags.asked > $6 AND excluded.asked <= $6)",
+            )
+            .bind(system)
+            .bind(itype)
+            .bind(tag)
+            .bind(id)
+            .bind(*asked)
+            .bind(latest_credible())
+            .execute(&mut *tx)
+            .await
+            .during(DOING)?;
+        }
+        sqlx::query("DELETE FROM grants WHERE system = $1 AND id = $2")
+            .bind(system)
+            .bind(id)
+            .execute(&mut *tx)
+            .await
+            .during(DOING)?;
+        for grant in &record.grants {
+            rows::put_grant(&mut tx, grant).await?;
+        }
+        tx.commit().await.during(DOING)?;
+        Ok(true)
+    }
+
+    async fn set_expiration(&self, system: &str, id: &str, at: f64) -> Result<(), CatalogError> {
+        sqlx::query("UPDATE images SET expiration = $1 WHERE system = $2 AND id = $3")
+            .bind(at)
+            .bind(system)
+            .bind(id)
+            .execute(&self.pool)
+            .await
+            .during("moving an image's expiration")?;
+        Ok(())
+    }
+
+    async fn enter_job(&self, new: &NewJob) -> Result<Option<Job>, CatalogError> {
+        jobs::enter(&self.pool, new).await
+    }
+
+    async fn job(&self, number: i64) -> Result<Option<Job>, CatalogError> {
+        jobs::by_number(&self.pool, number).await
+    }
+
+    async fn job_of(&self, key: &TagKey, uid: u32) -> Result<Option<Job>, CatalogError> {
+        jobs::of_caller(&self.pool, key, uid).await
+    }
+
+    async fn unfinished(&self, system: Option<&str>) -> Result<Vec<Job>, CatalogError> {
+        jobs::unfinished(&self.pool, system).await
+    }
+
+    async fn change_job(&self, number: i64, change: &Change<'_>) -> Result<Option<Job>, CatalogError> {
+        jobs::change(&self.pool, number, change).await
+    }
+
+    async fn forget_end(&self, number: i64) -> Result<bool, CatalogError> {
+        jobs::forget_end(&self.pool, number).await
+    }
+
+    async fn forget_ends_before(&self, before: f64) -> Result<(), CatalogError> {
+        jobs::forget_ends_before(&self.pool, before).await
+    }
+
+    async fn close(&self) {
+        // Folds SQLite's write-ahead log in.
+        self.pool.close().await;
+    }
+}

@@ -1,0 +1,164 @@
+//! Gateways on servers that come and go, and two gateways on one: nothing a client does fails but for
+//! a 503 that says when to come back, and nothing is lost.
+
+use std::time::Instant;
+
+use super::servers::Server;
+use super::*;
+use crate::tests::{Gateway, Registry, caller, exchange};
+
+const BOB: &str = "good:bob:users::2:10002";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_postgresql_costs_clients_no_more_than_a_503() {
+    restart(Server::postgres()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_mongodb_costs_clients_no_more_than_a_503() {
+    restart(Server::mongo()).await;
+}
+
+async fn restart(mut server: Server) {
+    let (registry, address) = Registry::start().await;
+    for tag in ["1", "2"] {
+        registry.push("app", tag, tag);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("slow"), "").unwrap();
+    let gateway = Gateway::start_on(dir.path(), address, 0, &server.place().await).await;
+    let served = gateway.listen().await;
+    gateway.pull(&caller(1, &[]), "app:1", "").await;
+
+    // Begun before, converting meanwhile, looked up all the time.
+    gateway.request(&caller(1, &[]), "app:2", "").await.unwrap();
+    for _ in 0..200 {
+        if gateway.conversions() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    if !server.stop() {
+        return;
+    }
+    let begun = Instant::now();
+    let (up, is_up) = tokio::sync::watch::channel(false);
+    let clients = tokio::spawn(async move {
+        let (mut refused, mut answered) = (0, 0);
+        while !*is_up.borrow() || answered < 10 {
+            for path in ["lookup/sysa/docker/app:1", "list/sysa"] {
+                let (status, head, body) = exchange(served, "GET", &format!("/api/{path}/"), BOB, "").await;
+                match status {
+                    200 if *is_up.borrow() => answered += 1,
+                    200 => {}
+                    503 => {
+                        refused += 1;
+                        assert!(head.contains("\r\nretry-after: "), "{head}");
+                    }
+                    other => panic!("{other}: {body}"),
+                }
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{refused} refused, {answered} answered");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        refused
+    });
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    // In this thread, whose end would be the server's.
+    server.start();
+    up.send_replace(true);
+    assert!(clients.await.unwrap() > 0, "nobody noticed");
+    // The pull that was under way came to its end, by itself.
+    let key = key("app:2");
+    while gateway.api().catalog.lookup(&key).await.unwrap().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(gateway.conversions(), 2);
+    // So did its job: the next pull asks the registry, makes nothing, and is done.
+    let image = gateway.pull(&caller(1, &[]), "app:2", "").await;
+    assert_eq!(image.status.as_deref(), Some("READY"));
+    assert_eq!(gateway.conversions(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_gateway_was_pulling_is_finished_by_another() {
+    for server in [Server::postgres(), Server::mongo()] {
+        let (registry, address) = Registry::start().await;
+        let id = registry.push("app", "1", "one");
+        let dir = tempfile::tempdir().unwrap();
+        let place = server.place().await;
+        let first = Gateway::start_on(dir.path(), address, 0, &place).await;
+        let second = Gateway::start_on(dir.path(), address, 0, &place).await;
+        std::fs::write(dir.path().join("slow"), "").unwrap();
+        let alice = caller(1, &[]);
+        first.request(&alice, "app:1", "").await.unwrap();
+        while first.conversions() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // Polls of the other gateway find the job in its hands and leave it there.
+        let image = second.request(&alice, "app:1", "").await.unwrap();
+        assert_eq!(image.status.as_deref(), Some("CONVERSION"));
+        second.api().jobs.recover().await.unwrap();
+        assert_eq!(second.conversions(), 1);
+        first.api().jobs.abort();
+        std::fs::remove_file(dir.path().join("slow")).unwrap();
+
+        // Its lease runs out.
+        let catalog = second.api().catalog.clone();
+        let [job] = &catalog.unfinished(None).await.unwrap()[..] else { panic!("{place}") };
+        assert!(job.is_held(), "{job:?}");
+        let past = Change { lease_until: Some(now() - 1.0), ..Change::default() };
+        catalog.change_job(job.number, &past).await.unwrap().unwrap();
+        second.api().jobs.recover().await.unwrap();
+        let begun = Instant::now();
+        while catalog.lookup(&key("app:1")).await.unwrap().is_none() {
+            let job = catalog.job(job.number).await.unwrap();
+            // A lease's time in which its worker might have come back.
+            assert!(begun.elapsed() < Duration::from_secs(60), "{place}: {job:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(second.pull(&alice, "app:1", "").await.id, Some(id));
+        assert_eq!(second.names("expand"), [""; 0], "{place}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_gateways_on_one_catalog_keep_every_grant() {
+    for server in [Server::postgres(), Server::mongo()] {
+        let (registry, address) = Registry::start().await;
+        let id = registry.push("secret/app", "1", "one");
+        let dir = tempfile::tempdir().unwrap();
+        let place = server.place().await;
+        let gateways = [
+            Arc::new(Gateway::start_on(dir.path(), address, 0, &place).await),
+            Arc::new(Gateway::start_on(dir.path(), address, 0, &place).await),
+        ];
+        let pulls = (1..=20_u32).map(|uid| {
+            let gateway = gateways[uid as usize % 2].clone();
+            let caller = caller(uid, &[("reg", "alice:pa:ss")]);
+            tokio::spawn(async move { gateway.pull(&caller, "secret/app:1", "").await })
+        });
+        for pull in pulls.collect::<Vec<_>>() {
+            let image = pull.await.unwrap();
+            assert_eq!(image.status.as_deref(), Some("READY"), "{image:?}");
+        }
+        let (_, grants) = gateways[0].api().catalog.lookup(&key("secret/app:1")).await.unwrap().unwrap();
+        assert_eq!(grants.len(), 20, "{place}");
+        let all = (1..=20).map(|uid| uid.to_string()).collect::<Vec<_>>().join(",");
+        assert!(gateways[0].meta(&id).contains(&format!("\nUSERACL: {all}\n")), "{}", gateways[0].meta(&id));
+        assert!(gateways[0].conversions() <= 2, "each gateway converts once at most");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named_without_its_password() {
+    for uri in ["postgres://u:geheim@127.0.0.1:1/db", "mongodb://u:geheim@127.0.0.1:1/db"] {
+        let place = Place::parse(uri, None).unwrap();
+        let Err(error) = open_for_use(&place).await else { panic!("{uri}") };
+        let told = error.to_string();
+        let begins =
+            format!("opening the catalog {}127.0.0.1:1/db failed: ", &uri[..uri.find("u:").unwrap()]);
+        assert!(told.starts_with(&begins) && !told.contains("geheim"), "{told}");
+    }
+}

@@ -143,7 +143,7 @@ impl Peers {
         if self.tls.is_some() {
             return Ok(());
         }
-        let registry = sandbox.registry(RegistryOptions { tls: true, login: None })?;
+        let registry = sandbox.registry(RegistryOptions { tls: true, ..RegistryOptions::default() })?;
         sandbox.push(&registry, built, REPOSITORY, TAG)?;
         self.tls = Some(registry);
         Ok(())

@@ -170,5 +170,5 @@ fn options(registry: &Registry) -> GatewayOptions {
     let location = Location { name: "local".to_owned(), url: registry.url.clone(), ca: None };
     let more =
         Map::from_iter([("LogLevel".to_owned(), json!("info")), ("PullUpdateTimeout".to_owned(), json!(0))]);
-    GatewayOptions { locations: vec![location], more }
+    GatewayOptions { locations: vec![location], more, ..GatewayOptions::default() }
 }

@@ -8,6 +8,7 @@ use common::{Machine, shell_image};
 use shifter_tests::fixture::{dir, file, symlink};
 use std::fs;
 use std::path::PathBuf;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 /// A site tree, a module's tree, and the configuration that shows both.
@@ -28,11 +29,9 @@ fn shows_copies(machine: &Machine) {
     assert_eq!(out.success().unwrap(), ".:\nbin\nmodules\n\nmodules/m:\nlib\ntool\nlibrary\n");
 }
 
-#[test]
-fn a_held_or_full_directory_of_copies_keeps_containers_from_starting() {
-    let machine = machine_with_copies();
-    machine.run("alice", &["true"]).success().unwrap(); // copies the site's tree, not the module's
-    let mut holder = machine.sandbox.root().spawn(&["flock", "/run/shifter/copies/lock", "cat"]).unwrap();
+/// Somebody who holds the lock of copies until their standard input ends.
+fn holder_of_copies(machine: &Machine) -> Child {
+    let holder = machine.sandbox.root().spawn(&["flock", "/run/shifter/copies/lock", "cat"]).unwrap();
     while machine
         .sandbox
         .root()
@@ -41,6 +40,14 @@ fn a_held_or_full_directory_of_copies_keeps_containers_from_starting() {
         .status
         .success()
     {}
+    holder
+}
+
+#[test]
+fn a_held_or_full_directory_of_copies_keeps_containers_from_starting() {
+    let machine = machine_with_copies();
+    machine.run("alice", &["true"]).success().unwrap(); // copies the site's tree, not the module's
+    let mut holder = holder_of_copies(&machine);
     shows_copies(&machine);
     machine.host("rm -r /run/shifter/copies/????????????????");
     shows_copies(&machine);
@@ -59,15 +66,7 @@ fn whoever_starves_a_process_that_holds_the_lock_of_copies_slows_every_start() {
     let machine = machine_with_copies();
     machine.run("alice", &["true"]).success().unwrap();
     machine.host("rm -r /run/shifter/copies/????????????????");
-    let mut holder = machine.sandbox.root().spawn(&["flock", "/run/shifter/copies/lock", "cat"]).unwrap();
-    while machine
-        .sandbox
-        .root()
-        .run(&["flock", "-n", "/run/shifter/copies/lock", "true"])
-        .unwrap()
-        .status
-        .success()
-    {}
+    let mut holder = holder_of_copies(&machine);
     machine.host("touch -d '11 seconds ago' /run/shifter/copies/lock");
     let begin = Instant::now();
     machine.run("alice", &["-m", "m", "true"]).success().unwrap();

@@ -9,12 +9,19 @@ use std::io::{self, Read, Write};
 use common::{dir, file, item_bytes, sha256};
 use shifter_layers::{Attributes, Compression, Layer, Limits, Policy, Sink, Special, Tables, read_layers};
 
-/// Keeps nothing, counts names.
-struct Nothing(u64);
+/// Keeps nothing; counts names, and the most threads that read layers at once.
+#[derive(Default)]
+struct Nothing {
+    names: u64,
+    threads: usize,
+}
 
 impl Sink for Nothing {
     type Data = u32;
     fn begin_segment(&mut self) -> io::Result<()> {
+        let names = fs::read_dir("/proc/self/task")?.map(|task| task.unwrap().path().join("comm"));
+        let names = names.filter_map(|name| fs::read_to_string(name).ok());
+        self.threads = self.threads.max(names.filter(|name| name.trim_end() == "layer").count());
         Ok(())
     }
     fn file(&mut self, _: u64, _: bool, data: &mut dyn Read) -> io::Result<u32> {
@@ -50,7 +57,7 @@ impl Tables for Nothing {
         _: &Attributes<'_>,
         entries: &[(&[u8], u32)],
     ) -> io::Result<u32> {
-        self.0 += entries.len() as u64;
+        self.names += entries.len() as u64;
         Ok(number)
     }
 }
@@ -87,12 +94,12 @@ fn half_a_million_entries_take_less_than_100_mib() {
     };
 
     let before = memory("VmRSS");
-    let mut sink = Nothing(0);
+    let mut sink = Nothing::default();
     let limits = Limits::default();
     let image = read_layers(std::slice::from_ref(&layer), &limits, &Policy::default(), &mut sink).unwrap();
     image.write(&mut sink).unwrap();
     let used = memory("VmHWM").saturating_sub(before);
-    assert_eq!(sink.0, 500_000 + 50 + 1);
+    assert_eq!(sink.names, 500_000 + 50 + 1);
     println!("{} MiB, {} bytes per entry", used >> 20, used / 500_000);
     assert!(used < 100 << 20, "{} MiB", used >> 20);
 }
@@ -106,32 +113,10 @@ fn hundreds_of_layers_do_not_run_at_once() {
             common::layer(folder.path(), number, &tar, Compression::None)
         })
         .collect();
-    struct Threads(usize, Nothing);
-    impl Sink for Threads {
-        type Data = u32;
-        fn begin_segment(&mut self) -> io::Result<()> {
-            let names = fs::read_dir("/proc/self/task")?.map(|task| task.unwrap().path().join("comm"));
-            let names = names.filter_map(|name| fs::read_to_string(name).ok());
-            self.0 = self.0.max(names.filter(|name| name.trim_end() == "layer").count());
-            Ok(())
-        }
-        fn file(&mut self, size: u64, live: bool, data: &mut dyn Read) -> io::Result<u32> {
-            Sink::file(&mut self.1, size, live, data)
-        }
-        fn revive(&mut self, _: u32) -> io::Result<()> {
-            Ok(())
-        }
-        fn kill(&mut self, _: u32) -> io::Result<()> {
-            Ok(())
-        }
-        fn end_segment(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut sink = Threads(0, Nothing(0));
+    let mut sink = Nothing::default();
     let image = read_layers(&layers, &Limits::default(), &Policy::default(), &mut sink).unwrap();
-    let (_, summary) = image.write(&mut sink.1).unwrap();
+    let (_, summary) = image.write(&mut sink).unwrap();
     assert_eq!((summary.files, summary.entries_read), (501, 1000));
     // The layer read, the next one, and one of the other test.
-    assert!((1..=3).contains(&sink.0), "{} threads", sink.0);
+    assert!((1..=3).contains(&sink.threads), "{} threads", sink.threads);
 }

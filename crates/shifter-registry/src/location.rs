@@ -209,11 +209,11 @@ impl Base {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn location(name: &str, url: &str) -> Location {
+    pub(crate) fn location(name: &str, url: &str) -> Location {
         let url = (!url.is_empty()).then(|| url.to_owned());
         Location { url, ..Location::named(name) }
     }

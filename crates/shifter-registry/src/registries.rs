@@ -110,11 +110,7 @@ impl Registries {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    fn location(name: &str, url: &str) -> Location {
-        let url = (!url.is_empty()).then(|| url.to_owned());
-        Location { url, ..Location::named(name) }
-    }
+    use crate::location::tests::location;
 
     fn site(locations: &[(&str, &str)], default: &str, allow: Option<&[&str]>, deny: &[&str]) -> Registries {
         let list = |l: &[&str]| l.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();

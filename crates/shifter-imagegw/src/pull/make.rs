@@ -18,7 +18,7 @@ use crate::acl;
 use crate::catalog::patiently;
 use crate::config::Platform;
 use crate::confine::Reach;
-use crate::convert::{ConvertError, ConvertJob, ConvertLayer};
+use crate::convert::{self, ConvertError, ConvertJob, ConvertLayer};
 use crate::model::{Image, Job, JobStatus, RunConfig};
 use crate::publish::{self, NewImage, Scratch};
 use crate::target::Target;
@@ -71,11 +71,15 @@ impl<'a> Making<'a> {
             return Ok((known.image, guard));
         }
         let layers = convert_layers(&resolved);
-        let offers = self.find(&layers).await?;
-        let made = self.make_image(&resolved, &id, layers, offers).await?;
+        let key = convert::key(&self.platform.converters);
+        let offers = match &key {
+            Some(key) => self.find(key, &layers).await?,
+            None => vec![None; layers.len()],
+        };
+        let made = self.make_image(&resolved, &id, layers, offers, key.is_some()).await?;
         self.examine(&made.part, &id).await?;
         puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
-        let (indexes, key) = (puller.indexes.clone(), crate::convert::key(&self.platform.converters));
+        let indexes = puller.indexes.clone();
         let image_path = publish::image_path(&self.platform.image_dir, &id, FORMAT);
         let published = blocking(move || {
             drop(made.scratch);
@@ -103,10 +107,9 @@ impl<'a> Making<'a> {
 
     /// What is remembered of the layers, in images that the caller may read: the registry is not asked for layers that
     /// are not fetched, and the child that reads the caller's image can read all of those.
-    async fn find(&self, layers: &[ConvertLayer]) -> Result<Vec<Option<Offer>>, PullError> {
-        let (indexes, platform) = (self.puller.indexes.clone(), self.platform.clone());
-        let layers = layers.to_vec();
-        let mut offers = blocking(move || Ok(indexes.find(&platform, &layers))).await?;
+    async fn find(&self, key: &str, layers: &[ConvertLayer]) -> Result<Vec<Option<Offer>>, PullError> {
+        let (indexes, key, layers) = (self.puller.indexes.clone(), key.to_owned(), layers.to_vec());
+        let mut offers = blocking(move || Ok(indexes.find(&key, &layers))).await?;
         let mut readable: HashMap<PathBuf, bool> = HashMap::new();
         for place in &mut offers {
             let Some(image) = place.as_ref().map(|offer| offer.image.clone()) else { continue };
@@ -145,6 +148,7 @@ impl<'a> Making<'a> {
         id: &str,
         mut layers: Vec<ConvertLayer>,
         mut offers: Vec<Option<Offer>>,
+        remember: bool,
     ) -> Result<Made<'a>, PullError> {
         let mut blobs: Vec<Option<Blob>> = layers.iter().map(|_| None).collect();
         let mut attempts = 0;
@@ -160,7 +164,7 @@ impl<'a> Making<'a> {
                     (None, None) => continue,
                 };
             }
-            let error = match self.convert(id, resolved, &layers).await {
+            let error = match self.convert(id, resolved, &layers, remember).await {
                 Ok((part, scratch, records)) => {
                     return Ok(Made { _worker: worker, part, scratch, records, layers, offers });
                 }
@@ -184,16 +188,16 @@ impl<'a> Making<'a> {
         id: &str,
         resolved: &Resolved,
         layers: &[ConvertLayer],
+        remember: bool,
     ) -> Result<(NewImage, Scratch, Option<Scratch>), PullError> {
         let puller = self.puller;
         puller.move_on(self.job, JobStatus::Conversion, "Converting image", self.progress).await?;
         let (expand, directory) = (puller.config.expand_directory.clone(), self.platform.image_dir.clone());
         let (new_id, indexes) = (id.to_owned(), puller.indexes.clone());
-        let has_key = crate::convert::key(&self.platform.converters).is_some();
         let (scratch, part, records) = blocking(move || {
             let scratch = Scratch::create(&expand, &new_id)?;
             let part = NewImage::create(&directory, &new_id, FORMAT)?;
-            Ok((scratch, part, if has_key { indexes.scratch(&new_id) } else { None }))
+            Ok((scratch, part, if remember { indexes.scratch(&new_id) } else { None }))
         })
         .await?;
         let reach = Reach {

@@ -16,8 +16,8 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::config::{Config, Platform};
-use crate::convert::{self, About, ConvertLayer};
+use crate::config::Config;
+use crate::convert::{About, ConvertLayer};
 use crate::publish::{self, Scratch};
 
 /// Most files, and most bytes of all together; of `CacheSizeLimit`, where there is one, at most a quarter.
@@ -54,10 +54,9 @@ impl LayerIndexes {
         }
     }
 
-    /// What is remembered of each of these layers for a system, if it can be of use.
-    pub(crate) fn find(&self, platform: &Platform, layers: &[ConvertLayer]) -> Vec<Option<Offer>> {
-        let Some(key) = convert::key(&platform.converters) else { return vec![None; layers.len()] };
-        layers.iter().map(|layer| self.find_one(&key, layer)).collect()
+    /// What is remembered of each of these layers, if it can be of use.
+    pub(crate) fn find(&self, key: &str, layers: &[ConvertLayer]) -> Vec<Option<Offer>> {
+        layers.iter().map(|layer| self.find_one(key, layer)).collect()
     }
 
     fn find_one(&self, key: &str, layer: &ConvertLayer) -> Option<Offer> {

@@ -74,3 +74,59 @@ fn read_options(section: &mut Section<'_>) -> (Option<Vec<String>>, Option<Vec<S
     });
     options.unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use crate::config::Config;
+
+    /// Of each system `a` and `b`: program, options, format, options of EROFS, what is kept.
+    fn read(top: &str, a: &str) -> Result<[String; 2], String> {
+        let text = format!(
+            r#"{{"DefaultImageLocation": "r", "Authentication": "mock", "CacheDirectory": "/c", "ExpandDirectory": "/e",
+            "Locations": {{"r": {{"remotetype": "dockerv2"}}}}, {top} "Platforms": {{
+            "a": {{{a} "accesstype": "local", "local": {{"imageDir": "/a"}}}},
+            "b": {{"accesstype": "local", "local": {{"imageDir": "/b"}}}}}}}}"#
+        );
+        let (config, warnings) = Config::parse(&text).map_err(|error| error.to_string())?;
+        assert_eq!(warnings, [""; 0]);
+        config.check_servable().map_err(|error| error.to_string())?;
+        Ok(["a", "b"].map(|name| {
+            let made = &config.platforms[name].converters;
+            format!(
+                "{:?} {:?} {:?} {:?} {:?}",
+                made.program, made.options, made.format, made.erofs, made.keep
+            )
+        }))
+    }
+
+    #[test]
+    fn a_system_says_how_its_images_are_made_and_else_it_is_as_for_all() {
+        let usual = "None [] Squashfs [] []";
+        let both = |a: &str, b: &str| Ok([a.to_owned(), b.to_owned()]);
+        assert_eq!(read("", ""), both(usual, usual));
+        let erofs = r#""DefaultImageFormat": "EROFS", "ConverterOptions": {"erofs": "-zlz4 -C65536"},"#;
+        let as_asked = r#"None [] Erofs ["-zlz4", "-C65536"] []"#;
+        assert_eq!(read("", erofs), both(as_asked, usual));
+        assert_eq!(read(erofs, ""), both(as_asked, as_asked));
+        let back = r#""DefaultImageFormat": "squashfs", "ConverterOptions": {"erofs": []},"#;
+        assert_eq!(read(erofs, back), both(usual, as_asked));
+        let keeps = r#""LayerPolicy": ["xattrs", "owners", "owners"], "Converter": "tar2sqfs","#;
+        let kept = r#"Some(Tar2sqfs) [] Squashfs [] ["owners", "xattrs"]"#;
+        assert_eq!(read(keeps, r#""LayerPolicy": [], "Converter": "shifter","#), both(usual, kept));
+        for (top, expected) in [
+            (
+                r#""LayerPolicy": ["root"],"#,
+                "LayerPolicy: \"root\" cannot be kept; write some of owners, setuid",
+            ),
+            (r#""DefaultImageFormat": "cramfs","#, "DefaultImageFormat: \"cramfs\" cannot be made"),
+            (r#""DefaultImageFormat": "zip","#, "DefaultImageFormat: must be one of squashfs, erofs"),
+        ] {
+            let error = read(top, "").unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+            let error = read("", top).unwrap_err();
+            assert!(error.starts_with(&format!("Platforms.a.{expected}")), "{error}");
+        }
+    }
+}

@@ -58,11 +58,14 @@ pub(crate) struct Reach {
     /// Whether mode and times of files that are open may be set.
     #[serde(default)]
     pub(crate) attributes: bool,
+    /// Whether times of what has a name, as symlinks have nothing else, may be set; Landlock does not keep others' back.
+    #[serde(default)]
+    pub(crate) times: bool,
 }
 
 impl Reach {
     fn beyond(&self) -> filter::Beyond {
-        filter::Beyond { programs: !self.run.is_empty(), attributes: self.attributes }
+        filter::Beyond { programs: !self.run.is_empty(), attributes: self.attributes, times: self.times }
     }
 
     /// Lets programs of the system and their libraries be run.

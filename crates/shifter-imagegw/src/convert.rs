@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use shifter_core::digest::Digest;
 use shifter_layers::{Compression, Layer, Limits, Policy};
 use shifter_squashfs::Options;
-use shifter_squashfs::writer::Encoder;
+use shifter_squashfs::writer::{Codec, Encoder};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 use tokio::process::{Child, Command};
 
@@ -65,6 +65,24 @@ pub(crate) struct ConvertJob {
     pub(crate) image: PathBuf,
 }
 
+/// What kind of file an image is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Format {
+    #[default]
+    Squashfs,
+    Erofs,
+}
+
+impl Format {
+    /// As `.meta`, catalog and file names have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Format::Squashfs => "squashfs",
+            Format::Erofs => "erofs",
+        }
+    }
+}
+
 /// What a site says of conversion.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Converters {
@@ -72,6 +90,20 @@ pub(crate) struct Converters {
     pub(crate) program: Option<Program>,
     /// `mksquashfs` options; empty for our own choice.
     pub(crate) options: Vec<String>,
+    #[serde(default)]
+    pub(crate) format: Format,
+    /// `mkfs.erofs` options; empty for our own choice.
+    #[serde(default)]
+    pub(crate) erofs: Vec<String>,
+    /// What is kept of layers, by the names of `Policy::NAMES`.
+    #[serde(default)]
+    pub(crate) keep: Vec<String>,
+}
+
+impl Converters {
+    pub(crate) fn policy(&self) -> Result<Policy, String> {
+        Policy::keeping(&self.keep).map_err(|name| format!("LayerPolicy: \"{name}\" is not known"))
+    }
 }
 
 /// Programs that can make images beside our own writer.
@@ -283,6 +315,7 @@ pub(crate) fn probe() -> anyhow::Result<()> {
 fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
     let layers = job.layers.iter().map(layer).collect::<Result<Vec<_>, String>>().map_err(Failure::Told)?;
     let way = way(&job.converter).map_err(Failure::Told)?;
+    let policy = job.converter.policy().map_err(Failure::Told)?;
     let mut reach = job.reach.clone();
     if let Way::Tool(options) = &way {
         reach.add_programs();
@@ -300,16 +333,21 @@ fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
                 job: &job.layers,
                 image: &job.image,
             });
-            own::convert((&layers, kept), encoder, &job.output, (&job.scratch, records), &mut |begun| {
-                let read = layers.iter().map(|layer| layer.read.load(Ordering::Relaxed)).sum();
-                // The last answer is the one that counts.
-                let _nobody_listens = tell(&Answer::Progress(begun, read));
-            })
+            own::convert(
+                (&layers, kept),
+                (encoder, policy),
+                &job.output,
+                (&job.scratch, records),
+                &mut |begun| {
+                    let read = layers.iter().map(|layer| layer.read.load(Ordering::Relaxed)).sum();
+                    // The last answer is the one that counts.
+                    let _nobody_listens = tell(&Answer::Progress(begun, read));
+                },
+            )
         }
         Way::Tool(options) => {
             let made = shifter_squashfs::convert(&options, &job.output, |out| {
-                let (limits, policy) = (Limits::default(), Policy::default());
-                shifter_layers::merge_to_tar(&layers, &limits, &policy, &job.scratch, out)
+                shifter_layers::merge_to_tar(&layers, &Limits::default(), &policy, &job.scratch, out)
             });
             // Nobody may write to the image once it is looked at.
             offspring::end_all().map_err(Failure::Told)?;
@@ -320,19 +358,41 @@ fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
 
 /// Under what the layers of images made as the site says are remembered; nothing where only whole images are made.
 pub(crate) fn key(converters: &Converters) -> Option<String> {
-    match way(converters) {
-        Ok(Way::Own(encoder)) => Some(index::key(&encoder, &Policy::default())),
-        Ok(Way::Tool(_)) | Err(_) => None,
+    match (way(converters), converters.policy()) {
+        // Of an EROFS image, no squashfs is kept that layers could be taken from.
+        (Ok(Way::Own(encoder)), Ok(policy)) if converters.format == Format::Squashfs => {
+            Some(index::key(&encoder, &policy))
+        }
+        _ => None,
     }
 }
 
 /// Whether images can be made as the site says, on this machine.
 pub(crate) fn check(converters: &Converters) -> Result<(), String> {
-    way(converters).map(drop)
+    let policy = converters.policy()?;
+    let drops_all = policy == Policy::default();
+    match (way(converters)?, converters.format) {
+        (_, Format::Erofs) if !drops_all => {
+            Err("LayerPolicy: what layers hold besides names, data, permissions and \
+             times gets lost on the way to EROFS; remove the key, or set DefaultImageFormat to \"squashfs\""
+                .to_owned())
+        }
+        (_, Format::Erofs) => crate::erofs::check(&converters.erofs),
+        (Way::Tool(options), _) if !drops_all => Err(format!(
+            "LayerPolicy: only our own writer keeps more than permissions and times, and these options have {} write \
+             images; remove the key, or Converter and the options that need it",
+            options.converter
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Our own writer, unless another program is asked for, or options that only mksquashfs understands.
 fn way(converters: &Converters) -> Result<Way, String> {
+    if converters.format == Format::Erofs {
+        // Read once, and gone: compressing it is not worth the time.
+        return Ok(Way::Own(Encoder::new(Codec::None)));
+    }
     let tool = match converters.program {
         Some(Program::Tar2sqfs) => shifter_squashfs::Converter::Tar2sqfs,
         Some(Program::Mksquashfs) | None => shifter_squashfs::Converter::Mksquashfs,

@@ -26,12 +26,11 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// `records`. `report` hears, now and then, of how many layers have begun.
 pub(super) fn convert(
     (layers, kept): (&[Layer], Vec<Option<Kept>>),
-    encoder: Encoder,
+    (encoder, policy): (Encoder, Policy),
     output: &Path,
     (spool, records): (&Path, Option<Records<'_>>),
     report: &mut dyn FnMut(usize),
 ) -> Result<Summary, Failure> {
-    let policy = Policy::default();
     let reuse = Reuse::open(&encoder, &policy, layers, kept, records).map_err(Failure::Needs)?;
     let origins = reuse.origins();
     let file = OpenOptions::new()

@@ -13,12 +13,13 @@ use shifter_registry::{Blob, BlobCache, Client, Compression, RegistryError, Reso
 use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 
 use super::reuse::Offer;
-use super::{DOWNLOADS, FORMAT, Progress, PullError, Puller, blocking};
+use super::{DOWNLOADS, Progress, PullError, Puller, blocking};
 use crate::acl;
 use crate::catalog::patiently;
 use crate::config::Platform;
 use crate::confine::Reach;
-use crate::convert::{self, ConvertError, ConvertJob, ConvertLayer};
+use crate::convert::{self, ConvertError, ConvertJob, ConvertLayer, Format};
+use crate::erofs;
 use crate::model::{Image, Job, JobStatus, RunConfig};
 use crate::publish::{self, NewImage, Scratch};
 use crate::target::Target;
@@ -77,10 +78,17 @@ impl<'a> Making<'a> {
             None => vec![None; layers.len()],
         };
         let made = self.make_image(&resolved, &id, layers, offers, key.is_some()).await?;
-        self.examine(&made.part, &id).await?;
+        let format = self.platform.converters.format;
+        let written = written(format, &made.part, &made.scratch);
+        self.examine(&written, &id).await?;
+        if format == Format::Erofs {
+            puller.move_on(self.job, JobStatus::Conversion, "Making EROFS image", self.progress).await?;
+            let (expand, options) = (&puller.config.expand_directory, &self.platform.converters.erofs);
+            erofs::make(&puller.converter, &written, made.part.path(), (expand, &id), options).await?;
+        }
         puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
         let indexes = puller.indexes.clone();
-        let image_path = publish::image_path(&self.platform.image_dir, &id, FORMAT);
+        let image_path = publish::image_path(&self.platform.image_dir, &id, format.name());
         let published = blocking(move || {
             drop(made.scratch);
             let published = made.part.publish()?;
@@ -95,7 +103,7 @@ impl<'a> Making<'a> {
         let image = Image {
             system,
             id,
-            format: FORMAT.to_owned(),
+            format: format.name().to_owned(),
             config: run_config(&resolved),
             size: published.size,
             sha256: published.sha256,
@@ -193,20 +201,22 @@ impl<'a> Making<'a> {
         let puller = self.puller;
         puller.move_on(self.job, JobStatus::Conversion, "Converting image", self.progress).await?;
         let (expand, directory) = (puller.config.expand_directory.clone(), self.platform.image_dir.clone());
+        let format = self.platform.converters.format;
         let (new_id, indexes) = (id.to_owned(), puller.indexes.clone());
         let (scratch, part, records) = blocking(move || {
             let scratch = Scratch::create(&expand, &new_id)?;
-            let part = NewImage::create(&directory, &new_id, FORMAT)?;
+            let part = NewImage::create(&directory, &new_id, format.name())?;
             Ok((scratch, part, if remember { indexes.scratch(&new_id) } else { None }))
         })
         .await?;
+        let output = written(format, &part, &scratch);
         let reach = Reach {
             read: layers
                 .iter()
                 .flat_map(|layer| [Some(layer.path.clone()), layer.kept.clone()])
                 .flatten()
                 .collect(),
-            write: vec![part.path().to_owned()],
+            write: if format == Format::Squashfs { vec![output.clone()] } else { Vec::new() },
             make: [Some(&scratch), records.as_ref()]
                 .into_iter()
                 .flatten()
@@ -216,12 +226,12 @@ impl<'a> Making<'a> {
         };
         let job = ConvertJob {
             layers: layers.to_vec(),
-            output: part.path().to_owned(),
+            output,
             scratch: scratch.path().to_owned(),
             converter: self.platform.converters.clone(),
             reach,
             records: records.as_ref().map(|records| records.path().to_owned()),
-            image: publish::image_path(&self.platform.image_dir, id, FORMAT),
+            image: publish::image_path(&self.platform.image_dir, id, format.name()),
         };
         let read = layers.iter().zip(&resolved.layers).filter(|(layer, _)| layer.kept.is_none());
         let total = read.map(|(_, layer)| layer.size).sum();
@@ -237,14 +247,14 @@ impl<'a> Making<'a> {
     }
 
     /// Has the site's examiner look at the image, where there is one.
-    async fn examine(&self, part: &NewImage, id: &str) -> Result<(), PullError> {
+    async fn examine(&self, image: &Path, id: &str) -> Result<(), PullError> {
         let puller = self.puller;
         let Some(examiner) = &puller.config.examiner else { return Ok(()) };
         let begin = "Unpacking image for examination";
         puller.move_on(self.job, JobStatus::Examination, begin, self.progress).await?;
         let unpacked = || self.progress.set("Examining image".to_owned());
         let expand = &puller.config.expand_directory;
-        Ok(examiner.examine(&puller.converter, part.path(), id, expand, &unpacked).await?)
+        Ok(examiner.examine(&puller.converter, image, id, expand, &unpacked).await?)
     }
 
     /// Fetches the layers of which nothing is remembered.
@@ -318,6 +328,14 @@ impl<'a> Making<'a> {
             futures_util::stream::iter(fetches).buffered(DOWNLOADS).try_collect().await?;
         places.into_iter().zip(fetched).for_each(|(place, blob)| *place = Some(blob));
         Ok(())
+    }
+}
+
+/// Where our writer writes: what is published, or what that is made of.
+fn written(format: Format, part: &NewImage, scratch: &Scratch) -> PathBuf {
+    match format {
+        Format::Squashfs => part.path().to_owned(),
+        Format::Erofs => scratch.path().join("squashfs"),
     }
 }
 

@@ -152,7 +152,7 @@ impl Place {
         // One name for all, so that what is remembered can be compared.
         let remembered = Records { folder: &records, job: layers, image: Path::new("/images/x.squashfs") };
         let places = (self.folder.path(), Some(remembered));
-        own::convert((&read, from), encoder, &image, places, &mut |_| {})?;
+        own::convert((&read, from), (encoder, Policy::default()), &image, places, &mut |_| {})?;
         let indexes = (0..layers.len()).map(|number| records.join(number.to_string())).collect();
         Ok(Made { image, indexes })
     }

@@ -58,11 +58,15 @@ pub(crate) struct Reach {
     /// Whether mode and times of files that are open may be set.
     #[serde(default)]
     pub(crate) attributes: bool,
+    /// Whether open files come over the socket that is standard input.
+    #[serde(default)]
+    pub(crate) files: bool,
 }
 
 impl Reach {
     fn beyond(&self) -> filter::Beyond {
-        filter::Beyond { programs: !self.run.is_empty(), attributes: self.attributes }
+        let (programs, attributes, files) = (!self.run.is_empty(), self.attributes, self.files);
+        filter::Beyond { programs, attributes, files }
     }
 
     /// Lets programs of the system and their libraries be run.

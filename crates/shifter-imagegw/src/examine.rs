@@ -102,7 +102,7 @@ impl Examiner {
             },
         };
         let (entries, bytes) =
-            converter.work("unpack", &job, &|_, _| {}).await.map_err(ExamineError::Unpack)?;
+            converter.work("unpack", &job, None, &|_, _| {}).await.map_err(ExamineError::Unpack)?;
         tracing::debug!(id, entries, bytes, "image unpacked for the examiner");
         unpacked();
         match self.run(converter, place, id).await? {

@@ -145,6 +145,8 @@ pub(super) struct Beyond {
     pub(super) programs: bool,
     /// Set mode and times of files that are open.
     pub(super) attributes: bool,
+    /// Receive open files over a socket that it has; it cannot make one.
+    pub(super) files: bool,
 }
 
 /// Installs the filter, for this thread and what it starts. A kernel without seccomp goes without.
@@ -170,6 +172,9 @@ fn program(beyond: Beyond, processor: TargetArch) -> Result<BpfProgram, seccompi
     if beyond.programs {
         allow(PROGRAMS);
         allow(OLD.programs);
+    }
+    if beyond.files {
+        allow(&[libc::SYS_recvmsg]);
     }
     if beyond.attributes {
         allow(&[libc::SYS_fchmod]);

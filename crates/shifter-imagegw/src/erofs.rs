@@ -72,7 +72,7 @@ pub(crate) async fn make(
             ..Reach::default()
         },
     };
-    let (_, bytes) = converter.work("erofs", &job, &|_, _| {}).await?;
+    let (_, bytes) = converter.work("erofs", &job, None, &|_, _| {}).await?;
     tracing::info!(id, bytes, "EROFS image made");
     Ok(())
 }

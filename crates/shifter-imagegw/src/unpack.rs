@@ -51,7 +51,7 @@ impl Unpacked {
             ..Reach::default()
         };
         let job = UnpackJob { image: image.to_owned(), tree: place.tree.clone(), bytes, exactly, reach };
-        let (entries, bytes) = converter.work("unpack", &job, &|_, _| {}).await?;
+        let (entries, bytes) = converter.work("unpack", &job, None, &|_, _| {}).await?;
         tracing::debug!(id, entries, bytes, "image unpacked");
         Ok(place)
     }

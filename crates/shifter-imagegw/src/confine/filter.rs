@@ -147,6 +147,8 @@ pub(super) struct Beyond {
     pub(super) attributes: bool,
     /// Set times by name, of what is no symlink's target.
     pub(super) times: bool,
+    /// Receive open files over a socket that it has; it cannot make one.
+    pub(super) files: bool,
 }
 
 /// Installs the filter, for this thread and what it starts. A kernel without seccomp goes without.
@@ -172,6 +174,9 @@ fn program(beyond: Beyond, processor: TargetArch) -> Result<BpfProgram, seccompi
     if beyond.programs {
         allow(PROGRAMS);
         allow(OLD.programs);
+    }
+    if beyond.files {
+        allow(&[libc::SYS_recvmsg]);
     }
     if beyond.attributes {
         allow(&[libc::SYS_fchmod]);

@@ -144,6 +144,35 @@ fn programs_run_where_they_are_needed_and_are_as_confined() {
 }
 
 #[test]
+fn a_sites_program_cannot_change_the_machine_and_does_its_work_all_the_same() {
+    let run = |program: &str, words: &[&str]| {
+        let output = Command::new(program).args(words).stderr(Stdio::null()).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let script = "d=$(mktemp -d) && cd $d && mkdir a && echo x > a/f && chmod 600 a/f && cp -a a b \
+        && tar cf - a | gzip | gunzip | (mkdir c && cd c && tar xf -) && find . -type f | xargs sha256sum | wc -l \
+        && (sleep 9 & kill $!) && nice id -u > /dev/null && cd / && rm -rf $d";
+    let dangers: [&[&str]; 5] = [
+        &["unshare", "--user", "true"],
+        &["unshare", "--mount", "true"],
+        &["unshare", "--fork", "--pid", "true"],
+        &["nsenter", "--mount=/proc/self/ns/mnt", "true"],
+        &["chroot", "/", "/bin/true"],
+    ];
+    let try_all = move || {
+        let tried = dangers.map(|words| run(words[0], &words[1..]).0);
+        (run("/bin/bash", &["-ec", script]), tried)
+    };
+    assert!(try_all().1.contains(&true), "none of it is possible here anyway");
+    let refused = std::thread::spawn(move || {
+        rustix::thread::set_no_new_privs(true).unwrap();
+        refuse_dangers().unwrap();
+        try_all()
+    });
+    assert_eq!(refused.join().unwrap(), ((true, "3\n".to_owned()), [false; 5]));
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     let reach = Reach { read: vec!["/nonexistent/layer".into()], ..Reach::default() };
     let error = std::thread::spawn(move || fence(&reach)).join().unwrap().unwrap_err();

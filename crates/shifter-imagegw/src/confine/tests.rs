@@ -188,3 +188,37 @@ fn what_does_not_hold_is_said() {
         Holds { files: false, modes: false, network: false, programs: false, memory: false, signals: false };
     assert_eq!(none.gaps().len(), 6);
 }
+
+#[test]
+fn only_who_is_handed_files_receives_any_and_then_without_a_name() {
+    use rustix::net::*;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("layer");
+    std::fs::write(&path, "layer").unwrap();
+    for files in [true, false] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let layer = File::open(&path).unwrap();
+        let handed = [std::os::fd::AsFd::as_fd(&layer)];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut message = SendAncillaryBuffer::new(&mut space);
+        assert!(message.push(SendAncillaryMessage::ScmRights(&handed)));
+        sendmsg(&ours, &[std::io::IoSlice::new(b"x")], &mut message, SendFlags::empty()).unwrap();
+        let name = path.clone();
+        let text = confined(Reach { files, ..Reach::default() }, move || {
+            assert!(File::open(&name).is_err());
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut message = RecvAncillaryBuffer::new(&mut space);
+            let mut byte = [0];
+            let mut bytes = [std::io::IoSliceMut::new(&mut byte)];
+            recvmsg(&theirs, &mut bytes, &mut message, RecvFlags::CMSG_CLOEXEC)?;
+            let received = message.drain().next();
+            let Some(RecvAncillaryMessage::ScmRights(mut files)) = received else { panic!("no file") };
+            std::io::read_to_string(File::from(files.next().unwrap()))
+        });
+        match files {
+            true => assert_eq!(text.unwrap(), "layer"),
+            false => assert_eq!(text.unwrap_err().raw_os_error(), Some(libc::ENOSYS)),
+        }
+    }
+}

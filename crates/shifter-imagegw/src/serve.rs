@@ -15,7 +15,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::acl::Groups;
 use crate::api::Api;
 use crate::auth::Authenticator;
 use crate::catalog;
@@ -66,7 +65,7 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     puller.tell_cache().await?;
     let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
     jobs.recover().await?;
-    let api = Api { config, catalog: catalog.clone(), jobs: jobs.clone(), groups: Groups::default() };
+    let api = Api::new(config, catalog.clone(), jobs.clone());
     let router = http::router(Arc::new(Service { api, authenticator }));
 
     let (stop, _) = watch::channel(false);

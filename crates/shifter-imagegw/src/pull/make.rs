@@ -13,13 +13,14 @@ use shifter_registry::{Blob, BlobCache, Client, Compression, RegistryError, Reso
 use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 
 use super::reuse::Offer;
-use super::{DOWNLOADS, FORMAT, Progress, PullError, Puller, blocking};
+use super::{DOWNLOADS, FORMAT, PullError, Puller, blocking};
 use crate::acl;
 use crate::catalog::patiently;
 use crate::config::Platform;
 use crate::confine::Reach;
 use crate::convert::{self, ConvertError, ConvertJob, ConvertLayer};
 use crate::model::{Image, Job, JobStatus, RunConfig};
+use crate::progress::Progress;
 use crate::publish::{self, NewImage, Scratch};
 use crate::target::Target;
 
@@ -53,7 +54,7 @@ impl<'a> Making<'a> {
     /// Downloads, converts and publishes; returns the image with its lock, not yet in the catalog.
     pub(super) async fn make(&self, digest: &Digest) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
         let puller = self.puller;
-        self.progress.set("Waiting for a free worker".to_owned());
+        self.progress.set("Waiting for a free worker");
         let _turn = self.turns.acquire().await.map_err(|_| PullError::Stopping)?;
         let resolved = self.resolve(digest).await?;
         // Old gateways name images by the top-level digest. An index means another image on each
@@ -155,7 +156,7 @@ impl<'a> Making<'a> {
         loop {
             attempts += 1;
             self.fetch(resolved, &offers, &mut blobs).await?;
-            self.progress.set("Waiting for a free worker".to_owned());
+            self.progress.set("Waiting for a free worker");
             let worker = self.puller.workers.acquire().await.map_err(|_| PullError::Stopping)?;
             for ((layer, blob), offer) in layers.iter_mut().zip(&blobs).zip(&offers) {
                 (layer.path, layer.kept) = match (offer, blob) {
@@ -230,7 +231,8 @@ impl<'a> Making<'a> {
             // They begin with the newest.
             let layer = of.checked_sub(begun).and_then(|number| layers.get(number));
             let is_kept = layer.is_some_and(|layer| layer.kept.is_some());
-            self.progress.set(converting_line(is_kept, begun, of, read, total));
+            let line = converting_line(is_kept, begun, of, read, total);
+            self.progress.set_bytes("Converting image", line, read.min(total), total);
         };
         puller.converter.run(&job, &progress).await?;
         Ok((part, scratch, records))
@@ -242,7 +244,7 @@ impl<'a> Making<'a> {
         let Some(examiner) = &puller.config.examiner else { return Ok(()) };
         let begin = "Unpacking image for examination";
         puller.move_on(self.job, JobStatus::Examination, begin, self.progress).await?;
-        let unpacked = || self.progress.set("Examining image".to_owned());
+        let unpacked = || self.progress.set("Examining image");
         let expand = &puller.config.expand_directory;
         Ok(examiner.examine(&puller.converter, part.path(), id, expand, &unpacked).await?)
     }
@@ -302,7 +304,10 @@ impl<'a> Making<'a> {
         let show = || {
             let layers = layers.iter().zip(&received);
             let layers = layers.map(|(layer, bytes)| (bytes.load(Ordering::Relaxed), layer.size));
-            self.progress.set(pulling_line(kept, layers));
+            let (done, total) = layers.clone().fold((0, 0), |(done, total), (received, size): (u64, u64)| {
+                (done + received.min(size), total + size)
+            });
+            self.progress.set_bytes("Pulling layers", pulling_line(kept, layers), done, total);
         };
         show();
         let fetches = layers.iter().zip(&received).map(|(layer, bytes)| {

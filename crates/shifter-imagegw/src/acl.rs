@@ -135,6 +135,11 @@ impl Groups {
         (when.elapsed() < Self::LIFETIME).then(|| groups.clone())
     }
 
+    #[cfg(test)]
+    pub(crate) fn knows(&self, uid: u32) -> bool {
+        self.recall(uid).is_some()
+    }
+
     /// All groups of a uid; none where the host does not know the user or does not answer in time:
     /// then only the primary group of the credential counts, which can only narrow access.
     pub(crate) async fn of(&self, uid: u32) -> Vec<u32> {

@@ -43,7 +43,7 @@ pub(crate) struct Api {
 /// What a tag means for a caller.
 enum Found {
     /// With the grants that let them in.
-    Usable(Image, Vec<Grant>),
+    Usable(Box<Image>, Vec<Grant>),
     /// Something, of this id.
     Denied(String),
     Nothing,
@@ -339,7 +339,7 @@ impl Api {
         caller: impl Into<Option<&'a Caller>>,
     ) -> Result<Option<(Image, Vec<Grant>)>, CatalogError> {
         Ok(match self.find(key, caller.into()).await? {
-            Found::Usable(image, grants) => Some((image, grants)),
+            Found::Usable(image, grants) => Some((*image, grants)),
             Found::Denied(_) | Found::Nothing => None,
         })
     }
@@ -357,7 +357,11 @@ impl Api {
             None => Found::Nothing,
             Some((image, mut grants)) => {
                 grants.retain(|grant| acl::allows(grant, &member));
-                if grants.is_empty() { Found::Denied(image.id) } else { Found::Usable(image, grants) }
+                if grants.is_empty() {
+                    Found::Denied(image.id)
+                } else {
+                    Found::Usable(Box::new(image), grants)
+                }
             }
         })
     }

@@ -22,6 +22,7 @@ mod login;
 mod model;
 mod offspring;
 mod openapi;
+mod patient;
 mod progress;
 mod publish;
 mod pull;

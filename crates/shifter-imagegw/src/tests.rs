@@ -2,8 +2,11 @@
 //! script for the converter child, which has tests of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod access;
 mod http;
+mod malformed;
 mod pull;
+mod waiting;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -298,10 +301,15 @@ impl Registry {
         // "alice:pa:ss"
         let is_allowed =
             request.headers().get("authorization").is_some_and(|v| v == "Basic YWxpY2U6cGE6c3M=");
-        if path.starts_with("secret") && !is_allowed {
+        // Its root, where logins are tried.
+        let is_root = path.is_empty();
+        if (path.starts_with("secret") || is_root) && !is_allowed {
             let response =
                 response.status(StatusCode::UNAUTHORIZED).header("www-authenticate", "Basic realm=\"r\"");
             return response.body(Body::empty()).unwrap();
+        }
+        if is_root {
+            return response.body(Body::from("{}")).unwrap();
         }
         let Some(document) = self.documents.lock().unwrap().get(&path).cloned() else {
             return response.status(StatusCode::NOT_FOUND).body(Body::empty()).unwrap();

@@ -296,14 +296,13 @@ fn what_a_site_opens_is_said_and_nothing_is_open_by_default() {
         let said = config.openings();
         assert!(said.len() == 1 && said[0].contains(word), "{keys} {variable}: {said:?}");
     }
-    for keys in [
-        r#","AllowAnonymousReads":"yes""#,
-        r#","PrivateWithoutACL":"nobody""#,
-        r#","AuditLog":"audit.log""#,
-    ] {
+    for keys in
+        [r#","AllowAnonymousReads":"yes""#, r#","PrivateWithoutACL":"nobody""#, r#","AuditLog":"audit.log""#]
+    {
         let text = LOCAL.trim_end().trim_end_matches('}');
         assert!(Config::parse(&format!("{text}{keys}}}")).is_err(), "{keys}");
     }
-    let labels = |value: &str| Environment::read(|n| (n == "ENABLE_LABELS").then(|| value.into())).show_labels;
+    let labels =
+        |value: &str| Environment::read(|n| (n == "ENABLE_LABELS").then(|| value.into())).show_labels;
     assert!(labels("1") && !labels(""), "an empty value shows none, as in the original");
 }

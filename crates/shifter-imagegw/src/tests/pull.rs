@@ -70,14 +70,14 @@ async fn one_pull_answers_others_within_pull_update_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_callers_at_once_convert_once() {
+async fn a_hundred_callers_at_once_convert_once() {
     let (registry, address) = Registry::start().await;
     let dir = tempfile::tempdir().unwrap();
     let gateway = Arc::new(Gateway::start(dir.path(), address, 300).await);
     for tag in ["1", "2"] {
         registry.push("app", tag, "same");
     }
-    let pulls: Vec<_> = (1..=20)
+    let pulls: Vec<_> = (1..=100)
         .map(|uid| {
             let gateway = gateway.clone();
             let tag = format!("app:{}", uid % 2 + 1);

@@ -256,6 +256,18 @@ impl Client {
     }
 
     /// What is being done, for messages.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn method(&self) -> AuthMethod {
+        self.method
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.origin.transport
+    }
+
     pub(crate) fn operation(&self, verb: &str, repository: &str, reference: &str) -> String {
         let separator = if reference.contains(':') { '@' } else { ':' };
         format!("{verb} {}{separator}{} on {}", quote(repository), quote(reference), self.name)

@@ -5,8 +5,9 @@
 //! answer is given. A pull answers with the caller's own
 //! job or with an image they may use, so nobody sees another one's failure, access list or private name.
 
+mod following;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use shifter_api::wire::{self, ImageList, PullRequest, Queue, QueueEntry};
 use shifter_core::image_type::ImageType;
@@ -19,16 +20,9 @@ use crate::convert::sentence;
 use crate::filter::Filter;
 use crate::jobs::Jobs;
 use crate::login::Logins;
-use crate::model::{Grant, Image, Job, JobStatus, TagKey, now};
+use crate::model::{Grant, Image, Job, TagKey, now};
 use crate::target::{Target, parse_reference};
-use crate::waiting::{Elsewhere, Pulled, Wait};
-
-/// What a puller is told who named nobody to share a private image with.
-const ALONE: &str =
-    "Image is ready; it is private and yours alone: pull it again with --user or --group to share it";
-
-/// Shortest time between two looks for a waiting client.
-const BREATH: Duration = Duration::from_millis(50);
+use crate::waiting::{Elsewhere, Pulled};
 
 /// Everything the handlers need.
 pub(crate) struct Api {
@@ -204,116 +198,12 @@ impl Api {
         }
     }
 
-    /// `GET job`: how the caller's own pull stands, or stood at its end.
-    pub(crate) async fn job(
-        &self,
-        system: &str,
-        itype: &str,
-        tag: &str,
-        caller: &Caller,
-    ) -> Result<Pulled, Refusal> {
-        for tag in self.spellings(itype, tag) {
-            let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
-            if let Some(job) = self.catalog.job_of(&key, caller.uid).await? {
-                return match job.status.is_over() {
-                    true => self.told(job, caller).await,
-                    false => Ok(self.going(job)),
-                };
-            }
-        }
-        Err(Refusal::NoJob)
-    }
-
-    /// Asks again until there is something that the client has not seen, or its time is over.
-    pub(crate) async fn wait<F>(&self, wait: &Wait, once: impl Fn() -> F) -> Result<Pulled, Refusal>
-    where
-        F: Future<Output = Result<Pulled, Refusal>>,
-    {
-        let until = tokio::time::Instant::now() + wait.longest;
-        let mut place = None;
-        loop {
-            let mut pulled = once().await?;
-            let state = pulled.seen();
-            let is_news = state != wait.seen || tokio::time::Instant::now() >= until;
-            let job = match pulled.job.take() {
-                Some(job) if !is_news => job,
-                _ => {
-                    pulled.state = Some(state);
-                    return Ok(pulled);
-                }
-            };
-            if place.is_none() {
-                place = Some(self.elsewhere.place().ok_or(Refusal::Busy)?);
-            }
-            let stage = pulled.standing.map(|standing| standing.stage).unwrap_or_default();
-            let moved = async {
-                match self.jobs.watch(job.number) {
-                    // Closed: the pull is over, or another process's.
-                    Some(mut watched) => drop(watched.wait_for(|now| now.stage != stage).await),
-                    None => self.elsewhere.changed(&job).await,
-                }
-            };
-            // Time that is over is noticed at the next round.
-            let _ = tokio::time::timeout_at(until, moved).await;
-            // Stages that follow each other fast are told as one, and nothing can make this loop spin.
-            tokio::time::sleep(BREATH).await;
-        }
-    }
-
-    /// `DELETE pull`: ends the caller's unfinished pull. Others who pull the same are not concerned.
-    pub(crate) async fn cancel(
-        &self,
-        system: &str,
-        itype: &str,
-        tag: &str,
-        caller: &Caller,
-    ) -> Result<(), Refusal> {
-        for tag in self.spellings(itype, tag) {
-            let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
-            if let Some(job) = self.catalog.job_of(&key, caller.uid).await?
-                && self.catalog.cancel(job.number, "canceled by its user").await?
-            {
-                self.jobs.end(job.number);
-                return Ok(());
-            }
-        }
-        Err(Refusal::NoJob)
-    }
-
     /// `GET queue`: the caller's unfinished pulls, and others' where the registry gives the tag to all.
     pub(crate) async fn queue(&self, system: &str, caller: &Caller) -> Result<Queue, Refusal> {
         let jobs = self.catalog.unfinished(Some(system)).await?;
         let visible = jobs.into_iter().filter(|job| job.uid == caller.uid || job.public);
         let entry = |job: Job| QueueEntry { status: job.status.as_str().to_owned(), image: job.key.tag };
         Ok(Queue { list: visible.map(entry).collect() })
-    }
-
-    /// An unfinished pull.
-    fn going(&self, mut job: Job) -> Pulled {
-        let standing = self.jobs.poll(job.number);
-        if let Some(standing) = &standing {
-            job.message.clone_from(&standing.line);
-        }
-        Pulled::unfinished(job.to_wire(false), job, standing)
-    }
-
-    /// The end of a pull, told once.
-    async fn told(&self, job: Job, caller: &Caller) -> Result<Pulled, Refusal> {
-        if job.status == JobStatus::Ready
-            && let Some((image, grants)) = self.usable(&job.key, caller).await?
-        {
-            return Ok(self.ready(&image, &job.key, &grants, caller));
-        }
-        Ok(Pulled::over(job.to_wire(false)))
-    }
-
-    /// An image as its puller is told of it: with a hint, where it is theirs alone.
-    fn ready(&self, image: &Image, key: &TagKey, grants: &[Grant], caller: &Caller) -> Pulled {
-        let mut shown = self.show(image, &key.itype, vec![key.tag.clone()], grants);
-        if shown.user_acl.as_deref() == Some(&[caller.uid]) && shown.group_acl.as_deref() == Some(&[]) {
-            shown.status_message = Some(ALONE.to_owned());
-        }
-        Pulled::over(shown)
     }
 
     /// A record with the access list of the given grants, which are those that let its reader in: whom others

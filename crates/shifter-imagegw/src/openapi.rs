@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use serde_json::{Map, Value, json};
 
 use crate::http::LONGEST_BODY;
-use crate::routes::{Kind, ROUTES, Route, Who};
+use crate::routes::{self, Kind, Route, Who};
 
 /// Status codes that routes of a system may answer with beside 200, whichever they are.
 const ALWAYS: [u16; 8] = [400, 404, 405, 408, 413, 414, 500, 503];
@@ -19,7 +19,7 @@ pub(crate) fn document() -> &'static Value {
 
 fn write() -> Value {
     let mut paths: Map<String, Value> = Map::new();
-    for route in ROUTES {
+    for route in routes::all() {
         let methods = paths.entry(route.path).or_insert_with(|| json!({}));
         if let Value::Object(methods) = methods {
             methods.insert(route.method.to_ascii_lowercase(), operation(route));
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn every_route_is_documented_and_every_schema_that_is_named_is_there() {
         let document = document();
-        for route in ROUTES {
+        for route in routes::all() {
             let operation = &document["paths"][route.path][route.method.to_ascii_lowercase()];
             assert_eq!(operation["operationId"], route.action, "{route:?}");
             let places = route.path.matches('{').count();
@@ -239,8 +239,8 @@ mod tests {
             assert_eq!(parameters.len(), places + route.query.len(), "{route:?}");
             assert_eq!(matches!(route.run, Run::System(_)), route.path.contains("{system}"), "{route:?}");
         }
-        let actions: std::collections::BTreeSet<_> = ROUTES.iter().map(|route| route.action).collect();
-        assert_eq!(actions.len(), ROUTES.len(), "operation ids are unique");
+        let actions: std::collections::BTreeSet<_> = routes::all().map(|route| route.action).collect();
+        assert_eq!(actions.len(), routes::all().count(), "operation ids are unique");
         let mut references = Vec::new();
         all(document, "$ref", &mut references);
         for reference in references {

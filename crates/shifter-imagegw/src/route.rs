@@ -4,7 +4,7 @@
 //!
 //! Pure text; whether systems and images exist is found out by the handlers.
 
-use crate::routes::{ROUTES, Route};
+use crate::routes::{self, Route};
 
 /// Why a target is no route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +71,7 @@ fn undo(text: &str) -> Result<String, RouteError> {
 pub(crate) fn find(path: &str) -> Result<Found<'_>, RouteError> {
     let path = path.strip_suffix('/').unwrap_or(path);
     let mut found = Found { routes: Vec::new(), names: Names::default() };
-    for route in ROUTES {
+    for route in routes::all() {
         if let Some(names) = fits(route.path.strip_suffix('/').unwrap_or(route.path), path) {
             found.names = names;
             found.routes.push(route);

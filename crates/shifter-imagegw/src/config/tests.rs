@@ -1,6 +1,8 @@
 //! Documented configurations are accepted, mistakes are named with their place.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::ffi::OsString;
+
 use shifter_registry::AuthMethod;
 
 use super::*;

@@ -1,7 +1,7 @@
 //! Who may what: anonymous readers, absent and denied images, what is told of others, filters, logins.
 
 use super::*;
-use crate::routes::{ROUTES, Who};
+use crate::routes::{self, Who};
 
 const ALICE: &str = "good:alice:users::1:10001";
 const BOB: &str = "good:bob:users::3:10003";
@@ -30,12 +30,12 @@ async fn every_route_of_the_table_answers_and_other_methods_are_refused_by_name(
     let dir = tempfile::tempdir().unwrap();
     let (_registry, gateway) = with_images(dir.path(), |_| ()).await;
     let address = gateway.listen().await;
-    let targets: std::collections::BTreeSet<&str> = ROUTES.iter().map(|route| route.path).collect();
+    let targets: std::collections::BTreeSet<&str> = routes::all().map(|route| route.path).collect();
     for path in targets {
         let target =
             path.replace("{system}", "sysa").replace("{itype}", "docker").replace("{tag}", "open/app:1");
         for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
-            let route = ROUTES.iter().find(|route| route.path == path && route.method == method);
+            let route = routes::all().find(|route| route.path == path && route.method == method);
             let (status, head, body) = exchange(address, method, &target, ALICE, "").await;
             let what = format!("{method} {target}: {status} {body}");
             match route {

@@ -18,3 +18,4 @@ mod room;
 mod server;
 mod tokens;
 mod transfer;
+mod verify;

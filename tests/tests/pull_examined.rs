@@ -167,6 +167,7 @@ gateway=$(pgrep -o -f 'serve --config GATEWAY/imagemanager.json')
 cat /proc/$gateway/environ >/dev/null 2>&1 && echo "could read the gateway's environment" >&2
 kill -0 "$gateway" 2>/dev/null && echo "could signal the gateway" >&2
 kill -0 "$PPID" 2>/dev/null && echo "could signal its supervisor" >&2
+unshare --user true 2>/dev/null && echo "could make a namespace" >&2
 [ -n "$gateway" ] || echo "no gateway found" >&2
 grep -q root /etc/passwd || echo "could not read what programs need" >&2
 [ -x /bin/sh ] || echo "could not see programs" >&2
@@ -194,7 +195,7 @@ exit 7"#;
     std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
     // The account itself could do all of it: the test would see what it looks for.
     let open = site.sandbox.user("gateway").unwrap().run(&["sh", "-c", &script]).unwrap();
-    for what in ["could list", "could read", "could write", "environment", "could signal"] {
+    for what in ["could list", "could read", "could write", "environment", "could signal", "could make"] {
         assert!(open.err().contains(what), "{}", open.describe());
     }
     let sentence = refused(&site, "local/x:1");

@@ -20,6 +20,7 @@ use self::section::{Notes, Section};
 use crate::catalog::{Place, PlaceError};
 use crate::convert::{self, Converters, Program};
 use crate::examine::Examiner;
+use crate::transfer::{self, Account};
 
 /// Where the catalog is unless `DatabaseURI` says otherwise.
 pub(crate) const DEFAULT_DATABASE: &str = "/var/lib/shifter/shifter.db";
@@ -67,6 +68,8 @@ pub(crate) enum Authentication {
 pub(crate) struct Platform {
     pub(crate) munge_socket: Option<PathBuf>,
     pub(crate) access: Access,
+    /// How its hosts are reached, where it is remote.
+    pub(crate) remote: Option<Account>,
     pub(crate) image_dir: PathBuf,
     /// OCI architecture of the system's nodes, with the most capable variant they run (`amd64/v3`) where it is given.
     pub(crate) architecture: String,
@@ -122,7 +125,7 @@ impl Config {
         let systems: Vec<_> = self.platforms.iter().collect();
         for (index, (name, platform)) in systems.iter().enumerate() {
             for (other_name, other) in &systems[index + 1..] {
-                if platform.image_dir != other.image_dir {
+                if !transfer::is_shared(platform, other) {
                     continue;
                 }
                 if platform.converters != other.converters {
@@ -270,24 +273,15 @@ fn read_platform(
         }
     };
     let local = section.object("local", keys::LOCAL, |local| local.required_path("imageDir"));
-    let ssh = section.object("ssh", keys::SSH, |ssh| {
-        if access == Access::Remote {
-            ssh.required_text("username");
-        }
-        ssh.text("key");
-        ssh.names("sshCmdOptions");
-        ssh.names("scpCmdOptions");
-        ssh.required_path("imageDir")
-    });
+    let hosts = read_hosts(section, access);
+    let ssh = section.object("ssh", keys::SSH, |ssh| read_ssh(ssh, access, hosts));
+    let (account, remote_directory) = ssh.unzip();
     let (name, directory) = match access {
         Access::Local => ("local", local),
-        Access::Remote => ("ssh", ssh),
+        Access::Remote => ("ssh", remote_directory),
     };
     if directory.is_none() {
         section.problem(name, "missing; its imageDir says where images are published");
-    }
-    if section.names("host").is_empty() && access == Access::Remote {
-        section.problem("host", "missing; a remote system needs the name of a host");
     }
     if section.text("policy_file").is_some() {
         unsupported.push(format!(
@@ -302,6 +296,7 @@ fn read_platform(
     Platform {
         munge_socket: section.path("mungeSocketPath"),
         access,
+        remote: account.filter(|_| access == Access::Remote),
         image_dir: directory.flatten().unwrap_or_default(),
         architecture: read_architecture(section).unwrap_or_else(|| host_architecture().to_owned()),
         converters: Converters {
@@ -310,6 +305,47 @@ fn read_platform(
         },
         admins: section.names("admins"),
     }
+}
+
+/// A host's or an account's name: what ssh takes for nothing else.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.starts_with('-') && !text.chars().any(|c| c.is_whitespace() || c.is_control())
+}
+
+fn read_hosts(section: &mut Section<'_>, access: Access) -> Vec<String> {
+    let mut hosts = section.names("host");
+    if access == Access::Remote && hosts.is_empty() {
+        section.problem("host", "missing; a remote system needs the name of a host");
+    }
+    if let Some(bad) = hosts.iter().find(|host| !is_name(host)) {
+        section.problem("host", &format!("\"{}\" is no name of a host", bad.escape_default()));
+    }
+    let mut known = std::collections::HashSet::new();
+    hosts.retain(|host| known.insert(host.clone()));
+    hosts
+}
+
+/// The section `ssh`, and its `imageDir`. Of a local system only types are checked.
+fn read_ssh(ssh: &mut Section<'_>, access: Access, hosts: Vec<String>) -> (Account, Option<PathBuf>) {
+    let username = match access {
+        Access::Remote => ssh.required_text("username").unwrap_or_default(),
+        Access::Local => ssh.text("username").unwrap_or_default().to_owned(),
+    };
+    if ssh.is_set("username") && !is_name(&username) {
+        ssh.problem("username", "must be the name of an account");
+    }
+    let key = ssh.path("key");
+    let mut options = ssh.names("sshCmdOptions");
+    match transfer::of_ssh(&options) {
+        Ok(checked) => options = checked,
+        Err(why) => ssh.problem("sshCmdOptions", &why),
+    }
+    let scp = ssh.names("scpCmdOptions");
+    match transfer::of_scp(&scp, &options) {
+        Ok(more) => options.extend(more),
+        Err(why) => ssh.problem("scpCmdOptions", &why),
+    }
+    (Account { hosts, username, key, options }, ssh.required_path("imageDir"))
 }
 
 /// `amd64`, or with a variant, `amd64/v3`.

@@ -111,7 +111,7 @@ async fn respond(
             json(StatusCode::OK, &api.lookup(system, itype, tag, &caller).await?)
         }
         Route::Pull { system, itype, tag } => {
-            json(StatusCode::OK, &api.pull(system, platform, itype, tag, &body, &caller).await?)
+            json(StatusCode::OK, &api.pull(system, itype, tag, &body, &caller).await?)
         }
         Route::Root | Route::Status => {
             return Err(Problem::new(StatusCode::NOT_FOUND, "there is no such route"));

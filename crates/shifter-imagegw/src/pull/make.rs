@@ -16,7 +16,7 @@ use super::reuse::Offer;
 use super::{DOWNLOADS, FORMAT, Progress, PullError, Puller, blocking};
 use crate::acl;
 use crate::catalog::patiently;
-use crate::config::Platform;
+use crate::config::{Access, Platform};
 use crate::confine::Reach;
 use crate::convert::{self, ConvertError, ConvertJob, ConvertLayer};
 use crate::model::{Image, Job, JobStatus, RunConfig};
@@ -66,12 +66,14 @@ impl<'a> Making<'a> {
         let system = self.job.key.system.clone();
         let guard = puller.images.lock(format!("{system} {id}")).await;
         if let Some(known) = patiently(|| puller.catalog.record(&system, &id)).await?
-            && puller.is_published(self.platform, &known.image).await
+            && puller.find_published(&known.image).await?
         {
             return Ok((known.image, guard));
         }
         let layers = convert_layers(&resolved);
-        let key = convert::key(&self.platform.converters);
+        let store = puller.store(&system)?;
+        // Layers are taken from images that this machine can read.
+        let key = convert::key(&self.platform.converters).filter(|_| store.is_local());
         let offers = match &key {
             Some(key) => self.find(key, &layers).await?,
             None => vec![None; layers.len()],
@@ -81,15 +83,16 @@ impl<'a> Making<'a> {
         puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
         let indexes = puller.indexes.clone();
         let image_path = publish::image_path(&self.platform.image_dir, &id, FORMAT);
-        let published = blocking(move || {
-            drop(made.scratch);
-            let published = made.part.publish()?;
+        drop(made.scratch);
+        let sent = |bytes: u64, hosts: usize| self.progress.set(transferring_line(bytes, hosts));
+        let published = store.publish(made.part, &id, FORMAT, &sent).await?;
+        blocking(move || {
             if let (Some(records), Some(key)) = (made.records, key) {
                 indexes.install(&records, &key, &made.layers, &made.offers, &image_path);
                 drop(records);
                 indexes.collect();
             }
-            Ok(published)
+            Ok(())
         })
         .await?;
         let image = Image {
@@ -131,7 +134,13 @@ impl<'a> Making<'a> {
         else {
             return Ok(false);
         };
-        for (system, _) in self.puller.config.platforms.iter().filter(|(_, p)| p.image_dir == directory) {
+        for (system, _) in self
+            .puller
+            .config
+            .platforms
+            .iter()
+            .filter(|(_, p)| p.access == Access::Local && p.image_dir == directory)
+        {
             let record = patiently(|| self.puller.catalog.record(system, id)).await?;
             if record.is_some_and(|record| acl::opens_to(&record.grants, self.job.uid)) {
                 return Ok(true);
@@ -192,11 +201,11 @@ impl<'a> Making<'a> {
     ) -> Result<(NewImage, Scratch, Option<Scratch>), PullError> {
         let puller = self.puller;
         puller.move_on(self.job, JobStatus::Conversion, "Converting image", self.progress).await?;
-        let (expand, directory) = (puller.config.expand_directory.clone(), self.platform.image_dir.clone());
+        let (expand, store) = (puller.config.expand_directory.clone(), puller.store(&self.job.key.system)?);
         let (new_id, indexes) = (id.to_owned(), puller.indexes.clone());
         let (scratch, part, records) = blocking(move || {
             let scratch = Scratch::create(&expand, &new_id)?;
-            let part = NewImage::create(&directory, &new_id, FORMAT)?;
+            let part = store.new_image(&expand, &new_id, FORMAT)?;
             Ok((scratch, part, if remember { indexes.scratch(&new_id) } else { None }))
         })
         .await?;
@@ -336,6 +345,11 @@ fn pulling_line(kept: usize, layers: impl Iterator<Item = (u64, u64)>) -> String
 fn converting_line(is_kept: bool, begun: usize, of: usize, read: u64, total: u64) -> String {
     let doing = if is_kept { "Reusing" } else { "Converting" };
     format!("{doing} layer {begun} of {of}, {} of {} MB", megabytes(read.min(total)), megabytes(total))
+}
+
+/// Bytes that one host has, and hosts that have all.
+fn transferring_line(bytes: u64, hosts: usize) -> String {
+    format!("Transferring image to host {}, {} MB", hosts + 1, megabytes(bytes))
 }
 
 fn megabytes(bytes: u64) -> String {

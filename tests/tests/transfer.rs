@@ -152,7 +152,8 @@ fn every_host_of_a_remote_system_gets_the_image_beside_a_local_system_with_anoth
             match record["status"].as_str() {
                 Some("READY") => break,
                 Some("FAILURE") => panic!("{record}"),
-                _ => std::thread::sleep(Duration::from_millis(200)),
+                // Who asks more often than clients do hears of one end twice.
+                _ => std::thread::sleep(Duration::from_millis(400)),
             }
             assert!(Instant::now() < deadline, "{record}\n{}", site.sandbox.log(site.gateway.daemon));
         }
@@ -382,13 +383,14 @@ fn what_a_person_must_put_right_is_said_with_the_host_s_name_and_leaves_nothing(
     let mut sandbox = Sandbox::new().unwrap();
     let munged = sandbox.munged("site").unwrap();
     let keys = sandbox.ssh_keys().unwrap();
-    sandbox.sshd(&keys, 2, &SshdOptions::default()).unwrap();
     let built = big(2_000_000, 3);
     let server = Server::start("127.0.0.1:0", &[("x", "1", &built)], &[]).unwrap();
     let store = sandbox.host_directory("store").unwrap();
     let foreign = sandbox.new_directory("foreign").unwrap();
     let disk = sandbox.small_disk(1200).unwrap();
     sandbox.give_to_host(&disk).unwrap();
+    // It sees what is mounted now.
+    sandbox.sshd(&keys, 2, &SshdOptions::default()).unwrap();
     let none = sandbox.new_directory("none").unwrap().join("none");
     let other_hosts = none.with_file_name("known_hosts");
     let known = fs::read_to_string(&keys.known_hosts).unwrap();
@@ -477,5 +479,61 @@ fn accounts_that_may_only_transfer_files_and_hosts_without_sha256sum_serve_as_we
         let mode = fs::metadata(store.join(format!("{}.squashfs", built.id()))).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
     }
+    site.finish();
+}
+
+#[test]
+fn the_documented_remote_configuration_sends_images_to_the_documented_host() {
+    let mut sandbox = Sandbox::new().unwrap();
+    let munged = sandbox.munged("site").unwrap();
+    let keys = sandbox.ssh_keys().unwrap();
+    sandbox.sshd(&keys, 2, &SshdOptions::default()).unwrap();
+    let built = busybox_image().unwrap();
+    let server = Server::start("127.0.0.1:0", &[("x", "1", &built)], &[]).unwrap();
+    let store = sandbox.host_directory("images").unwrap();
+    let text = include_str!("../documents/imagemanager.remote.json");
+    let text = text.replace("\"/images\"", &json!(store).to_string());
+    let mut document: Map<String, Value> = serde_json::from_str(&text).unwrap();
+    // The test's own registry, directories and catalog.
+    for key in ["Locations", "DefaultImageLocation", "CacheDirectory", "ExpandDirectory"] {
+        document.remove(key).unwrap();
+    }
+    document.insert("ImageExpirationTimeout".to_owned(), json!("90:00:00:00"));
+    // What the site does beside it: names, the key, and what the gateway's account knows of the host.
+    let script = format!(
+        "echo 127.0.0.2 mycluster01 >> /etc/hosts
+         mkdir -m 755 /home/shifter/.ssh; cp {key} /home/shifter/.ssh/ssh.key
+         mkdir -m 700 /home/gateway/.ssh; printf 'Host mycluster01\n Port {port}\n' > /home/gateway/.ssh/config
+         sed 's/^[^ ]*/[mycluster01]:{port}/' {known} > /home/gateway/.ssh/known_hosts
+         chown -R gateway /home/gateway/.ssh /home/shifter/.ssh; chmod 600 /home/shifter/.ssh/ssh.key",
+        key = keys.key.display(),
+        port = keys.port,
+        known = keys.known_hosts.display()
+    );
+    sandbox.root().run(&["bash", "-ec", &script]).unwrap().success().unwrap();
+    let locations = vec![local(&format!("http://{}", server.authority()))];
+    let options = GatewayOptions { locations, more: document, ..GatewayOptions::default() };
+    let gateway = sandbox.gateway(&munged, &options).unwrap();
+    let site = Site { sandbox, munged, gateway };
+    let ends = pull_on(&site, &["mycluster".to_owned()], "local/x:1");
+    assert_eq!(ends["mycluster"].0, "READY", "{ends:?}");
+    assert_eq!(names(&store), [format!("{}.meta", built.id()), format!("{}.squashfs", built.id())]);
+    let program = site.sandbox.program("shifter-imagegw").unwrap().display().to_string();
+    let config = site.gateway.config.display().to_string();
+    let check = || {
+        let words = [program.as_str(), "check-config", "--config", &config];
+        site.sandbox.user("gateway").unwrap().run(&words).unwrap()
+    };
+    check().success().unwrap();
+    fs::set_permissions("/home/shifter/.ssh/ssh.key", fs::Permissions::from_mode(0o644)).unwrap();
+    let said = check().failure(1).unwrap();
+    assert!(said.contains("ssh.key of system mycluster has mode 644"), "{said}");
+    fs::remove_file("/home/shifter/.ssh/ssh.key").unwrap();
+    let said = check().failure(1).unwrap();
+    assert!(said.contains("ssh.key of system mycluster cannot be read: No such file"), "{said}");
+    let words = ["env", "PATH=/nowhere", &program, "check-config", "--config", &config];
+    let alone = site.sandbox.user("gateway").unwrap().run(&words);
+    let said = alone.unwrap().failure(1).unwrap();
+    assert!(said.contains("system mycluster is remote, and there is no ssh in PATH"), "{said}");
     site.finish();
 }

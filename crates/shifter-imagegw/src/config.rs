@@ -7,6 +7,7 @@
 
 mod keys;
 mod registries;
+mod remote;
 mod section;
 
 use std::collections::BTreeMap;
@@ -273,8 +274,8 @@ fn read_platform(
         }
     };
     let local = section.object("local", keys::LOCAL, |local| local.required_path("imageDir"));
-    let hosts = read_hosts(section, access);
-    let ssh = section.object("ssh", keys::SSH, |ssh| read_ssh(ssh, access, hosts));
+    let hosts = remote::read_hosts(section, access);
+    let ssh = section.object("ssh", keys::SSH, |ssh| remote::read_ssh(ssh, access, hosts));
     let (account, remote_directory) = ssh.unzip();
     let (name, directory) = match access {
         Access::Local => ("local", local),
@@ -305,47 +306,6 @@ fn read_platform(
         },
         admins: section.names("admins"),
     }
-}
-
-/// A host's or an account's name: what ssh takes for nothing else.
-fn is_name(text: &str) -> bool {
-    !text.is_empty() && !text.starts_with('-') && !text.chars().any(|c| c.is_whitespace() || c.is_control())
-}
-
-fn read_hosts(section: &mut Section<'_>, access: Access) -> Vec<String> {
-    let mut hosts = section.names("host");
-    if access == Access::Remote && hosts.is_empty() {
-        section.problem("host", "missing; a remote system needs the name of a host");
-    }
-    if let Some(bad) = hosts.iter().find(|host| !is_name(host)) {
-        section.problem("host", &format!("\"{}\" is no name of a host", bad.escape_default()));
-    }
-    let mut known = std::collections::HashSet::new();
-    hosts.retain(|host| known.insert(host.clone()));
-    hosts
-}
-
-/// The section `ssh`, and its `imageDir`. Of a local system only types are checked.
-fn read_ssh(ssh: &mut Section<'_>, access: Access, hosts: Vec<String>) -> (Account, Option<PathBuf>) {
-    let username = match access {
-        Access::Remote => ssh.required_text("username").unwrap_or_default(),
-        Access::Local => ssh.text("username").unwrap_or_default().to_owned(),
-    };
-    if ssh.is_set("username") && !is_name(&username) {
-        ssh.problem("username", "must be the name of an account");
-    }
-    let key = ssh.path("key");
-    let mut options = ssh.names("sshCmdOptions");
-    match transfer::of_ssh(&options) {
-        Ok(checked) => options = checked,
-        Err(why) => ssh.problem("sshCmdOptions", &why),
-    }
-    let scp = ssh.names("scpCmdOptions");
-    match transfer::of_scp(&scp, &options) {
-        Ok(more) => options.extend(more),
-        Err(why) => ssh.problem("scpCmdOptions", &why),
-    }
-    (Account { hosts, username, key, options }, ssh.required_path("imageDir"))
 }
 
 /// `amd64`, or with a variant, `amd64/v3`.

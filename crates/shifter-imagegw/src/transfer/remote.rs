@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use super::sftp::{Open, SftpError};
+use super::sftp::{Attributes, Open, SftpError};
 use super::ssh::{Connection, Fault, Ssh};
 use super::{Account, Listed, TransferError};
 use crate::publish::{self, Published};
@@ -271,8 +271,7 @@ impl Remote {
     }
 
     pub(super) async fn list(&self) -> Result<BTreeMap<String, Listed>, TransferError> {
-        let mut found: BTreeMap<String, Listed> = BTreeMap::new();
-        let mut seen: Vec<String> = Vec::new();
+        let mut lists = Vec::new();
         for host in &self.hosts {
             let directory = &self.path("");
             let list = |link: Arc<Link>| async move {
@@ -281,25 +280,14 @@ impl Remote {
                     Err(error) => Err(link.fault(&format!("listing {directory}"), &error).await),
                 }
             };
-            let names: BTreeMap<_, _> = self.on(host, &AtomicU64::new(0), list).await?.into_iter().collect();
-            for (name, listed) in &mut found {
-                if names.get(name).is_none_or(|there| !there.is_file() || there.size != listed.size) {
-                    listed.missing_on.push(host.name.clone());
-                }
-            }
-            for (name, there) in names.into_iter().filter(|(_, there)| there.is_file()) {
-                let new =
-                    Listed { size: there.size, modified: there.modified.into(), missing_on: seen.clone() };
-                found.entry(name).or_insert(new);
-            }
-            seen.push(host.name.clone());
+            lists.push((host.name.as_str(), self.on(host, &AtomicU64::new(0), list).await?));
         }
-        Ok(found)
+        Ok(merged(lists))
     }
 
     /// Runs a program on every host, one after the other, without a shell's taking its words for anything else (see
     /// [`Connection::run`]): its output, in the order of the hosts. It must succeed.
-    #[expect(dead_code, reason = "for the import of files that lie on the hosts")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the import of files that lie on the hosts"))]
     pub(crate) async fn run(&self, words: &[&str], limit: Duration) -> Result<Vec<Vec<u8>>, TransferError> {
         let mut outputs = Vec::new();
         for host in &self.hosts {
@@ -320,6 +308,26 @@ impl Remote {
     }
 }
 
+/// What hosts have, in one list: as the first that has it says.
+fn merged(lists: Vec<(&str, Vec<(String, Attributes)>)>) -> BTreeMap<String, Listed> {
+    let mut found: BTreeMap<String, Listed> = BTreeMap::new();
+    let mut seen: Vec<String> = Vec::new();
+    for (host, names) in lists {
+        let names: BTreeMap<_, _> = names.into_iter().filter(|(_, there)| there.is_file()).collect();
+        for (name, listed) in &mut found {
+            if names.get(name).is_none_or(|there| there.size != listed.size) {
+                listed.missing_on.push(host.to_owned());
+            }
+        }
+        for (name, there) in names {
+            let new = Listed { size: there.size, modified: there.modified.into(), missing_on: seen.clone() };
+            found.entry(name).or_insert(new);
+        }
+        seen.push(host.to_owned());
+    }
+    found
+}
+
 /// Closes a connection when nobody has used it for a while.
 async fn close_when_idle(slot: Weak<tokio::sync::Mutex<Option<Arc<Link>>>>, link: Weak<Link>) {
     loop {
@@ -336,3 +344,6 @@ async fn close_when_idle(slot: Weak<tokio::sync::Mutex<Option<Arc<Link>>>>, link
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

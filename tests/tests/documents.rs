@@ -116,6 +116,9 @@ fn the_documented_mpi_and_datawarp_configuration_shows_libraries_and_late_mounts
 fn every_documented_gateway_configuration_is_accepted_and_its_mongodb_is_the_catalog() {
     let machine = Machine::new(&shell_image(), "");
     let program = machine.sandbox.program("shifter-imagegw").unwrap().display().to_string();
+    fs::create_dir("/home/shifter/.ssh").unwrap();
+    fs::write("/home/shifter/.ssh/ssh.key", "").unwrap();
+    fs::set_permissions("/home/shifter/.ssh/ssh.key", fs::Permissions::from_mode(0o600)).unwrap();
     for name in [
         "imagemanager.local.json",
         "imagemanager.remote.json",

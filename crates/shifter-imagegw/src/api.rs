@@ -15,7 +15,7 @@ use shifter_core::image_type::ImageType;
 use crate::acl::{self, Groups, Member};
 use crate::auth::Caller;
 use crate::catalog::{Catalog, CatalogError, NewJob, Submitted, Tag, submit};
-use crate::config::{Access, Config, Platform};
+use crate::config::Config;
 use crate::convert::sentence;
 use crate::filter::Filter;
 use crate::jobs::Jobs;
@@ -138,7 +138,6 @@ impl Api {
     pub(crate) async fn pull(
         &self,
         system: &str,
-        platform: &Platform,
         itype: &str,
         tag: &str,
         body: &[u8],
@@ -153,12 +152,6 @@ impl Api {
                 format!("images of type \"{}\" cannot be pulled, only docker images", itype.escape_default());
             return Err(Refusal::Unprocessable(why));
         }
-        if platform.access == Access::Remote {
-            let why = format!(
-                "system {system} is configured for remote transfer, which this version does not do yet"
-            );
-            return Err(Refusal::Unprocessable(why));
-        }
         let target = self.target(tag)?;
         let credentials = target.credentials(&self.config, &caller.payload);
         let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag: target.tag };
@@ -169,7 +162,7 @@ impl Api {
         let usable = self.usable(&new.key, caller).await?;
         let fresh = match &usable {
             Some((image, grants)) => {
-                self.is_fresh(&new, grants) && self.jobs.puller().is_published(platform, image).await
+                self.is_fresh(&new, grants) && self.jobs.puller().is_published(image).await
             }
             None => false,
         };

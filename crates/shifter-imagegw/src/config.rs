@@ -9,6 +9,7 @@ mod images;
 mod keys;
 mod openings;
 mod registries;
+mod remote;
 mod section;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use self::section::{Notes, Section};
 use crate::catalog::{Place, PlaceError};
 use crate::convert::{self, Converters};
 use crate::examine::Examiner;
+use crate::transfer::{self, Account};
 
 /// Where the catalog is unless `DatabaseURI` says otherwise.
 pub(crate) const DEFAULT_DATABASE: &str = "/var/lib/shifter/shifter.db";
@@ -76,6 +78,8 @@ pub(crate) enum Authentication {
 pub(crate) struct Platform {
     pub(crate) munge_socket: Option<PathBuf>,
     pub(crate) access: Access,
+    /// How its hosts are reached, where it is remote.
+    pub(crate) remote: Option<Account>,
     pub(crate) image_dir: PathBuf,
     /// OCI architecture of the system's nodes, with the most capable variant they run (`amd64/v3`) where it is given.
     pub(crate) architecture: String,
@@ -125,7 +129,7 @@ impl Config {
         let systems: Vec<_> = self.platforms.iter().collect();
         for (index, (name, platform)) in systems.iter().enumerate() {
             for (other_name, other) in &systems[index + 1..] {
-                if platform.image_dir != other.image_dir {
+                if !transfer::is_shared(platform, other) {
                     continue;
                 }
                 if platform.converters != other.converters {
@@ -274,24 +278,15 @@ fn read_platform(
         }
     };
     let local = section.object("local", keys::LOCAL, |local| local.required_path("imageDir"));
-    let ssh = section.object("ssh", keys::SSH, |ssh| {
-        if access == Access::Remote {
-            ssh.required_text("username");
-        }
-        ssh.text("key");
-        ssh.names("sshCmdOptions");
-        ssh.names("scpCmdOptions");
-        ssh.required_path("imageDir")
-    });
+    let hosts = remote::read_hosts(section, access);
+    let ssh = section.object("ssh", keys::SSH, |ssh| remote::read_ssh(ssh, access, hosts));
+    let (account, remote_directory) = ssh.unzip();
     let (name, directory) = match access {
         Access::Local => ("local", local),
-        Access::Remote => ("ssh", ssh),
+        Access::Remote => ("ssh", remote_directory),
     };
     if directory.is_none() {
         section.problem(name, "missing; its imageDir says where images are published");
-    }
-    if section.names("host").is_empty() && access == Access::Remote {
-        section.problem("host", "missing; a remote system needs the name of a host");
     }
     if section.text("policy_file").is_some() {
         unsupported.push(format!(
@@ -306,6 +301,7 @@ fn read_platform(
     Platform {
         munge_socket: section.path("mungeSocketPath"),
         access,
+        remote: account.filter(|_| access == Access::Remote),
         image_dir: directory.flatten().unwrap_or_default(),
         architecture: read_architecture(section).unwrap_or_else(|| host_architecture().to_owned()),
         converters: images::read(section, converters, unsupported),

@@ -55,7 +55,7 @@ pub(crate) async fn lookup(ask: &Ask<'_>) -> Answer {
 pub(crate) async fn pull(ask: &Ask<'_>) -> Answer {
     let (names, caller, api) = (&ask.names, ask.caller()?, &ask.service.api);
     let wait = Wait::parse(&ask.query).map_err(|error| Problem::unprocessable(error.to_string()))?;
-    let once = || api.pull(names.system, ask.platform, names.itype, names.tag, &ask.body, caller);
+    let once = || api.pull(names.system, names.itype, names.tag, &ask.body, caller);
     let pulled = match wait {
         None => once().await?,
         Some(wait) => api.wait(&wait, once).await?,

@@ -33,6 +33,7 @@ mod serve;
 mod target;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod unpack;
 mod waiting;
 
@@ -257,6 +258,7 @@ fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {
     if let Some(examiner) = &config.examiner {
         examiner.check().map_err(anyhow::Error::msg)?;
     }
+    transfer::check(&config).map_err(anyhow::Error::msg)?;
     // Tried as whoever asks, who may be allowed another thing than the gateway's account.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for gap in runtime.block_on(async { convert::Converter::find().await?.gaps().await })? {

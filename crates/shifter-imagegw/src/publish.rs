@@ -64,6 +64,13 @@ impl NewImage {
 
     /// Gives it its name, with what it has now.
     pub(crate) fn publish(self) -> Result<Published, PublishError> {
+        let (_, published) = self.measure()?;
+        self.part.publish(&self.target, "the image")?;
+        Ok(published)
+    }
+
+    /// What it has now: to be read from its beginning, with size and digest.
+    pub(crate) fn measure(&self) -> Result<(File, Published), PublishError> {
         let io = |operation, source| PublishError::Io { operation, path: self.part.path.clone(), source };
         let mut input = File::open(&self.part.path).map_err(|source| io("opening", source))?;
         let written = |file: &File| file.metadata().map(|found| (found.dev(), found.ino()));
@@ -72,8 +79,7 @@ impl NewImage {
             return Err(io("opening", replaced));
         }
         let (size, sha256) = size_and_sha256(&mut input).map_err(|source| io("reading", source))?;
-        self.part.publish(&self.target, "the image")?;
-        Ok(Published { size, sha256 })
+        Ok((input, Published { size, sha256 }))
     }
 }
 
@@ -92,7 +98,37 @@ fn size_and_sha256(file: &mut File) -> io::Result<(u64, String)> {
             Err(error) => return Err(error),
         }
     }
-    Ok((size, hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()))
+    Ok((size, hex(hash.finish().as_ref())))
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A file of at most 8 MiB; none where there is none.
+pub(crate) fn read_small(path: &Path) -> Result<Option<Vec<u8>>, PublishError> {
+    const MOST: u64 = 8 << 20;
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(PublishError::Io { operation: "reading", path: path.to_owned(), source }),
+    }
+}
+
+/// Removes published files, in this order; what is not there is no failure.
+pub(crate) fn remove_published(directory: &Path, names: &[String]) -> Result<(), PublishError> {
+    for name in names {
+        let path = directory.join(name);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                return Err(PublishError::Io { operation: "removing", path, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Writes `.meta`, unless it says the same already.
@@ -215,11 +251,16 @@ fn open_below(directory: OwnedFd) -> io::Result<()> {
 }
 
 fn part_name(id: &str) -> String {
-    format!(".{id}.partial.{:016x}", rand::rng().random::<u64>())
+    part_name_of(id, &format!("{:016x}", rand::rng().random::<u64>()))
+}
+
+/// The same with 16 hexadecimal digits of the caller's.
+pub(crate) fn part_name_of(id: &str, digits: &str) -> String {
+    format!(".{id}.partial.{digits}")
 }
 
 /// `.ID.partial.RANDOM`, and nothing else: the directory also holds what is not ours.
-fn is_part_name(name: &str) -> bool {
+pub(crate) fn is_part_name(name: &str) -> bool {
     let hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     name.strip_prefix('.')
         .and_then(|rest| rest.split_once(".partial."))

@@ -10,6 +10,7 @@ mod reuse;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use shifter_core::digest::Algorithm;
 use shifter_registry::{BlobCache, Client, Credentials, RegistryError, Settings};
@@ -21,15 +22,16 @@ use self::reuse::LayerIndexes;
 use crate::acl;
 use crate::audit;
 use crate::catalog::{Catalog, CatalogError, Record, Tag, patiently};
-use crate::config::{Access, Config, Platform};
+use crate::config::{Config, Platform};
 use crate::convert::{ConvertError, Converter};
 use crate::erofs::ErofsError;
 use crate::examine::ExamineError;
 use crate::locks::Locks;
 use crate::model::{Grant, Image, Job, JobStatus, now};
 use crate::progress::Progress;
-use crate::publish::{self, PublishError};
+use crate::publish::PublishError;
 use crate::target::{Target, TargetError};
+use crate::transfer::{Store, TransferError};
 
 /// Layers of one image that are downloaded at the same time.
 const DOWNLOADS: usize = 4;
@@ -56,6 +58,8 @@ pub(crate) enum PullError {
     #[error(transparent)]
     Publish(#[from] PublishError),
     #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error(transparent)]
     Catalog(#[from] CatalogError),
     #[error(transparent)]
     Sharing(#[from] acl::TooManyIds),
@@ -63,7 +67,7 @@ pub(crate) enum PullError {
     Algorithm(Algorithm),
     #[error("the tag moved while it was pulled; pull again")]
     Moved,
-    #[error("system {0} is not configured for publishing on this host's file systems")]
+    #[error("system {0} is not configured")]
     System(String),
     /// Another caller's attempt at the same digest failed while this one waited for it.
     #[error("{0}")]
@@ -91,7 +95,8 @@ impl PullError {
             | PullError::Convert(_)
             | PullError::Examine(_)
             | PullError::Erofs(_)
-            | PullError::Publish(_) => true,
+            | PullError::Publish(_)
+            | PullError::Transfer(_) => true,
             _ => false,
         }
     }
@@ -103,6 +108,8 @@ pub(crate) struct Puller {
     catalog: Arc<dyn Catalog>,
     cache: BlobCache,
     indexes: LayerIndexes,
+    /// Of each system.
+    stores: HashMap<String, Arc<Store>>,
     registries: Mutex<HashMap<String, Registry>>,
     converter: Converter,
     /// Turns for conversion.
@@ -139,9 +146,13 @@ impl Puller {
     ) -> Result<Puller, RegistryError> {
         let indexes = LayerIndexes::new(&config);
         indexes.tidy();
+        let store = |(system, platform): (&String, &Platform)| {
+            (system.clone(), Arc::new(Store::new(&config, platform)))
+        };
         Ok(Puller {
             cache: open_cache(&config)?,
             indexes,
+            stores: config.platforms.iter().map(store).collect(),
             registries: Mutex::default(),
             workers: Semaphore::new(config.worker_threads),
             flights: Locks::default(),
@@ -197,7 +208,7 @@ impl Puller {
         let digest = head.digest.to_string();
         let found = patiently(|| self.catalog.image_of_digest(&job.key.system, &digest)).await?;
         let made = match found {
-            Some(image) if self.is_published(platform, &image).await => {
+            Some(image) if self.find_published(&image).await? => {
                 let guard = self.images.lock(format!("{} {}", image.system, image.id)).await;
                 Ok((image, guard))
             }
@@ -217,7 +228,7 @@ impl Puller {
                 image.expiration = image.last_pull + self.config.image_expiration.as_secs_f64();
                 progress.set("Transferring metadata");
                 let earned = Earned { digest, asked, public: !head.private };
-                self.grant(job, platform, &image, &earned).await
+                self.grant(job, &image, &earned).await
             }
             Err(error) => {
                 if error.is_everybodys() {
@@ -248,11 +259,21 @@ impl Puller {
     }
 
     fn platform(&self, system: &str) -> Result<&Platform, PullError> {
-        self.config
-            .platforms
-            .get(system)
-            .filter(|platform| platform.access == Access::Local)
-            .ok_or_else(|| PullError::System(system.to_owned()))
+        self.config.platforms.get(system).ok_or_else(|| PullError::System(system.to_owned()))
+    }
+
+    /// Where a system's images are.
+    pub(crate) fn store(&self, system: &str) -> Result<Arc<Store>, PullError> {
+        self.stores.get(system).cloned().ok_or_else(|| PullError::System(system.to_owned()))
+    }
+
+    /// Says in the log which systems' images could not be published now. No reason not to serve the others.
+    pub(crate) async fn try_out_stores(self: Arc<Self>) {
+        for (system, store) in &self.stores {
+            if let Err(error) = store.try_out().await {
+                tracing::warn!(system, %error, "no image can be published for this system now");
+            }
+        }
     }
 
     async fn move_on(
@@ -274,24 +295,22 @@ impl Puller {
     }
 
     /// Whether the catalog's image is really there; a lost file is made again.
-    pub(crate) async fn is_published(&self, platform: &Platform, image: &Image) -> bool {
-        let (directory, id) = (platform.image_dir.clone(), image.id.clone());
-        let (format, size) = (image.format.clone(), image.size);
-        tokio::task::spawn_blocking(move || publish::is_published(&directory, &id, &format, size))
-            .await
-            .unwrap_or(false)
+    async fn find_published(&self, image: &Image) -> Result<bool, PullError> {
+        let store = self.store(&image.system)?;
+        Ok(store.is_published(&image.id, &image.format, image.size).await?)
+    }
+
+    /// The same within a moment; a pull finds out what this cannot.
+    pub(crate) async fn is_published(&self, image: &Image) -> bool {
+        const MOMENT: Duration = Duration::from_secs(2);
+        let found = tokio::time::timeout(MOMENT, self.find_published(image)).await;
+        matches!(found, Ok(Ok(true)))
     }
 
     /// Gives the caller what the registry agreed to: `.meta` first, which the nodes check, then the
     /// catalog, then the job's end. Runs under the image's lock, so that in this process no other grant
     /// comes between; another process's makes the record's revision stale, and this one looks again.
-    async fn grant(
-        &self,
-        job: &Job,
-        platform: &Platform,
-        image: &Image,
-        earned: &Earned,
-    ) -> Result<(), PullError> {
+    async fn grant(&self, job: &Job, image: &Image, earned: &Earned) -> Result<(), PullError> {
         // Who changes an access list faster than it is carried out gets one of them.
         const ROUNDS: usize = 3;
         let (catalog, lease) = (&self.catalog, job.lease());
@@ -314,8 +333,7 @@ impl Puller {
             let acl = acl::for_meta(&record.grants, self.gateway_uid)?;
             let acl = if self.config.environment.no_acl_in_meta { Default::default() } else { acl };
             let meta = image.to_meta(acl).render();
-            let (directory, id) = (platform.image_dir.clone(), image.id.clone());
-            blocking(move || publish::publish_meta(&directory, &id, &meta)).await?;
+            self.store(&image.system)?.publish_meta(&image.id, &meta).await?;
             if !patiently(|| catalog.store(&record)).await? {
                 continue;
             }

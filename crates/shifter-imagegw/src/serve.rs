@@ -26,6 +26,7 @@ use crate::jobs::Jobs;
 use crate::listen::{self, Limits};
 use crate::publish;
 use crate::pull::Puller;
+use crate::transfer;
 
 /// Longest wait for answers under way when stopping.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -43,6 +44,7 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
         examiner.check().map_err(anyhow::Error::msg)?;
     }
     allow_many_connections();
+    transfer::check(&config).map_err(anyhow::Error::msg)?;
     let authenticator = Authenticator::new(config.authentication)?;
     let mut stop_signal = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -65,7 +67,9 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     }
     let puller = Puller::new(config.clone(), catalog.clone(), converter, gateway_uid)?;
     puller.tell_cache().await?;
-    let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
+    let puller = Arc::new(puller);
+    tokio::spawn(puller.clone().try_out_stores());
+    let jobs = Jobs::new(catalog.clone(), puller);
     jobs.recover().await?;
     let api = Api::new(config, catalog.clone(), jobs.clone());
     let router = http::router(Arc::new(Service { api, authenticator }));
@@ -141,9 +145,6 @@ fn prepare_directories(config: &Config) -> anyhow::Result<()> {
             );
         }
         clear(directory)?;
-    }
-    for (system, _) in config.platforms.iter().filter(|(_, p)| p.access == Access::Remote) {
-        tracing::warn!(system, "remote transfer is not supported yet; pulls for this system are refused");
     }
     Ok(())
 }

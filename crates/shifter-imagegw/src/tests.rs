@@ -121,11 +121,7 @@ impl Gateway {
         tag: &str,
         body: &str,
     ) -> Result<wire::Image, Refusal> {
-        let platform = &self.api().config.platforms[system];
-        self.api()
-            .pull(system, platform, "docker", tag, body.as_bytes(), caller)
-            .await
-            .map(|pulled| pulled.image)
+        self.api().pull(system, "docker", tag, body.as_bytes(), caller).await.map(|pulled| pulled.image)
     }
 
     /// Pulls as a client does: asks until the end. Panics after 20 s.

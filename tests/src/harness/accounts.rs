@@ -18,7 +18,7 @@ pub struct Account {
 }
 
 /// Ordinary users and the services' accounts. Numbers are above what distributions give out by themselves.
-pub(super) const ACCOUNTS: [Account; 6] = [
+pub(super) const ACCOUNTS: [Account; 7] = [
     Account { name: "alice", uid: 4201, gid: 4201, groups: &[4301, 4302] },
     Account { name: "bob", uid: 4202, gid: 4202, groups: &[4301] },
     // A supplementary group 0 must be dropped in the container, and is no reason to refuse her.
@@ -27,6 +27,8 @@ pub(super) const ACCOUNTS: [Account; 6] = [
     Account { name: "dave", uid: 4204, gid: 0, groups: &[] },
     Account { name: "gateway", uid: 4210, gid: 4210, groups: &[] },
     Account { name: "registry", uid: 4211, gid: 4211, groups: &[] },
+    // The account on the hosts of remote systems.
+    Account { name: "shifter", uid: 4212, gid: 4212, groups: &[] },
 ];
 
 const GROUPS: [(&str, u32); 2] = [("physics", 4301), ("chemistry", 4302)];

@@ -18,6 +18,7 @@ mod registry;
 mod sandbox;
 mod slowed;
 mod squashed;
+mod sshd;
 mod tokens;
 
 pub use accounts::Account;
@@ -29,4 +30,5 @@ pub use proxies::{Proxy, ProxyKind};
 pub use registry::{Registry, RegistryOptions};
 pub use sandbox::Sandbox;
 pub use squashed::RootSquashed;
+pub use sshd::{Keys, Sshd, SshdOptions};
 pub use tokens::TokenService;

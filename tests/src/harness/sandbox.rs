@@ -140,7 +140,7 @@ impl Sandbox {
         fs::write("/etc/shifter/udiRoot.conf", text).context("write udiRoot.conf")
     }
 
-    /// A command of an account: `alice`, `bob`, `carol`, `dave`, `gateway` or `registry`.
+    /// A command of an account: `alice`, `bob`, `carol`, `dave`, `gateway`, `registry` or `shifter`.
     pub fn user(&self, name: &str) -> Result<UserCommand> {
         Ok(UserCommand::new(Some(accounts::find(name)?)))
     }

@@ -107,7 +107,7 @@ pub(crate) const PLATFORM: &[Key] = &[
         "the gateway's",
         "amd64, arm64, ppc64le, riscv64 or s390x, or with the most capable variant, amd64/v3; ours",
     ),
-    key("host", "-", "hosts of a remote system; the first is used"),
+    key("host", "-", "hosts of a remote system; each gets every image"),
     key("local", "-", "section for accesstype local"),
     key("mountCommand", "-", "unused"),
     key("mungeSocketPath", "required with munge", "socket of the munged that shares this system's key"),
@@ -120,11 +120,11 @@ pub(crate) const PLATFORM: &[Key] = &[
 pub(crate) const LOCAL: &[Key] = &[key("imageDir", "required", "where the runtime looks for images")];
 
 pub(crate) const SSH: &[Key] = &[
-    key("imageDir", "required", "directory on the remote host"),
-    key("key", "-", "private key file"),
-    key("scpCmdOptions", "[]", "more arguments for scp"),
-    key("sshCmdOptions", "[]", "more arguments for ssh"),
-    key("username", "required", "account on the remote host"),
+    key("imageDir", "required", "directory on each host"),
+    key("key", "ssh's own", "private key file, an absolute path, mode 0600"),
+    key("scpCmdOptions", "[]", "options of scp that also hold for ssh, as -P PORT; scp itself is not run"),
+    key("sshCmdOptions", "[]", "options for ssh, as -p PORT or -o NAME=VALUE"),
+    key("username", "required", "account on the hosts"),
 ];
 
 pub(crate) const LOCATION: &[Key] = &[

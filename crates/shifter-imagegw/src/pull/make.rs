@@ -17,7 +17,7 @@ use super::reuse::Offer;
 use super::{DOWNLOADS, PullError, Puller, blocking};
 use crate::acl;
 use crate::catalog::patiently;
-use crate::config::Platform;
+use crate::config::{Access, Platform};
 use crate::confine::Reach;
 use crate::convert::{self, ConvertError, ConvertJob, ConvertLayer, Format, Supply};
 use crate::erofs;
@@ -84,12 +84,14 @@ impl<'a> Making<'a> {
         let system = self.job.key.system.clone();
         let guard = puller.images.lock(format!("{system} {id}")).await;
         if let Some(known) = patiently(|| puller.catalog.record(&system, &id)).await?
-            && puller.is_published(self.platform, &known.image).await
+            && puller.find_published(&known.image).await?
         {
             return Ok((known.image, guard));
         }
         let layers = convert_layers(&resolved);
-        let key = convert::key(&self.platform.converters);
+        let store = puller.store(&system)?;
+        // Layers are taken from images that this machine can read.
+        let key = convert::key(&self.platform.converters).filter(|_| store.is_local());
         let offers = match &key {
             Some(key) => self.find(key, &layers).await?,
             None => vec![None; layers.len()],
@@ -107,16 +109,17 @@ impl<'a> Making<'a> {
         puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
         let indexes = puller.indexes.clone();
         let image_path = publish::image_path(&self.platform.image_dir, &id, format.name());
-        let published = blocking(move || {
-            let Converted { part, scratch, records, .. } = made.converted;
-            drop(scratch);
-            let published = part.publish()?;
+        let Converted { part, scratch, records, .. } = made.converted;
+        drop(scratch);
+        let sent = |bytes: u64, hosts: usize| self.progress.set(transferring_line(bytes, hosts));
+        let published = store.publish(part, &id, format.name(), &sent).await?;
+        blocking(move || {
             if let (Some(records), Some(key)) = (records, key) {
                 indexes.install(&records, &key, &made.layers, &made.offers, &image_path);
                 drop(records);
                 indexes.collect();
             }
-            Ok(published)
+            Ok(())
         })
         .await?;
         let image = Image {
@@ -158,7 +161,13 @@ impl<'a> Making<'a> {
         else {
             return Ok(false);
         };
-        for (system, _) in self.puller.config.platforms.iter().filter(|(_, p)| p.image_dir == directory) {
+        for (system, _) in self
+            .puller
+            .config
+            .platforms
+            .iter()
+            .filter(|(_, p)| p.access == Access::Local && p.image_dir == directory)
+        {
             let record = patiently(|| self.puller.catalog.record(system, id)).await?;
             if record.is_some_and(|record| acl::opens_to(&record.grants, self.job.uid)) {
                 return Ok(true);
@@ -238,12 +247,12 @@ impl<'a> Making<'a> {
         let mut supply = Supply::begin(blobs, due, &puller.workers).await?;
         // Set once: an attempt has one conversion.
         let _is_first = stage.begun.set(());
-        let (expand, directory) = (puller.config.expand_directory.clone(), self.platform.image_dir.clone());
+        let (expand, store) = (puller.config.expand_directory.clone(), puller.store(&self.job.key.system)?);
         let format = self.platform.converters.format;
         let (new_id, indexes) = (id.to_owned(), puller.indexes.clone());
         let (scratch, part, records) = blocking(move || {
             let scratch = Scratch::create(&expand, &new_id)?;
-            let part = NewImage::create(&directory, &new_id, format.name())?;
+            let part = store.new_image(&expand, &new_id, format.name())?;
             Ok((scratch, part, if remember { indexes.scratch(&new_id) } else { None }))
         })
         .await?;
@@ -403,6 +412,11 @@ fn pulling_line(kept: usize, layers: impl Iterator<Item = (u64, u64)>) -> String
 fn converting_line(is_kept: bool, begun: usize, of: usize, read: u64, total: u64) -> String {
     let doing = if is_kept { "Reusing" } else { "Converting" };
     format!("{doing} layer {begun} of {of}, {} of {} MB", megabytes(read.min(total)), megabytes(total))
+}
+
+/// Bytes that one host has, and hosts that have all.
+fn transferring_line(bytes: u64, hosts: usize) -> String {
+    format!("Transferring image to host {}, {} MB", hosts + 1, megabytes(bytes))
 }
 
 fn megabytes(bytes: u64) -> String {

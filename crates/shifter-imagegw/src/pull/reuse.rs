@@ -16,7 +16,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::config::Config;
+use crate::config::{Access, Config};
 use crate::convert::{About, ConvertLayer};
 use crate::publish::{self, Scratch};
 
@@ -45,7 +45,7 @@ pub(crate) struct Offer {
 impl LayerIndexes {
     /// Those of a gateway's cache; nothing is created or read yet.
     pub(crate) fn new(config: &Config) -> Self {
-        let platforms = config.platforms.values();
+        let platforms = config.platforms.values().filter(|platform| platform.access == Access::Local);
         LayerIndexes {
             directory: config.cache_directory.join("index"),
             most_files: MOST_FILES,

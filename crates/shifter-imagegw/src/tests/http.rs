@@ -108,7 +108,6 @@ async fn what_goes_wrong_has_a_code_and_a_sentence_in_json() {
         ("POST", "/api/pull/sysa/docker/x/", ALICE, bad_ids, 422, "\\\"root\\\" is not a user or group id"),
         ("POST", "/api/pull/sysa/docker/x/", ALICE, &long, 413, "longer than 65536 bytes"),
         ("POST", "/api/pull/sysa/custom/x/", ALICE, "", 422, "only docker images"),
-        ("POST", "/api/pull/far/docker/x/", ALICE, "", 422, "remote transfer"),
         (
             "POST",
             "/api/pull/sysa/docker/ghcr.io%2Fx/",

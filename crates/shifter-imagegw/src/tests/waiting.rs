@@ -9,7 +9,7 @@ async fn wait(gateway: &Gateway, uid: u32, tag: &str, seconds: f64, seen: &str) 
     let (api, who) = (gateway.api(), caller(uid, &[]));
     let wait = Wait { longest: Duration::from_secs_f64(seconds), seen: seen.to_owned() };
     let platform = &api.config.platforms["sysa"];
-    api.wait(&wait, || api.pull("sysa", platform, "docker", tag, b"", &who)).await.unwrap()
+    api.wait(&wait, || api.pull("sysa", "docker", tag, b"", &who)).await.unwrap()
 }
 
 fn status(pulled: &Pulled) -> &str {

@@ -8,7 +8,6 @@ use crate::waiting::{Pulled, Wait};
 async fn wait(gateway: &Gateway, uid: u32, tag: &str, seconds: f64, seen: &str) -> Pulled {
     let (api, who) = (gateway.api(), caller(uid, &[]));
     let wait = Wait { longest: Duration::from_secs_f64(seconds), seen: seen.to_owned() };
-    let platform = &api.config.platforms["sysa"];
     api.wait(&wait, || api.pull("sysa", "docker", tag, b"", &who)).await.unwrap()
 }
 

@@ -20,10 +20,12 @@ mod offspring;
 mod publish;
 mod pull;
 mod route;
+mod seal;
 mod serve;
 mod target;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -48,6 +50,8 @@ struct Cli {
 enum Command {
     /// Run the gateway.
     Serve(Serve),
+    /// Work on the pulls of gateways that run elsewhere, on the same catalog.
+    Worker(Worker),
     /// Check a configuration and say everything that is wrong with it.
     CheckConfig(CheckConfig),
     /// Copy the catalog into another database.
@@ -73,6 +77,20 @@ struct Serve {
     /// Address and port to listen on; may be given several times.
     #[arg(long, default_value = "0.0.0.0:5000")]
     listen: Vec<SocketAddr>,
+}
+
+/// The catalog must be in PostgreSQL or MongoDB, and the image directories mounted here. Registry credentials reach a
+/// worker by the key in SealKeyFile.
+#[derive(Args)]
+struct Worker {
+    #[command(flatten)]
+    config: ConfigPath,
+    /// A system to work for; may be given several times. Without it, all that are configured.
+    #[arg(long, value_name = "NAME")]
+    system: Vec<String>,
+    /// Instead of WorkerThreads, which is 4 here where it is 0.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
 }
 
 #[derive(Args)]
@@ -127,6 +145,7 @@ impl ConfigPath {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(arguments) => serve(&arguments),
+        Command::Worker(arguments) => worker(&arguments),
         Command::CheckConfig(arguments) => check_config(&arguments),
         Command::Migrate(arguments) => migrate(&arguments),
         Command::Convert => return ExitCode::from(convert::child()),
@@ -153,9 +172,9 @@ fn load(path: &Path) -> anyhow::Result<(Config, Vec<String>)> {
     Ok((config, warnings))
 }
 
-fn serve(arguments: &Serve) -> anyhow::Result<()> {
-    let path = arguments.config.get();
-    let (config, warnings) = load(&path)?;
+/// Loads the configuration of a daemon and begins to log as it says.
+fn begin(path: &Path) -> anyhow::Result<Config> {
+    let (config, warnings) = load(path)?;
     let level = config.log_level.unwrap_or("info");
     // sqlx logs statements at debug level; they hold names of private images.
     let filter = EnvFilter::try_from_default_env()
@@ -164,8 +183,22 @@ fn serve(arguments: &Serve) -> anyhow::Result<()> {
     for warning in warnings {
         tracing::warn!(file = %path.display(), "{warning}");
     }
+    Ok(config)
+}
+
+fn serve(arguments: &Serve) -> anyhow::Result<()> {
+    let config = begin(&arguments.config.get())?;
+    run(serve::serve(config, &arguments.listen))
+}
+
+fn worker(arguments: &Worker) -> anyhow::Result<()> {
+    let config = begin(&arguments.config.get())?;
+    run(worker::work(config, &arguments.system, arguments.threads))
+}
+
+fn run(daemon: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve::serve(config, &arguments.listen));
+    let result = runtime.block_on(daemon);
     // Blocking work that is still going (a copy, a lookup) does not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     result

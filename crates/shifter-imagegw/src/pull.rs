@@ -10,10 +10,11 @@ mod reuse;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use shifter_core::digest::Algorithm;
 use shifter_registry::{BlobCache, Client, Credentials, RegistryError, Settings};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use self::make::Making;
 use self::reuse::LayerIndexes;
@@ -121,19 +122,51 @@ struct Failure {
     why: String,
 }
 
-/// A line for impatient callers, overwritten as the pull goes on.
-#[derive(Debug, Default)]
-pub(crate) struct Progress(Mutex<String>);
+/// What a pull is at, as far as it matters to what may begin beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// What the tag means and whether the caller may have it.
+    Asking,
+    /// For another pull of the same image, or at what is quickly done.
+    Following,
+    /// Download and conversion, and waiting for a turn at them.
+    Making,
+}
+
+/// How far a pull is.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// A line for impatient callers, overwritten as the pull goes on.
+    line: Mutex<String>,
+    stage: Mutex<Stage>,
+    /// Told when the stage changes.
+    news: Arc<Notify>,
+}
 
 impl Progress {
+    pub(crate) fn new(news: Arc<Notify>) -> Progress {
+        Progress { line: Mutex::default(), stage: Mutex::new(Stage::Asking), news }
+    }
+
     pub(crate) fn get(&self) -> String {
-        self.0.lock().map(|line| line.clone()).unwrap_or_default()
+        self.line.lock().map(|line| line.clone()).unwrap_or_default()
     }
 
     fn set(&self, line: String) {
-        if let Ok(mut held) = self.0.lock() {
+        if let Ok(mut held) = self.line.lock() {
             *held = line;
         }
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage.lock().map_or(Stage::Making, |stage| *stage)
+    }
+
+    fn enter(&self, stage: Stage) {
+        if let Ok(mut held) = self.stage.lock() {
+            *held = stage;
+        }
+        self.news.notify_one();
     }
 }
 
@@ -200,8 +233,11 @@ impl Puller {
         }
         let waiting_since = now();
         progress.set("Waiting for another pull of the same image".to_owned());
+        progress.enter(Stage::Following);
+        // First among this process's pulls, then among all.
         let mut flight = self.flights.lock(format!("{} {}", job.key.system, head.digest)).await;
         let digest = head.digest.to_string();
+        self.fly(job, &digest).await?;
         let found = patiently(|| self.catalog.image_of_digest(&job.key.system, &digest)).await?;
         let made = match found {
             Some(image) if self.is_published(platform, &image).await => {
@@ -211,6 +247,7 @@ impl Puller {
             _ => match flight.as_ref().filter(|failure| failure.at > waiting_since) {
                 Some(failure) => Err(PullError::Shared(failure.why.clone())),
                 None => {
+                    progress.enter(Stage::Making);
                     let (target, client, turns) = (&target, &client, &registry.pulls);
                     let making = Making { puller: self, job, platform, target, client, turns, progress };
                     making.make(&head.digest).await
@@ -231,6 +268,38 @@ impl Puller {
                     *flight = Some(Failure { at: now(), why: crate::convert::sentence(&error) });
                 }
                 Err(error)
+            }
+        }
+    }
+
+    /// Waits until this job alone works on the digest, here or in any process.
+    async fn fly(&self, job: &Job, digest: &str) -> Result<(), PullError> {
+        const LONGEST: Duration = Duration::from_secs(1);
+        let mut pause = Duration::from_millis(20);
+        while !patiently(|| self.catalog.fly(job.lease(), digest)).await? {
+            // Whoever lost the job learns of that by the heartbeat, which ends this.
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            pause = (pause * 2).min(LONGEST);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The registry that a tag comes from; empty where it makes no sense.
+    pub(crate) fn location(&self, tag: &str) -> String {
+        Target::parse(&self.config, tag).map(|target| target.location.name).unwrap_or_default()
+    }
+
+    /// Removes what dead writers of this host left where a system's images are made.
+    pub(crate) async fn tidy(&self, system: &str) {
+        let Ok(platform) = self.platform(system) else { return };
+        for directory in [self.config.expand_directory.clone(), platform.image_dir.clone()] {
+            let cleared = tokio::task::spawn_blocking(move || publish::remove_leftovers(&directory)).await;
+            if let Ok(Err(error)) = cleared {
+                tracing::warn!(system, %error, "looking for leftovers failed");
             }
         }
     }
@@ -301,6 +370,7 @@ impl Puller {
         const ROUNDS: usize = 3;
         let (catalog, lease) = (&self.catalog, job.lease());
         let mut rounds = 0;
+        let mut is_contested = false;
         loop {
             // A lease in hand, renewed just now, is worth the few steps that follow. The caller may
             // have changed the access list meanwhile.
@@ -311,14 +381,19 @@ impl Puller {
             let grant = Grant { key, id, puller, public: earned.public, acl, checked: earned.asked };
             let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
             let mut record = known.unwrap_or_else(|| Record::new(image.clone()));
-            record.image = image.clone();
+            // Where another process replaced the record meanwhile, what it published stands.
+            if !is_contested || !self.is_published(platform, &record.image).await {
+                record.image = image.clone();
+            }
+            (record.image.last_pull, record.image.expiration) = (image.last_pull, image.expiration);
             record.grants = acl::merged(record.grants.iter().chain([&grant]));
             record.add_digest(earned.digest.clone());
             record.add_tag(Tag { itype: job.key.itype, tag: job.key.tag, asked: earned.asked });
-            let meta = image.to_meta(acl::for_meta(&record.grants, self.gateway_uid)?).render();
+            let meta = record.image.to_meta(acl::for_meta(&record.grants, self.gateway_uid)?).render();
             let (directory, id) = (platform.image_dir.clone(), image.id.clone());
             blocking(move || publish::publish_meta(&directory, &id, &meta)).await?;
             if !patiently(|| catalog.store(&record)).await? {
+                is_contested = true;
                 continue;
             }
             rounds += 1;

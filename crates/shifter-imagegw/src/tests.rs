@@ -36,6 +36,7 @@ const CHILD: &str = r#"read -r job
 out=$(printf '%s' "$job" | sed 's/.*"output":"\([^"]*\)".*/\1/')
 echo "$out" >> "$0/conversions"
 [ -e "$0/slow" ] && for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 0.1; done
+[ -e "$0/endless" ] && exec sleep 1000
 [ -e "$0/fail" ] && { echo '{"Failed":"layer sha256:x: entry ../x climbs out"}'; exit 1; }
 sleep 0.2; printf 'image bytes' > "$out"; echo '{"Done":{"entries":1,"bytes":1}}'"#;
 
@@ -78,7 +79,7 @@ impl Gateway {
         let catalog = open_for_use(place).await.unwrap();
         let converter = Converter::from_command(&["sh", "-c", CHILD, dir.to_str().unwrap()]);
         let puller = Puller::new(config.clone(), catalog.clone(), converter, 999).unwrap();
-        let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
+        let jobs = Jobs::new(catalog.clone(), Arc::new(puller), None);
         jobs.recover().await.unwrap();
         let api = Api { config, catalog, jobs, groups: Groups::default() };
         let authenticator = Authenticator::new(Authentication::Mock).unwrap();

@@ -81,9 +81,14 @@ impl<'a> Making<'a> {
         puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
         let indexes = puller.indexes.clone();
         let image_path = publish::image_path(&self.platform.image_dir, &id, FORMAT);
+        let part = made.part;
+        let whole = blocking(move || part.complete()).await?;
+        // Reading it may have taken longer than the lease: who lost it gives no name to anything.
+        let lease = self.job.lease();
+        puller.held(patiently(|| puller.catalog.heartbeat(lease)).await?)?;
         let published = blocking(move || {
             drop(made.scratch);
-            let published = made.part.publish()?;
+            let published = whole.publish()?;
             if let (Some(records), Some(key)) = (made.records, key) {
                 indexes.install(&records, &key, &made.layers, &made.offers, &image_path);
                 drop(records);

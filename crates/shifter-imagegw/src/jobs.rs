@@ -119,9 +119,9 @@ impl Jobs {
         &self.puller
     }
 
-    /// Whether nobody has a job in hand, so that what its caller brings is wanted.
+    /// Whether nobody has a job in hand, and what its caller brings is wanted.
     pub(crate) fn may_take(&self, job: &Job) -> bool {
-        !job.is_held()
+        job.with_credentials && !job.is_held()
     }
 
     /// Notes that a client asked for a job; returns its progress line, if it runs in this process.
@@ -145,8 +145,10 @@ impl Jobs {
             let is_sealed = sealed
                 .is_some_and(|at| now.saturating_duration_since(at).as_secs_f64() < seal::LIFETIME / 2.0);
             let sealed = if is_sealed { sealed } else { Some(now) };
-            brought.insert(number, Brought { credentials: credentials.clone(), at: now, sealed });
+            let known = brought.insert(number, Brought { credentials: credentials.clone(), at: now, sealed });
             drop(brought);
+            // Clients ask often; where nothing is new, there is nothing to look for.
+            let is_new = known.is_none();
             if !is_sealed {
                 let jobs = self.clone();
                 tokio::spawn(async move {
@@ -160,11 +162,15 @@ impl Jobs {
                             brought.sealed = None;
                         }
                     }
-                    jobs.news.notify_one();
                 });
             }
+            if !is_new {
+                return;
+            }
         }
-        self.news.notify_one();
+        if self.threads() > 0 {
+            self.news.notify_one();
+        }
     }
 
     /// Makes credentials available to workers apart, or says that this cannot be.

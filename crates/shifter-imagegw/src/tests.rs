@@ -28,6 +28,7 @@ use crate::convert::Converter;
 use crate::http::{Service, router};
 use crate::jobs::Jobs;
 use crate::pull::Puller;
+use crate::seal::SealKey;
 
 pub(crate) use self::http::exchange;
 
@@ -58,10 +59,22 @@ impl Gateway {
         pull_update: u64,
         place: &Place,
     ) -> Gateway {
+        Gateway::start_with(dir, registry, pull_update, place, 2, None).await
+    }
+
+    /// The same with so many threads, and a key for workers apart.
+    pub(crate) async fn start_with(
+        dir: &Path,
+        registry: SocketAddr,
+        pull_update: u64,
+        place: &Place,
+        threads: u16,
+        seal: Option<SealKey>,
+    ) -> Gateway {
         let at = |name: &str| dir.join(name).display().to_string();
         let text = format!(
             r#"{{"DefaultImageLocation": "reg", "Authentication": "mock", "PullUpdateTimeout": {pull_update},
-            "CacheDirectory": "{}", "ExpandDirectory": "{}", "WorkerThreads": 2,
+            "CacheDirectory": "{}", "ExpandDirectory": "{}", "WorkerThreads": {threads},
             "Locations": {{"reg": {{"remotetype": "dockerv2", "url": "http://{registry}"}}}},
             "Platforms": {{
                 "sysa": {{"accesstype": "local", "architecture": "amd64", "local": {{"imageDir": "{}"}}}},
@@ -79,7 +92,7 @@ impl Gateway {
         let catalog = open_for_use(place).await.unwrap();
         let converter = Converter::from_command(&["sh", "-c", CHILD, dir.to_str().unwrap()]);
         let puller = Puller::new(config.clone(), catalog.clone(), converter, 999).unwrap();
-        let jobs = Jobs::new(catalog.clone(), Arc::new(puller), None);
+        let jobs = Jobs::new(catalog.clone(), Arc::new(puller), seal);
         jobs.recover().await.unwrap();
         let api = Api { config, catalog, jobs, groups: Groups::default() };
         let authenticator = Authenticator::new(Authentication::Mock).unwrap();

@@ -1,8 +1,10 @@
-//! `cargo xtask soak`: many more random trees through the squashfs writer than `./test` has time for.
+//! `cargo xtask soak`: many more random trees through the squashfs writer than `./test` has time for; and
+//! `cargo xtask soak gateway`: two hundred clients of a gateway whose parts are killed, for longer.
 //!
-//! It runs the writer's own test of random trees (`crates/shifter-squashfs/tests/writer/random.rs`) with another number
+//! The first runs the writer's own test of random trees (`crates/shifter-squashfs/tests/writer/random.rs`) with another number
 //! and another first seed, so there is one generator and one comparison. Every tree is read by a mount, by
-//! `unsquashfs` and by our reader. Needs root, as that test does.
+//! `unsquashfs` and by our reader. The second runs `tests/tests/crowd.rs` with the programs that `./test` built last, or
+//! those in `SHIFTER_BIN_DIR`. Both need root, as those tests do.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,6 +15,36 @@ use anyhow::{Context as _, Result};
 /// Trees, where no number is given.
 const TREES: u64 = 10_000;
 
+/// Seconds of the gateway's soak on each database, where no number is given.
+const SECONDS: u64 = 600;
+
+/// Runs the gateway's crowd for so many seconds (default 600) with a seed (default: the time of day).
+fn run_gateway(root: &Path, seconds: u64, seed: u64) -> Result<bool> {
+    let programs = std::env::var_os("SHIFTER_BIN_DIR")
+        .or_else(|| Some(Path::new(&std::env::var_os("CARGO_TARGET_DIR")?).join("programs").into()))
+        .unwrap_or_else(|| root.join("target/programs").into());
+    println!("soak: 200 clients for {seconds} s on each database, seed {seed}");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["test", "--locked", "--quiet", "--test", "crowd", "--", "--nocapture", "--test-threads=1"])
+        .env("SHIFTER_TEST_SECONDS", seconds.to_string())
+        .env("SHIFTER_TEST_SEED", seed.to_string())
+        .env("SHIFTER_BIN_DIR", programs)
+        .env("CARGO_TARGET_DIR", tests_target(root))
+        .current_dir(root.join("tests"))
+        .status()
+        .context("run cargo test")?;
+    Ok(status.success())
+}
+
+/// Where `./test` builds the workspace of tests.
+fn tests_target(root: &Path) -> std::path::PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(target) => Path::new(&target).join("tests"),
+        None => root.join("tests/target"),
+    }
+}
+
 /// Runs so many trees (default 10,000) from a seed on (default: the time of day), and says which and what came of it.
 pub(super) fn run(root: &Path, words: &[&str]) -> Result<bool> {
     let number = |place: usize, what: &str| {
@@ -20,11 +52,16 @@ pub(super) fn run(root: &Path, words: &[&str]) -> Result<bool> {
             .get(place)
             .map(|word| word.parse::<u64>().with_context(|| format!("{what} is a number, not {word:?}")))
     };
-    let trees = number(0, "how many trees").transpose()?.unwrap_or(TREES);
-    let seed = match number(1, "the seed").transpose()? {
-        Some(seed) => seed,
-        None => SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?.as_secs(),
+    let by_clock = || -> Result<u64> {
+        Ok(SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?.as_secs())
     };
+    if words.first() == Some(&"gateway") {
+        let seconds = number(1, "how many seconds").transpose()?.unwrap_or(SECONDS);
+        let seed = number(2, "the seed").transpose()?;
+        return run_gateway(root, seconds, seed.map_or_else(by_clock, Ok)?);
+    }
+    let trees = number(0, "how many trees").transpose()?.unwrap_or(TREES);
+    let seed = number(1, "the seed").transpose()?.map_or_else(by_clock, Ok)?;
     println!("soak: {trees} random trees, seeds {seed} to {}", seed.saturating_add(trees).saturating_sub(1));
     let start = Instant::now();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -9,7 +9,7 @@ mod file;
 
 use crate::model::{Grant, Job};
 
-pub(crate) use self::file::AuditLog;
+pub(crate) use self::file::{AuditLog, Flush};
 
 /// The target of the events.
 pub(crate) const TARGET: &str = "audit";

@@ -7,6 +7,7 @@
 //! here, and what every database does alike (`submit`, `leases`, `migrate`) is written once.
 
 mod leases;
+mod limited;
 mod migrate;
 mod mongo;
 mod place;
@@ -161,7 +162,8 @@ fn order(a: &(f64, String), b: &(f64, String)) -> Ordering {
     is_credible(a).cmp(&is_credible(b)).then_with(|| a.0.total_cmp(&b.0)).then_with(|| a.1.cmp(&b.1))
 }
 
-/// What is to become of an unfinished job, and only if it stands as described. Absent: as it is.
+/// What is to become of an unfinished job, and only if it stands as described. Absent: as it is. Who ends a job
+/// erases its sealed credentials; who ends, takes or gives it back ends its flight.
 #[derive(Debug, Default)]
 pub(crate) struct Change<'a> {
     /// Only while this is the job's fence.
@@ -177,6 +179,10 @@ pub(crate) struct Change<'a> {
     pub(crate) status: Option<(JobStatus, &'a str)>,
     pub(crate) acl: Option<&'a Acl>,
     pub(crate) public: bool,
+    /// A message, where the status stays.
+    pub(crate) note: Option<&'a str>,
+    /// Sealed credentials.
+    pub(crate) sealed: Option<&'a str>,
 }
 
 /// One damaged entry must not hide all others, so it is told to the log and left out.
@@ -228,6 +234,10 @@ pub(crate) trait Catalog: Send + Sync {
     /// Changes a job that is not over, if the change's conditions hold; the job as it is then.
     async fn change_job(&self, number: i64, change: &Change<'_>) -> Result<Option<Job>, CatalogError>;
 
+    /// Begins to work on a digest, under a lease and as the only job of the system: until the job is over, taken or
+    /// given back. False while another one does, or if the lease is lost.
+    async fn fly(&self, lease: Lease, digest: &str) -> Result<bool, CatalogError>;
+
     /// Removes a job that is over; false if somebody else did.
     async fn forget_end(&self, number: i64) -> Result<bool, CatalogError>;
 
@@ -250,7 +260,7 @@ pub(crate) enum Purpose {
 /// Opens a catalog. None only where `Look` finds nothing there.
 pub(crate) async fn open(place: &Place, purpose: Purpose) -> Result<Option<Arc<dyn Catalog>>, CatalogError> {
     fn shared<C: Catalog + 'static>(catalog: Option<C>) -> Option<Arc<dyn Catalog>> {
-        catalog.map(|catalog| Arc::new(catalog) as Arc<dyn Catalog>)
+        catalog.map(|catalog| Arc::new(limited::Limited(Arc::new(catalog))) as Arc<dyn Catalog>)
     }
     Ok(match place {
         Place::Sqlite(path) => shared(sql::open_sqlite(path, purpose).await?),

@@ -42,8 +42,10 @@ pub(crate) struct Config {
     pub(crate) image_expiration: Duration,
     /// How long one caller's pull of a tag also answers others without asking the registry again.
     pub(crate) pull_update: Duration,
-    /// Pulls that download and convert at the same time.
+    /// Pulls that download and convert at the same time; 0: workers run apart.
     pub(crate) worker_threads: usize,
+    /// The key that registry credentials for workers apart are sealed with.
+    pub(crate) seal_key_file: Option<PathBuf>,
     pub(crate) authentication: Authentication,
     /// Whether list and lookup of public images need no credential.
     pub(crate) allow_anonymous_reads: bool,
@@ -214,6 +216,7 @@ fn read(top: &mut Section<'_>) -> Config {
         conversion_time: conversion_time.map_or(convert::TIME, Duration::from_secs),
         unsupported,
         database,
+        seal_key_file: top.path("SealKeyFile"),
         cache_directory: top.required_path("CacheDirectory").unwrap_or_default(),
         cache_limit: top
             .integer("CacheSizeLimit", 1, 1_000_000_000)
@@ -222,7 +225,7 @@ fn read(top: &mut Section<'_>) -> Config {
         image_expiration: read_expiration(top),
         pull_update: Duration::from_secs(pull_update.or(pull_update_alias).unwrap_or(300)),
         worker_threads: top
-            .integer("WorkerThreads", 1, 256)
+            .integer("WorkerThreads", 0, 256)
             .and_then(|threads| usize::try_from(threads).ok())
             .unwrap_or(4),
         log_level: top.choice("LogLevel", &["debug", "info", "warn", "warning", "error", "critical"]).map(

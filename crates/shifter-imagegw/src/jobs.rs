@@ -1,45 +1,57 @@
-//! Running pulls: one task per job, its progress, its end, and what becomes of jobs whose process died.
+//! Running pulls: which are taken when, each in a task of its own, its progress, its end, and what becomes of jobs
+//! whose process died.
 //!
-//! The catalog remembers jobs, this file runs them: a job is claimed, kept alive by heartbeats, and its
-//! work ends when the lease is lost, be it that somebody cancelled it or that another process thought
-//! this one dead. Registry credentials exist only in the tasks'
-//! memory; a job that had some and lost them to a restart goes on when its caller polls again, since
-//! every poll brings the credentials along.
+//! The catalog remembers jobs, this file runs them: a job is claimed when there is room and its user's turn has come
+//! (`queue`), kept alive by heartbeats, and its work ends when the lease is lost, be it that somebody cancelled it or
+//! that another process thought this one dead. `serve` and `worker` run the same. Registry credentials stay in this
+//! process's memory, and go sealed into the catalog where workers apart are to have them; a job that had some and lost
+//! them goes on when its caller polls again, since every poll brings the credentials along.
+
+mod hands;
+mod polls;
+mod queue;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+use shifter_api::wire::DENIED;
 use shifter_registry::Credentials;
-use tokio::task::AbortHandle;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
+use self::polls::Polls;
+use self::queue::{Sight, Step, Turns, WAITING, next_step};
 use crate::audit;
-use crate::catalog::{Catalog, CatalogError, HEARTBEAT, LEASE, Lease, patiently};
+use crate::catalog::{Catalog, CatalogError, Change, HEARTBEAT, Lease, patiently};
 use crate::convert::sentence;
 use crate::model::{Job, JobStatus, now};
-use crate::progress::{Progress, Standing};
+use crate::progress::{Phase, Progress, Standing};
 use crate::pull::{PullError, Puller};
+use crate::seal::{self, SealKey};
 
-mod hands;
-
-/// How long a job that lost its credentials waits for its caller after a restart.
-const ORPHAN_PATIENCE: Duration = Duration::from_secs(600);
-
-/// What the callers of such jobs see.
-const WAITING: &str = "The gateway was restarted; waiting for the caller to ask again";
-
-/// Clients ask every half second; polls of one job that are clearly closer come from several clients.
-const SHORTEST_PERIOD: Duration = Duration::from_millis(350);
-
-/// How long an end is told to all who ask, where several clients wait: some of their periods.
-const SHARED_TELLING: Duration = Duration::from_secs(3);
-
-/// How the reason of a failure begins that the registry's refusal of this caller is: `shifterimg` tells such
-/// an end by its exit status.
-const DENIED: &str = "access denied: ";
+/// Time between looks at the queue while nothing is heard of it: how long a job that another process gave back, or
+/// that an API process entered for workers apart, waits at most where there is room.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Ends of pulls nobody asked about are forgotten after this many seconds.
 const FORGET_AFTER: f64 = 86_400.0;
+
+/// Jobs in hand beyond which a user who has one here gets no other. Most of them wait for another's pull of the same
+/// image, which costs nothing.
+const MANY_IN_HAND: usize = 64;
+
+/// A queued job whose credentials are in this process's memory is marked as waited for so often, seconds.
+const MARK: f64 = 60.0;
+
+/// How long tasks may take to notice that the process stops.
+const STOPPING: Duration = Duration::from_secs(2);
+
+/// What callers see of jobs that wait for room.
+const QUEUED: &str = "Waiting for a free worker";
 
 /// The running jobs.
 pub(crate) struct Jobs {
@@ -47,173 +59,292 @@ pub(crate) struct Jobs {
     puller: Arc<Puller>,
     /// This process, as its leases name it.
     holder: String,
+    /// For workers apart.
+    seal: Option<SealKey>,
     running: Mutex<HashMap<i64, Running>>,
-    /// Ends that several clients of one caller wait for, with the time of the end.
-    shared_ends: Mutex<HashMap<i64, Instant>>,
-    free: Mutex<Free>,
+    /// Credentials of unfinished jobs that callers brought here.
+    brought: Mutex<HashMap<i64, Brought>>,
+    polls: Mutex<Polls>,
+    /// Held during a look, so that there is one at a time.
+    order: tokio::sync::Mutex<Order>,
+    sight: Mutex<Sight>,
+    /// Wakes the look.
+    news: Arc<Notify>,
+    is_stopping: AtomicBool,
 }
 
-/// Jobs that no lease covers, with the time of the first of the looks that all found them so. While a
-/// database is away all leases run out, and their holders still live: only a job that stays free for
-/// another lease's time, in which its holder could have prolonged it, is nobody's.
 #[derive(Default)]
-struct Free(HashMap<Lease, Instant>);
-
-impl Free {
-    fn look(&mut self, free: &[Job], now: Instant) {
-        let before = std::mem::take(&mut self.0);
-        let since = |lease: Lease| (lease, before.get(&lease).copied().unwrap_or(now));
-        self.0 = free.iter().map(|job| since(job.lease())).collect();
-    }
-
-    /// Whether a job that no lease covers may be taken: also where it never was taken or was given back.
-    fn is_abandoned(&self, job: &Job, now: Instant) -> bool {
-        job.fence == 0
-            || job.lease_until == 0.0
-            || self.0.get(&job.lease()).is_some_and(|since| now.saturating_duration_since(*since) >= LEASE)
-    }
-}
-
-/// What becomes of a job that nobody has in hand.
-#[derive(Debug, PartialEq, Eq)]
-enum Step {
-    Start,
-    /// Its credentials died with its process: the caller is to bring them again.
-    AskCaller,
-    Wait,
-    End,
-}
-
-fn next_step(job: &Job, now: f64) -> Step {
-    if !job.with_credentials {
-        Step::Start
-    } else if job.fence > 0 && job.message != WAITING {
-        // The caller's time begins when they are asked, however long the job was at work before.
-        Step::AskCaller
-    } else if now - job.updated > ORPHAN_PATIENCE.as_secs_f64() {
-        Step::End
-    } else {
-        Step::Wait
-    }
+struct Order {
+    turns: Turns,
+    last_forgotten: f64,
 }
 
 struct Running {
+    uid: u32,
+    location: String,
     progress: Arc<Progress>,
-    task: AbortHandle,
-    /// None until the job is claimed.
-    lease: Option<Lease>,
-    last_poll: Option<Instant>,
-    /// Whether the last two gaps between polls were too short for one client, newest first.
-    short_gaps: [bool; 2],
-    /// Whether several clients were seen waiting at a time.
-    several: bool,
+    task: JoinHandle<()>,
+    lease: Lease,
 }
 
-impl Running {
-    /// Whether several clients ask: of two gaps at least one is short then, whatever their phases.
-    fn is_shared(&self) -> bool {
-        self.several || self.short_gaps.contains(&true)
-    }
+struct Brought {
+    credentials: Credentials,
+    at: Instant,
+    /// When they were sealed last, if they were.
+    sealed: Option<Instant>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Jobs {
-    pub(crate) fn new(catalog: Arc<dyn Catalog>, puller: Arc<Puller>) -> Arc<Jobs> {
-        let (running, shared_ends, free) = Default::default();
-        Arc::new(Jobs { catalog, puller, holder: holder(), running, shared_ends, free })
+    /// `seal` is the key that workers apart have, too.
+    pub(crate) fn new(catalog: Arc<dyn Catalog>, puller: Arc<Puller>, seal: Option<SealKey>) -> Arc<Jobs> {
+        let (running, brought, polls) = Default::default();
+        let (order, sight, news, is_stopping) = Default::default();
+        let holder = holder();
+        Arc::new(Jobs {
+            catalog,
+            puller,
+            holder,
+            seal,
+            running,
+            brought,
+            polls,
+            order,
+            sight,
+            news,
+            is_stopping,
+        })
     }
 
     pub(crate) fn puller(&self) -> &Puller {
         &self.puller
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<i64, Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn free(&self) -> MutexGuard<'_, Free> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether nobody works on a job any more, as far as this process has seen.
+    /// Whether nobody has a job in hand, and what its caller brings is wanted.
     pub(crate) fn may_take(&self, job: &Job) -> bool {
-        !job.is_held() && self.free().is_abandoned(job, Instant::now())
+        job.with_credentials && !job.is_held()
     }
 
-    /// Notes that a client asked for a running job; returns how far it is.
+    /// Notes that a client asked for a job; returns how far it is, if it runs in this process.
     pub(crate) fn poll(&self, number: i64) -> Option<Standing> {
-        let mut running = self.running();
-        let running = running.get_mut(&number)?;
-        let now = Instant::now();
-        let is_short = running.last_poll.is_some_and(|last| now - last < SHORTEST_PERIOD);
-        running.short_gaps = [is_short, running.short_gaps[0]];
-        running.last_poll = Some(now);
-        Some(running.progress.get()).filter(|standing| !standing.line.is_empty())
+        locked(&self.polls).asked(number, Instant::now());
+        let standing = locked(&self.running).get(&number)?.progress.get();
+        Some(standing).filter(|standing| !standing.line.is_empty())
     }
 
     /// Whether the end of a job is to be told to several clients, and still fresh enough for that.
     pub(crate) fn is_end_shared(&self, number: i64) -> bool {
-        // The end is in the catalog a moment before the job leaves the list.
-        if self.running().get(&number).is_some_and(Running::is_shared) {
-            return true;
-        }
-        let mut ends = self.shared_ends.lock().unwrap_or_else(PoisonError::into_inner);
-        ends.retain(|_, end| end.elapsed() < SHARED_TELLING);
-        ends.contains_key(&number)
+        locked(&self.polls).is_end_shared(number, Instant::now())
     }
 
-    /// Takes an ended job off the list.
-    fn finish(&self, number: i64) {
-        let ended = self.running().remove(&number);
-        if ended.is_some_and(|running| running.is_shared()) {
-            self.shared_ends.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Instant::now());
-        }
-    }
-
-    /// Starts a job, unless it runs already, here or in another process.
+    /// Takes in what a caller brought for a job, and has the queue looked at.
     pub(crate) fn start(self: &Arc<Self>, number: i64, credentials: Option<Credentials>) {
-        let mut running = self.running();
-        if running.contains_key(&number) {
-            return;
-        }
-        let progress = Arc::new(Progress::default());
-        let jobs = self.clone();
-        let watched = progress.clone();
-        // The task waits for this lock before it can take itself off the list.
-        let task = tokio::spawn(async move {
-            jobs.run(number, credentials, watched).await;
-            jobs.finish(number);
-        });
-        let task = task.abort_handle();
-        let (lease, last_poll, short_gaps, several) = Default::default();
-        running.insert(number, Running { progress, task, lease, last_poll, short_gaps, several });
-    }
-
-    async fn run(&self, number: i64, credentials: Option<Credentials>, progress: Arc<Progress>) {
-        let job = match patiently(|| self.catalog.claim(number, &self.holder)).await {
-            Ok(Some(job)) => job,
-            // Another process was faster, or the job is over.
-            Ok(None) => return,
-            Err(error) => {
-                tracing::error!(job = number, error = sentence(&error), "taking a pull up failed");
+        if let Some(credentials) = credentials {
+            let now = Instant::now();
+            let mut brought = locked(&self.brought);
+            let sealed = brought.get(&number).and_then(|known| known.sealed);
+            let is_sealed = sealed
+                .is_some_and(|at| now.saturating_duration_since(at).as_secs_f64() < seal::LIFETIME / 2.0);
+            let sealed = if is_sealed { sealed } else { Some(now) };
+            let known = brought.insert(number, Brought { credentials: credentials.clone(), at: now, sealed });
+            drop(brought);
+            // Clients ask often; where nothing is new, there is nothing to look for.
+            let is_new = known.is_none();
+            if !is_sealed {
+                let jobs = self.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = jobs.hand_on(number, &credentials).await {
+                        tracing::warn!(
+                            job = number,
+                            error = format!("{error:#}"),
+                            "sealing credentials failed"
+                        );
+                        if let Some(brought) = locked(&jobs.brought).get_mut(&number) {
+                            brought.sealed = None;
+                        }
+                    }
+                });
+            }
+            if !is_new {
                 return;
             }
-        };
-        let lease = job.lease();
-        if let Some(running) = self.running().get_mut(&number) {
-            running.lease = Some(lease);
         }
-        let begun = now();
-        let (system, tag, uid) = (job.key.system.clone(), job.key.tag.clone(), job.uid);
-        tracing::info!(job = number, attempt = job.fence, system, tag, uid, "pull started");
-        let (puller, told) = (self.puller.clone(), job.clone());
-        // A task of its own: a panic in it ends this job and nothing else.
-        let mut work = tokio::spawn(async move { puller.pull(&job, credentials, &progress).await });
-        let stop = AbortOnDrop(work.abort_handle());
-        let result = tokio::select! {
-            result = &mut work => result,
-            () = self.lose(lease) => Ok(Err(PullError::Lost)),
+        if self.threads() > 0 {
+            self.news.notify_one();
+        }
+    }
+
+    /// Makes credentials available to workers apart, or says that this cannot be.
+    async fn hand_on(&self, number: i64, credentials: &Credentials) -> anyhow::Result<()> {
+        if let Some(key) = &self.seal {
+            let sealed = key.seal(number, now() + seal::LIFETIME, credentials)?;
+            self.catalog.seal(number, &sealed).await?;
+        } else if self.threads() == 0 {
+            let why = "this gateway's workers run apart and SealKeyFile is not configured, so they cannot be given \
+                       registry credentials; ask the administrators to set it";
+            let status = Some((JobStatus::Failure, why));
+            let change = Change { if_free_at: Some(now()), status, ..Change::default() };
+            self.catalog.change_job(number, &change).await?;
+        }
+        Ok(())
+    }
+
+    fn threads(&self) -> usize {
+        self.puller.config().worker_threads
+    }
+
+    /// Takes up what dead processes left, and then whatever there is to do, until this value is gone.
+    pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), CatalogError> {
+        self.look().await?;
+        let (jobs, news) = (Arc::downgrade(self), self.news.clone());
+        tokio::spawn(async move {
+            loop {
+                // Where looking fails, there is no use in trying again at once.
+                let _ = tokio::time::timeout(LOOK, news.notified()).await;
+                let Some(jobs) = jobs.upgrade() else { return };
+                if let Err(error) = jobs.look().await {
+                    tracing::warn!(error = sentence(&error), "looking for pulls to work on failed");
+                    drop(jobs);
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Looks at the queue once: claims what there is room for, and sees to jobs that lack their credentials.
+    async fn look(self: &Arc<Self>) -> Result<(), CatalogError> {
+        let mut order = self.order.lock().await;
+        if self.is_stopping.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let unfinished = async {
+            if now() - order.last_forgotten > MARK {
+                self.catalog.forget_ends_before(now() - FORGET_AFTER).await?;
+                order.last_forgotten = now();
+            }
+            self.catalog.unfinished(None).await
         };
-        drop(stop);
+        let mut jobs = unfinished.await.inspect_err(|_| locked(&self.sight).lost())?;
+        locked(&self.sight).saw(Instant::now());
+        locked(&self.brought)
+            .retain(|number, brought| brought.at >= begun || jobs.iter().any(|job| job.number == *number));
+        jobs.retain(|job| self.puller.config().platforms.contains_key(&job.key.system));
+        let mut at_work: HashMap<u32, usize> = HashMap::new();
+        for job in jobs.iter().filter(|job| job.is_held()) {
+            *at_work.entry(job.uid).or_default() += 1;
+        }
+        let is_free = |job: &Job| {
+            !job.is_held()
+                && !locked(&self.running).contains_key(&job.number)
+                && locked(&self.sight).is_abandoned(job, begun)
+        };
+        jobs.retain(is_free);
+        let mut able = Vec::new();
+        for job in jobs {
+            let credentials = self.credentials(&job);
+            let is_able = !job.with_credentials || credentials.is_some();
+            match next_step(&job, is_able, now()) {
+                Step::Start => able.push(job),
+                other => self.see_to(&job, &other).await?,
+            }
+        }
+        while self.threads() > 0 {
+            let roomy = able.iter().filter(|job| self.has_room_for(job));
+            let Some(number) = order.turns.next(roomy, &at_work).map(|job| job.number) else { break };
+            let Some(place) = able.iter().position(|job| job.number == number) else { break };
+            let job = able.swap_remove(place);
+            let credentials = self.credentials(&job);
+            if job.fence > 0 && job.lease_until > 0.0 {
+                tracing::info!(job = number, holder = job.holder, "nobody works on this pull any more");
+            }
+            // Another process may be faster, or the job be over.
+            if let Some(claimed) = self.catalog.claim(number, &self.holder).await? {
+                order.turns.had(claimed.uid);
+                *at_work.entry(claimed.uid).or_default() += 1;
+                self.run_in_task(claimed, credentials);
+            }
+        }
+        // Nobody else knows that these are not forgotten.
+        for job in able.iter().filter(|job| job.with_credentials && now() - job.updated > MARK) {
+            let status = Some((JobStatus::Pending, QUEUED));
+            let change =
+                Change { if_free_at: Some(now()), if_fence: Some(job.fence), status, ..Change::default() };
+            self.catalog.change_job(job.number, &change).await?;
+        }
+        Ok(())
+    }
+
+    /// A job that cannot be worked on here.
+    async fn see_to(&self, job: &Job, step: &Step) -> Result<(), CatalogError> {
+        match step {
+            Step::AskCaller => {
+                if let Some(job) = self.catalog.claim(job.number, &self.holder).await? {
+                    self.catalog.release(job.lease(), WAITING).await?;
+                }
+            }
+            Step::End => {
+                let why = "the gateway was restarted and does not store registry credentials; pull again";
+                self.catalog.abandon(job, why).await?;
+            }
+            Step::Start | Step::Wait => {}
+        }
+        Ok(())
+    }
+
+    /// What this process can learn of a job's credentials.
+    fn credentials(&self, job: &Job) -> Option<Credentials> {
+        if !job.with_credentials {
+            return None;
+        }
+        let brought = locked(&self.brought).get(&job.number).map(|brought| brought.credentials.clone());
+        brought.or_else(|| self.seal.as_ref()?.open(job.number, &job.sealed, now()))
+    }
+
+    /// Whether a job may be taken. Of one registry's, one more than there are threads: while it asks the registry, or
+    /// waits for a thread, nothing else does, and short pulls pass between long ones. The rest is left to others.
+    fn has_room_for(&self, job: &Job) -> bool {
+        let location = self.puller.location(&job.key.tag);
+        let running = locked(&self.running);
+        let stages = running.values().filter(|running| running.location == location);
+        let busy = stages.filter(|running| running.progress.phase() != Phase::Following).count();
+        let is_in = running.values().any(|running| running.uid == job.uid);
+        busy <= self.threads() && (running.len() < MANY_IN_HAND || !is_in)
+    }
+
+    fn run_in_task(self: &Arc<Self>, job: Job, credentials: Option<Credentials>) {
+        let (number, lease, uid) = (job.number, job.lease(), job.uid);
+        let location = self.puller.location(&job.key.tag);
+        let progress = Arc::new(Progress::new(self.news.clone()));
+        let (jobs, watched) = (self.clone(), progress.clone());
+        let mut running = locked(&self.running);
+        // The task waits for this lock before it can take itself off the list.
+        let task = tokio::spawn(async move {
+            jobs.run(job, credentials, &watched).await;
+            locked(&jobs.running).remove(&number);
+            jobs.news.notify_one();
+        });
+        running.insert(number, Running { uid, location, progress, task, lease });
+    }
+
+    async fn run(&self, job: Job, credentials: Option<Credentials>, progress: &Progress) {
+        let (number, lease) = (job.number, job.lease());
+        let begun = now();
+        let (system, tag, uid) = (&job.key.system, &job.key.tag, job.uid);
+        tracing::info!(job = number, attempt = job.fence, system, tag, uid, "pull started");
+        if job.fence > 1 {
+            self.puller.tidy(system).await;
+        }
+        // A panic ends this job and nothing else.
+        let work = AssertUnwindSafe(self.puller.pull(&job, credentials, progress)).catch_unwind();
+        let result = tokio::select! {
+            result = work => result,
+            () = self.lose(lease, progress) => Ok(Err(PullError::Lost)),
+        };
         let seconds = now() - begun;
         let why = match result {
             Ok(Ok(())) => {
@@ -226,25 +357,25 @@ impl Jobs {
             }
             Ok(Err(error)) if error.is_denied() => format!("{DENIED}{}", sentence(&error)),
             Ok(Err(error)) => sentence(&error),
-            Err(error) if error.is_cancelled() => return,
             Err(_) => "the pull ended by an internal error; the gateway's log says more".to_owned(),
         };
         tracing::warn!(job = number, system, tag, uid, seconds, why, "pull failed");
-        audit::not_granted(&told, &why);
+        audit::not_granted(&job, &why);
         let failed = patiently(|| self.catalog.set_status(lease, JobStatus::Failure, &why));
         if let Err(error) = failed.await {
             tracing::error!(job = number, error = sentence(&error), "noting a failed pull failed");
         }
     }
 
-    /// Keeps a lease alive; returns when it is lost.
-    async fn lose(&self, lease: Lease) {
+    /// Keeps a lease alive, and tells other processes how far the work is; returns when the lease is lost.
+    async fn lose(&self, lease: Lease, progress: &Progress) {
         loop {
             tokio::time::sleep(HEARTBEAT).await;
-            match self.catalog.heartbeat(lease).await {
+            match self.catalog.tell(lease, &progress.get().line).await {
                 Ok(true) => {}
                 Ok(false) => return,
-                // Nobody else can take the job meanwhile either.
+                // Where only this process is cut off, another may take the job meanwhile. The work goes on all the
+                // same: what it still writes names a fence that counts no more, and a publish asks for it first.
                 Err(error) => {
                     tracing::warn!(job = lease.number, error = sentence(&error), "prolonging a lease failed");
                 }
@@ -252,71 +383,39 @@ impl Jobs {
         }
     }
 
-    /// Takes up what dead processes left, now and whenever a lease runs out from now on.
-    pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), CatalogError> {
-        self.take_up().await?;
-        let jobs = Arc::downgrade(self);
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(HEARTBEAT).await;
-                let Some(jobs) = jobs.upgrade() else { return };
-                if let Err(error) = jobs.take_up().await {
-                    tracing::warn!(error = sentence(&error), "looking for pulls that nobody works on failed");
-                }
-            }
-        });
-        Ok(())
-    }
-
-    /// Starts the jobs that nobody has in hand. Those with credentials, which died with their process,
-    /// wait for their callers' next poll; who does not poll in time has failed.
-    async fn take_up(self: &Arc<Self>) -> Result<(), CatalogError> {
-        let unfinished = async {
-            self.catalog.forget_ends_before(now() - FORGET_AFTER).await?;
-            self.catalog.unfinished(None).await
-        };
-        // Where looking fails, nobody can prolong a lease either: what was seen before counts no more.
-        let mut free = unfinished.await.inspect_err(|_| *self.free() = Free::default())?;
-        free.retain(|job| !job.is_held());
-        self.free().look(&free, Instant::now());
-        for job in free {
-            let number = job.number;
-            if self.running().contains_key(&number) || !self.may_take(&job) {
-                continue;
-            }
-            if job.fence > 0 {
-                tracing::info!(job = number, holder = job.holder, "nobody works on this pull any more");
-            }
-            match next_step(&job, now()) {
-                Step::Start => self.start(number, None),
-                Step::AskCaller => {
-                    if let Some(job) = self.catalog.claim(number, &self.holder).await? {
-                        self.catalog.set_status(job.lease(), JobStatus::Pending, WAITING).await?;
-                        self.catalog.release(job.lease()).await?;
-                    }
-                }
-                Step::Wait => {}
-                Step::End => {
-                    let why = "the gateway was restarted and does not store registry credentials; pull again";
-                    self.catalog.abandon(&job, why).await?;
-                }
-            }
+    /// Ends a job whoever works on it: here at once, elsewhere at the next heartbeat. False if it is over.
+    pub(crate) async fn cancel(&self, number: i64, why: &str) -> Result<bool, CatalogError> {
+        let is_cancelled = self.catalog.cancel(number, why).await?;
+        if let Some(running) = locked(&self.running).remove(&number) {
+            running.task.abort();
         }
-        Ok(())
+        Ok(is_cancelled)
     }
 
     /// Ends all work, and tells the catalog nothing, as a kill does.
-    pub(crate) fn abort(&self) -> Vec<Lease> {
-        let running = self.running();
-        running.values().for_each(|running| running.task.abort());
-        running.values().filter_map(|running| running.lease).collect()
+    #[cfg(test)]
+    pub(crate) fn abort(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        locked(&self.running).drain().for_each(|(_, running)| running.task.abort());
     }
 
     /// Ends all work; the catalog keeps the jobs for whoever takes them up next, at once.
     pub(crate) async fn stop(&self) {
-        for lease in self.abort() {
-            if let Err(error) = self.catalog.release(lease).await {
-                tracing::warn!(job = lease.number, error = sentence(&error), "giving a pull back failed");
+        self.is_stopping.store(true, Ordering::Relaxed);
+        // A look under way may be claiming.
+        let looked = tokio::time::timeout(STOPPING, self.order.lock()).await;
+        let running: Vec<Running> = locked(&self.running).drain().map(|(_, running)| running).collect();
+        running.iter().for_each(|running| running.task.abort());
+        drop(looked);
+        for Running { task, lease, .. } in running {
+            // Nothing of it writes any more when somebody else begins.
+            let _ = tokio::time::timeout(STOPPING, task).await;
+            match self.catalog.release(lease, QUEUED).await {
+                Ok(true) => tracing::info!(job = lease.number, "handed a pull over"),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(job = lease.number, error = sentence(&error), "giving a pull back failed");
+                }
             }
         }
     }
@@ -326,71 +425,4 @@ impl Jobs {
 fn holder() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{} process {}", host.trim(), std::process::id())
-}
-
-/// Ends the inner task with the outer one.
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::TagKey;
-    use shifter_core::meta::Acl;
-
-    fn job(fence: i64, message: &str, updated: f64) -> Job {
-        Job {
-            number: 1,
-            key: TagKey { system: "s".into(), itype: "docker".into(), tag: "a:1".into() },
-            uid: 7,
-            gid: 7,
-            acl: Acl::default(),
-            status: JobStatus::Pulling,
-            message: message.into(),
-            public: false,
-            with_credentials: true,
-            created: 0.0,
-            updated,
-            fence,
-            holder: String::new(),
-            lease_until: 5.0,
-        }
-    }
-
-    #[test]
-    fn a_long_download_with_credentials_is_not_failed_by_a_restart() {
-        for (job, step) in [
-            (job(1, "Downloading", 0.0), Step::AskCaller),
-            (job(2, WAITING, 900.0), Step::Wait),
-            (job(2, WAITING, 0.0), Step::End),
-            (job(0, "", 900.0), Step::Wait),
-            (job(0, "", 0.0), Step::End),
-            (Job { with_credentials: false, ..job(1, "", 0.0) }, Step::Start),
-        ] {
-            assert_eq!(next_step(&job, 1000.0), step, "{job:?}");
-        }
-    }
-
-    #[test]
-    fn an_outage_of_the_database_gives_no_living_worker_s_job_away() {
-        let (mut free, begin) = (Free::default(), Instant::now());
-        let orphan = job(1, "", 0.0);
-        free.look(std::slice::from_ref(&orphan), begin);
-        assert!(!free.is_abandoned(&orphan, begin + LEASE / 2));
-        // Its worker was alive, and prolonged the lease between two looks.
-        free.look(&[], begin + LEASE / 2);
-        free.look(std::slice::from_ref(&orphan), begin + LEASE);
-        assert!(!free.is_abandoned(&orphan, begin + LEASE));
-        free.look(std::slice::from_ref(&orphan), begin + 2 * LEASE);
-        assert!(free.is_abandoned(&orphan, begin + 2 * LEASE));
-        // The next claim counts anew; what was given back or never taken is free at once.
-        assert!(!free.is_abandoned(&job(2, "", 0.0), begin + 2 * LEASE));
-        assert!(free.is_abandoned(&Job { lease_until: 0.0, ..job(2, "", 0.0) }, begin));
-        assert!(free.is_abandoned(&job(0, "", 0.0), begin));
-    }
 }

@@ -29,6 +29,7 @@ mod publish;
 mod pull;
 mod route;
 mod routes;
+mod seal;
 mod serve;
 mod target;
 #[cfg(test)]
@@ -36,6 +37,7 @@ mod tests;
 mod transfer;
 mod unpack;
 mod waiting;
+mod worker;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -48,7 +50,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::audit::AuditLog;
+use crate::audit::{AuditLog, Flush};
 use crate::catalog::{Place, Source};
 use crate::config::{Config, Environment, keys_reference};
 
@@ -64,6 +66,8 @@ struct Cli {
 enum Command {
     /// Run the gateway.
     Serve(Serve),
+    /// Work on the pulls of gateways that run elsewhere, on the same catalog.
+    Worker(Worker),
     /// Check a configuration and say everything that is wrong with it.
     CheckConfig(CheckConfig),
     /// Copy the catalog into another database.
@@ -92,6 +96,20 @@ struct Serve {
     /// Address and port to listen on; may be given several times.
     #[arg(long, default_value = "0.0.0.0:5000")]
     listen: Vec<SocketAddr>,
+}
+
+/// The catalog must be in PostgreSQL or MongoDB, and the image directories mounted here. Registry credentials reach a
+/// worker by the key in SealKeyFile.
+#[derive(Args)]
+struct Worker {
+    #[command(flatten)]
+    config: ConfigPath,
+    /// A system to work for; may be given several times. Without it, all that are configured.
+    #[arg(long, value_name = "NAME")]
+    system: Vec<String>,
+    /// Instead of WorkerThreads, which is 4 here where it is 0.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
 }
 
 #[derive(Args)]
@@ -146,6 +164,7 @@ impl ConfigPath {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(arguments) => serve(&arguments),
+        Command::Worker(arguments) => worker(&arguments),
         Command::CheckConfig(arguments) => check_config(&arguments),
         Command::Migrate(arguments) => migrate(&arguments),
         Command::Convert => return ExitCode::from(convert::child()),
@@ -174,9 +193,10 @@ fn load(path: &Path) -> anyhow::Result<(Config, Vec<String>)> {
     Ok((config, warnings))
 }
 
-fn serve(arguments: &Serve) -> anyhow::Result<()> {
-    let path = arguments.config.get();
-    let (config, warnings) = load(&path)?;
+/// Loads the configuration of a daemon and begins to log as it says; the audit log is whole when what comes with it is
+/// dropped.
+fn begin(path: &Path) -> anyhow::Result<(Config, Option<Flush>)> {
+    let (config, warnings) = load(path)?;
     let level = config.log_level.unwrap_or("info");
     // In its own file, the audit log does not depend on the level.
     let audit_level = if config.audit_log.is_some() { "off" } else { level };
@@ -186,7 +206,7 @@ fn serve(arguments: &Serve) -> anyhow::Result<()> {
             "warn,shifter_imagegw={level},shifter_registry={level},access={level},audit={audit_level}"
         ))
     })?;
-    let (audit_log, _flush) = match &config.audit_log {
+    let (audit_log, flush) = match &config.audit_log {
         Some(path) => {
             let opened = AuditLog::open(path);
             let opened = opened.with_context(|| format!("opening AuditLog {} failed", path.display()))?;
@@ -205,8 +225,22 @@ fn serve(arguments: &Serve) -> anyhow::Result<()> {
     for opening in config.openings() {
         tracing::warn!("{opening}");
     }
+    Ok((config, flush))
+}
+
+fn serve(arguments: &Serve) -> anyhow::Result<()> {
+    let (config, _flush) = begin(&arguments.config.get())?;
+    run(serve::serve(config, &arguments.listen))
+}
+
+fn worker(arguments: &Worker) -> anyhow::Result<()> {
+    let (config, _flush) = begin(&arguments.config.get())?;
+    run(worker::work(config, &arguments.system, arguments.threads))
+}
+
+fn run(daemon: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve::serve(config, &arguments.listen));
+    let result = runtime.block_on(daemon);
     // Blocking work that is still going (a copy, a lookup) does not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     result

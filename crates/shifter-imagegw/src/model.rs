@@ -69,7 +69,7 @@ pub(crate) struct Job {
     pub(crate) message: String,
     /// Whether the registry gave the tag to everybody; false until it was asked.
     pub(crate) public: bool,
-    /// Whether the request carried registry credentials, which are never stored.
+    /// Whether the request carried registry credentials, which are never stored in the clear.
     pub(crate) with_credentials: bool,
     pub(crate) created: f64,
     pub(crate) updated: f64,
@@ -79,6 +79,8 @@ pub(crate) struct Job {
     pub(crate) holder: String,
     /// When the last claim ends, seconds since the epoch; 0 where nobody has it.
     pub(crate) lease_until: f64,
+    /// The caller's registry credentials as `seal` makes them; empty where there are none, or none for others.
+    pub(crate) sealed: String,
 }
 
 /// What an image says about running it; a JSON column.

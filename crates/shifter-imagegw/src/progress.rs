@@ -2,7 +2,9 @@
 //! memory only; whoever waits for the next stage is woken, bytes wake nobody, or each of a thousand
 //! waiting clients would be answered for every block that arrives.
 
-use tokio::sync::watch;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, watch};
 
 /// Where a pull is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,13 +19,42 @@ pub(crate) struct Standing {
     pub(crate) total: Option<u64>,
 }
 
+/// What a pull is at, as far as it matters to what may begin beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// What the tag means and whether the caller may have it.
+    Asking,
+    /// For another pull of the same image, or at what is quickly done.
+    Following,
+    /// Download and conversion, and waiting for a turn at them.
+    Making,
+}
+
 /// One pull's standing, with those who wait for its next stage.
-#[derive(Debug, Default)]
-pub(crate) struct Progress(watch::Sender<Standing>);
+#[derive(Debug)]
+pub(crate) struct Progress {
+    standing: watch::Sender<Standing>,
+    phase: Mutex<Phase>,
+    /// Told when the phase changes.
+    news: Arc<Notify>,
+}
 
 impl Progress {
+    pub(crate) fn new(news: Arc<Notify>) -> Progress {
+        Progress { standing: watch::Sender::default(), phase: Mutex::new(Phase::Asking), news }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+        self.news.notify_one();
+    }
+
     pub(crate) fn get(&self) -> Standing {
-        self.0.borrow().clone()
+        self.standing.borrow().clone()
     }
 
     /// A stage that has no bytes to count.
@@ -38,7 +69,7 @@ impl Progress {
     }
 
     fn replace(&self, new: Standing) {
-        self.0.send_if_modified(|old| {
+        self.standing.send_if_modified(|old| {
             let is_next = old.stage != new.stage;
             *old = new;
             is_next
@@ -47,12 +78,12 @@ impl Progress {
 
     /// To be woken at the next stage, and when the pull ends.
     pub(crate) fn watch(&self) -> watch::Receiver<Standing> {
-        self.0.subscribe()
+        self.standing.subscribe()
     }
 
     /// How many wait.
     pub(crate) fn watchers(&self) -> usize {
-        self.0.receiver_count()
+        self.standing.receiver_count()
     }
 }
 
@@ -64,7 +95,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_clients_are_woken_by_stages_and_not_by_bytes() {
-        let progress = Progress::default();
+        let progress = Progress::new(Arc::default());
         progress.set("Getting manifest");
         let mut watched = progress.watch();
         watched.borrow_and_update();

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use rand::Rng;
@@ -62,24 +63,36 @@ impl NewImage {
         &self.part.path
     }
 
-    /// Gives it its name, with what it has now.
-    pub(crate) fn publish(self) -> Result<Published, PublishError> {
-        let (_, published) = self.measure()?;
-        self.part.publish(&self.target, "the image")?;
-        Ok(published)
-    }
-
-    /// What it has now: to be read from its beginning, with size and digest.
-    pub(crate) fn measure(&self) -> Result<(File, Published), PublishError> {
-        let io = |operation, source| PublishError::Io { operation, path: self.part.path.clone(), source };
-        let mut input = File::open(&self.part.path).map_err(|source| io("opening", source))?;
+    /// Flushes and reads what it has now.
+    pub(crate) fn complete(self) -> Result<Complete, PublishError> {
+        let NewImage { part, target } = self;
+        let io = |operation, source| PublishError::Io { operation, path: part.path.clone(), source };
+        let mut input = File::open(&part.path).map_err(|source| io("opening", source))?;
         let written = |file: &File| file.metadata().map(|found| (found.dev(), found.ino()));
-        if written(&input).ok() != written(&self.part.file).ok() {
+        if written(&input).ok() != written(&part.file).ok() {
             let replaced = io::Error::other("it was replaced while it was written");
             return Err(io("opening", replaced));
         }
+        part.flush("the image")?;
         let (size, sha256) = size_and_sha256(&mut input).map_err(|source| io("reading", source))?;
-        Ok((input, Published { size, sha256 }))
+        Ok(Complete { part, target, file: input, published: Published { size, sha256 } })
+    }
+}
+
+/// An image on disk that has everything but its name.
+pub(crate) struct Complete {
+    part: Part,
+    target: PathBuf,
+    /// Open for reading.
+    pub(crate) file: File,
+    pub(crate) published: Published,
+}
+
+impl Complete {
+    /// Gives it its name.
+    pub(crate) fn publish(self) -> Result<Published, PublishError> {
+        self.part.publish(&self.target, "the image")?;
+        Ok(self.published)
     }
 }
 
@@ -182,19 +195,20 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes parts and scratch directories whose writer is dead; returns how many there were.
+/// Removes parts and scratch directories whose writer is dead; returns how many there were. Locks tell only of this
+/// host's writers: what another host began is told by its age.
 pub(crate) fn remove_leftovers(directory: &Path) -> io::Result<usize> {
     let mut removed = 0;
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
-        if !entry.file_name().to_str().is_some_and(is_part_name) {
-            continue;
-        }
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| is_part_name(name)) else { continue };
         let path = entry.path();
         let is_directory = entry.file_type()?.is_dir();
         let lock = if is_directory { path.join("lock") } else { path.clone() };
+        let is_ours = name.rsplit('.').next().is_some_and(|random| random.starts_with(host_mark()));
         let is_dead = match File::open(&lock).map(|file| file.try_lock()) {
-            Ok(Ok(())) => true,
+            Ok(Ok(())) => is_ours || is_old(&entry),
             Ok(Err(TryLockError::WouldBlock)) => false,
             // No lock file, or a file system without locks: only age can tell.
             Ok(Err(TryLockError::Error(_))) | Err(_) => is_old(&entry),
@@ -250,8 +264,9 @@ fn open_below(directory: OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
+/// The end of the name is half this host's, half random.
 fn part_name(id: &str) -> String {
-    part_name_of(id, &format!("{:016x}", rand::rng().random::<u64>()))
+    part_name_of(id, &format!("{}{:08x}", host_mark(), rand::rng().random::<u32>()))
 }
 
 /// The same with 16 hexadecimal digits of the caller's.
@@ -259,7 +274,18 @@ pub(crate) fn part_name_of(id: &str, digits: &str) -> String {
     format!(".{id}.partial.{digits}")
 }
 
-/// `.ID.partial.RANDOM`, and nothing else: the directory also holds what is not ours.
+/// Eight hexadecimal digits that parts of this host have in their names.
+fn host_mark() -> &'static str {
+    static MARK: LazyLock<String> = LazyLock::new(|| {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let host = read("/etc/machine-id") + &read("/proc/sys/kernel/hostname");
+        let hash = ring::digest::digest(&SHA256, host.as_bytes());
+        hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    });
+    &MARK
+}
+
+/// `.ID.partial.` and 16 digits, and nothing else: the directory also holds what is not ours.
 pub(crate) fn is_part_name(name: &str) -> bool {
     let hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     name.strip_prefix('.')
@@ -309,10 +335,14 @@ impl Part {
             .map_err(|source| failed("writing", &self.path, &self.directory, what, source))
     }
 
-    fn publish(mut self, path: &Path, what: &str) -> Result<(), PublishError> {
+    fn flush(&self, what: &str) -> Result<(), PublishError> {
         let flushed =
             self.file.set_permissions(PermissionsExt::from_mode(0o600)).and_then(|()| self.file.sync_all());
-        flushed.map_err(|source| failed("flushing", &self.path, &self.directory, what, source))?;
+        flushed.map_err(|source| failed("flushing", &self.path, &self.directory, what, source))
+    }
+
+    fn publish(mut self, path: &Path, what: &str) -> Result<(), PublishError> {
+        self.flush(what)?;
         std::fs::rename(&self.path, path)
             .map_err(|source| failed("renaming a part to", path, &self.directory, what, source))?;
         self.is_published = true;
@@ -354,7 +384,7 @@ mod tests {
         std::fs::create_dir(&images).unwrap();
         let image = NewImage::create(&images, ID, "squashfs").unwrap();
         std::fs::write(image.path(), b"blah blah hash").unwrap();
-        let published = image.publish().unwrap();
+        let published = image.complete().unwrap().publish().unwrap();
         assert_eq!(published.size, 14);
         assert_eq!(published.sha256, "ff68165577eb209adcfa2f793476a25da637142283409d6f4d8d61ee042c5e63");
         publish_meta(&images, ID, "FORMAT: squashfs\n").unwrap();
@@ -390,7 +420,7 @@ mod tests {
         let image = NewImage::create(&images, ID, "squashfs").unwrap();
         std::fs::remove_file(image.path()).unwrap();
         std::fs::write(image.path(), b"another").unwrap();
-        assert!(image.publish().is_err(), "a file that is not the one made here");
+        assert!(image.complete().is_err(), "a file that is not the one made here");
         drop(NewImage::create(&images, ID, "squashfs").unwrap());
         // The name is taken by a directory: the rename fails after all was written.
         std::fs::create_dir(images.join(format!("{ID}.meta"))).unwrap();
@@ -438,15 +468,17 @@ mod tests {
         let dead = dir.path().join(part_name(ID));
         std::fs::create_dir(&dead).unwrap();
         std::fs::write(dead.join("lock"), b"").unwrap();
+        // Another host's writer may well live: its locks do not reach us.
+        std::fs::write(dir.path().join(format!(".{ID}.partial.0011223344556677")), b"elsewhere").unwrap();
         for foreign in
             [".nfs0001", ".x.partial.0011223344556677", &format!(".{ID}.partial.short"), "a.squashfs"]
         {
             std::fs::write(dir.path().join(foreign), b"").unwrap();
         }
         assert_eq!(remove_leftovers(dir.path()).unwrap(), 2);
-        assert_eq!(names(dir.path()).len(), 6);
+        assert_eq!(names(dir.path()).len(), 7);
         drop((alive, scratch));
-        assert_eq!(names(dir.path()).len(), 4);
+        assert_eq!(names(dir.path()).len(), 5);
     }
 
     #[test]

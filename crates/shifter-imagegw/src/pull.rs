@@ -28,8 +28,8 @@ use crate::erofs::ErofsError;
 use crate::examine::ExamineError;
 use crate::locks::Locks;
 use crate::model::{Grant, Image, Job, JobStatus, now};
-use crate::progress::Progress;
-use crate::publish::PublishError;
+use crate::progress::{Phase, Progress};
+use crate::publish::{self, PublishError};
 use crate::target::{Target, TargetError};
 use crate::transfer::{Store, TransferError};
 
@@ -204,8 +204,11 @@ impl Puller {
         }
         let waiting_since = now();
         progress.set("Waiting for another pull of the same image");
+        progress.enter(Phase::Following);
+        // First among this process's pulls, then among all.
         let mut flight = self.flights.lock(format!("{} {}", job.key.system, head.digest)).await;
         let digest = head.digest.to_string();
+        self.fly(job, &digest).await?;
         let found = patiently(|| self.catalog.image_of_digest(&job.key.system, &digest)).await?;
         let made = match found {
             Some(image) if self.find_published(&image).await? => {
@@ -215,6 +218,7 @@ impl Puller {
             _ => match flight.as_ref().filter(|failure| failure.at > waiting_since) {
                 Some(failure) => Err(PullError::Shared(failure.why.clone())),
                 None => {
+                    progress.enter(Phase::Making);
                     let (target, client, turns) = (&target, &client, &registry.pulls);
                     let making = Making { puller: self, job, platform, target, client, turns, progress };
                     making.make(&head.digest).await
@@ -235,6 +239,38 @@ impl Puller {
                     *flight = Some(Failure { at: now(), why: crate::convert::sentence(&error) });
                 }
                 Err(error)
+            }
+        }
+    }
+
+    /// Waits until this job alone works on the digest, here or in any process.
+    async fn fly(&self, job: &Job, digest: &str) -> Result<(), PullError> {
+        const LONGEST: Duration = Duration::from_secs(1);
+        let mut pause = Duration::from_millis(20);
+        while !patiently(|| self.catalog.fly(job.lease(), digest)).await? {
+            // Whoever lost the job learns of that by the heartbeat, which ends this.
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            pause = (pause * 2).min(LONGEST);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The registry that a tag comes from; empty where it makes no sense.
+    pub(crate) fn location(&self, tag: &str) -> String {
+        Target::parse(&self.config, tag).map(|target| target.location.name).unwrap_or_default()
+    }
+
+    /// Removes what dead writers of this host left where a system's images are made.
+    pub(crate) async fn tidy(&self, system: &str) {
+        let Ok(platform) = self.platform(system) else { return };
+        for directory in [self.config.expand_directory.clone(), platform.image_dir.clone()] {
+            let cleared = tokio::task::spawn_blocking(move || publish::remove_leftovers(&directory)).await;
+            if let Ok(Err(error)) = cleared {
+                tracing::warn!(system, %error, "looking for leftovers failed");
             }
         }
     }
@@ -315,6 +351,7 @@ impl Puller {
         const ROUNDS: usize = 3;
         let (catalog, lease) = (&self.catalog, job.lease());
         let mut rounds = 0;
+        let mut is_contested = false;
         loop {
             // A lease in hand, renewed just now, is worth the few steps that follow. The caller may
             // have changed the access list meanwhile.
@@ -326,15 +363,20 @@ impl Puller {
             let grant = Grant { key, id, puller, public, acl, checked: earned.asked };
             let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
             let mut record = known.unwrap_or_else(|| Record::new(image.clone()));
-            record.image = image.clone();
+            // Where another process replaced the record meanwhile, what it published stands.
+            if !is_contested || !self.is_published(&record.image).await {
+                record.image = image.clone();
+            }
+            (record.image.last_pull, record.image.expiration) = (image.last_pull, image.expiration);
             record.grants = acl::merged(record.grants.iter().chain([&grant]));
             record.add_digest(earned.digest.clone());
             record.add_tag(Tag { itype: job.key.itype, tag: job.key.tag, asked: earned.asked });
             let acl = acl::for_meta(&record.grants, self.gateway_uid)?;
             let acl = if self.config.environment.no_acl_in_meta { Default::default() } else { acl };
-            let meta = image.to_meta(acl).render();
+            let meta = record.image.to_meta(acl).render();
             self.store(&image.system)?.publish_meta(&image.id, &meta).await?;
             if !patiently(|| catalog.store(&record)).await? {
+                is_contested = true;
                 continue;
             }
             rounds += 1;

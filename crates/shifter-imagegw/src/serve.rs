@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::api::Api;
 use crate::auth::Authenticator;
-use crate::catalog;
+use crate::catalog::{self, Place};
 use crate::config::{Access, Authentication, Config};
 use crate::convert::{self, Converter};
 use crate::http::{self, Service};
@@ -26,6 +26,7 @@ use crate::jobs::Jobs;
 use crate::listen::{self, Limits};
 use crate::publish;
 use crate::pull::Puller;
+use crate::seal::SealKey;
 use crate::transfer;
 
 /// Longest wait for answers under way when stopping.
@@ -46,6 +47,13 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     allow_many_connections();
     transfer::check(&config).map_err(anyhow::Error::msg)?;
     let authenticator = Authenticator::new(config.authentication)?;
+    let seal = config.seal_key_file.as_deref().map(SealKey::read).transpose()?;
+    if config.worker_threads == 0 && matches!(config.database, Place::Sqlite(_)) {
+        bail!(
+            "WorkerThreads is 0, but workers apart cannot use the catalog in SQLite: set it to 1 or more, or \
+             DatabaseURI to PostgreSQL or MongoDB"
+        );
+    }
     let mut stop_signal = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut listeners = Vec::new();
@@ -69,7 +77,7 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     puller.tell_cache().await?;
     let puller = Arc::new(puller);
     tokio::spawn(puller.clone().try_out_stores());
-    let jobs = Jobs::new(catalog.clone(), puller);
+    let jobs = Jobs::new(catalog.clone(), puller, seal);
     jobs.recover().await?;
     let api = Api::new(config, catalog.clone(), jobs.clone());
     let router = http::router(Arc::new(Service { api, authenticator }));
@@ -90,10 +98,11 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
         }
     }
     stop.send_replace(true);
+    // First, so that another process goes on with the pulls while clients hear the last answers.
+    jobs.stop().await;
     if tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
-    jobs.stop().await;
     catalog.close().await;
     Ok(())
 }
@@ -126,7 +135,7 @@ fn check(config: &Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
 }
 
 /// Creates what is ours, insists on what is the site's, and clears what dead processes left.
-fn prepare_directories(config: &Config) -> anyhow::Result<()> {
+pub(crate) fn prepare_directories(config: &Config) -> anyhow::Result<()> {
     for directory in [&config.cache_directory, &config.expand_directory] {
         std::fs::DirBuilder::new()
             .recursive(true)

@@ -30,6 +30,7 @@ use crate::convert::Converter;
 use crate::http::{Service, router};
 use crate::jobs::Jobs;
 use crate::pull::Puller;
+use crate::seal::SealKey;
 
 pub(crate) use self::http::exchange;
 
@@ -38,6 +39,7 @@ const CHILD: &str = r#"read -r job
 out=$(printf '%s' "$job" | sed 's/.*"output":"\([^"]*\)".*/\1/')
 echo "$out" >> "$0/conversions"
 [ -e "$0/slow" ] && for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 0.1; done
+[ -e "$0/endless" ] && exec sleep 1000
 [ -e "$0/fail" ] && { echo '{"Failed":"layer sha256:x: entry ../x climbs out"}'; exit 1; }
 sleep 0.2; printf 'image bytes' > "$out"; echo '{"Done":{"entries":1,"bytes":1}}'"#;
 
@@ -63,6 +65,19 @@ impl Gateway {
         Gateway::start_as(dir, registry, pull_update, place, labels).await
     }
 
+    /// The same with so many threads, and a key for workers apart.
+    pub(crate) async fn start_with(
+        dir: &Path,
+        registry: SocketAddr,
+        pull_update: u64,
+        place: &Place,
+        threads: usize,
+        seal: Option<SealKey>,
+    ) -> Gateway {
+        let change = |config: &mut Config| config.worker_threads = threads;
+        Gateway::start_whole(dir, registry, pull_update, place, change, seal).await
+    }
+
     /// The same with its configuration changed.
     pub(crate) async fn start_as(
         dir: &Path,
@@ -70,6 +85,17 @@ impl Gateway {
         pull_update: u64,
         place: &Place,
         change: impl Fn(&mut Config),
+    ) -> Gateway {
+        Gateway::start_whole(dir, registry, pull_update, place, change, None).await
+    }
+
+    async fn start_whole(
+        dir: &Path,
+        registry: SocketAddr,
+        pull_update: u64,
+        place: &Place,
+        change: impl Fn(&mut Config),
+        seal: Option<SealKey>,
     ) -> Gateway {
         let at = |name: &str| dir.join(name).display().to_string();
         let text = format!(
@@ -94,7 +120,7 @@ impl Gateway {
         let catalog = open_for_use(place).await.unwrap();
         let converter = Converter::from_command(&["sh", "-c", CHILD, dir.to_str().unwrap()]);
         let puller = Puller::new(config.clone(), catalog.clone(), converter, 999).unwrap();
-        let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
+        let jobs = Jobs::new(catalog.clone(), Arc::new(puller), seal);
         jobs.recover().await.unwrap();
         let api = Api::new(config, catalog, jobs);
         let authenticator = Authenticator::new(Authentication::Mock).unwrap();

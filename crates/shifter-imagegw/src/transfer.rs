@@ -17,7 +17,7 @@ use std::time::UNIX_EPOCH;
 pub(crate) use self::options::{of_scp, of_ssh};
 use self::remote::Remote;
 use crate::config::{Access, Config, Platform};
-use crate::publish::{self, NewImage, PublishError, Published};
+use crate::publish::{self, Complete, NewImage, PublishError, Published};
 
 /// Why files did not get where they belong, or nothing could be learned about them.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +102,7 @@ impl Store {
     /// Gives an image its name, everywhere. `progress` hears of bytes and hosts that have them already.
     pub(crate) async fn publish(
         &self,
-        image: NewImage,
+        image: Complete,
         id: &str,
         format: &str,
         progress: &(dyn Fn(u64, usize) + Sync),
@@ -110,15 +110,15 @@ impl Store {
         match self {
             Store::Local(_) => blocking(move || image.publish()).await,
             Store::Remote(remote) => {
-                let (image, file, published) = blocking(move || {
-                    let (file, published) = image.measure()?;
-                    Ok((image, file, published))
-                })
-                .await?;
-                remote.put_file(id, &format!("{id}.{format}"), file, &published, progress).await?;
-                // It is only needed until here.
-                drop(image);
-                Ok(published)
+                let file = image.file.try_clone();
+                let file = file.map_err(|source| PublishError::Io {
+                    operation: "reading",
+                    path: PathBuf::from(format!("{id}.{format}")),
+                    source,
+                })?;
+                let name = format!("{id}.{format}");
+                remote.put_file(id, &name, file, &image.published, progress).await?;
+                Ok(image.published.clone())
             }
         }
     }

@@ -85,6 +85,24 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Starts one more `serve` on a gateway's configuration, on a port of its own.
+    pub fn another(&mut self, gateway: &Gateway) -> Result<Gateway> {
+        let (daemon, authority) = self.serve(&gateway.config, free_port()?, &gateway.environment)?;
+        Ok(Gateway { daemon, authority, ..gateway.clone() })
+    }
+
+    /// Starts a `worker` for a gateway's catalog, with so many threads.
+    pub fn worker(&mut self, gateway: &Gateway, threads: u8) -> Result<DaemonId> {
+        let program = self.program("shifter-imagegw")?.display().to_string();
+        let (config, threads) = (gateway.config.display().to_string(), threads.to_string());
+        let words = [&program, "worker", "--config", &config, "--system", SYSTEM, "--threads", &threads];
+        let account = accounts::find("gateway")?;
+        let environment = [("HOME", "/home/gateway")];
+        let ids = (account.uid, account.gid);
+        let start = Start { name: "worker", words: &words, ids, environment: &environment };
+        self.start_daemon(&start, &|| true)
+    }
+
     fn serve(
         &mut self,
         config: &std::path::Path,

@@ -82,9 +82,8 @@ impl Api {
         for tag in self.spellings(itype, tag) {
             let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
             if let Some(job) = self.catalog.job_of(&key, caller.uid).await?
-                && self.catalog.cancel(job.number, "canceled by its user").await?
+                && self.jobs.cancel(job.number, "canceled by its user").await?
             {
-                self.jobs.end(job.number);
                 return Ok(());
             }
         }

@@ -12,11 +12,11 @@ use shifter_core::meta::Acl;
 use super::{Catalog, CatalogError, Change};
 use crate::model::{Job, JobStatus, now};
 
-/// How long a job belongs to its worker without a sign of life.
-pub(crate) const LEASE: Duration = Duration::from_secs(30);
+/// How long a job belongs to its worker without a sign of life: three heartbeats, and what a busy host is late.
+pub(crate) const LEASE: Duration = Duration::from_secs(15);
 
-/// Time between signs of life.
-pub(crate) const HEARTBEAT: Duration = Duration::from_secs(8);
+/// Time between signs of life, and so until a cancelled job ends wherever it runs.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(4);
 
 /// One claim of one job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,13 +48,26 @@ impl dyn Catalog + '_ {
 
     /// Prolongs a lease; false if it is lost, or the job cancelled.
     pub(crate) async fn heartbeat(&self, lease: Lease) -> Result<bool, CatalogError> {
-        let lease_until = Some(now() + LEASE.as_secs_f64());
-        self.under(lease, Change { lease_until, ..Change::default() }).await
+        self.tell(lease, "").await
     }
 
-    /// Gives a job back unfinished, so that another process may take it at once.
-    pub(crate) async fn release(&self, lease: Lease) -> Result<bool, CatalogError> {
-        self.under(lease, Change { lease_until: Some(0.0), ..Change::default() }).await
+    /// Prolongs a lease and says how far the work is, if that is not empty; false as for `heartbeat`.
+    pub(crate) async fn tell(&self, lease: Lease, note: &str) -> Result<bool, CatalogError> {
+        let lease_until = Some(now() + LEASE.as_secs_f64());
+        let note = Some(note).filter(|note| !note.is_empty());
+        self.under(lease, Change { lease_until, note, ..Change::default() }).await
+    }
+
+    /// Gives a job back unfinished, so that another process may take it at once; `message` tells the caller.
+    pub(crate) async fn release(&self, lease: Lease, message: &str) -> Result<bool, CatalogError> {
+        let status = Some((JobStatus::Pending, message));
+        self.under(lease, Change { lease_until: Some(0.0), status, ..Change::default() }).await
+    }
+
+    /// Leaves sealed credentials with a job that nobody has in hand, for whoever takes it.
+    pub(crate) async fn seal(&self, number: i64, sealed: &str) -> Result<bool, CatalogError> {
+        let change = Change { sealed: Some(sealed), ..Change::default() };
+        Ok(self.change_job(number, &change).await?.is_some())
     }
 
     /// Moves a job on; false if it is no longer the holder's.

@@ -25,7 +25,7 @@ use mongodb::{Client, Collection, IndexModel};
 
 use self::documents::READY;
 pub(super) use self::documents::{Merged, exported, merge};
-use super::{Catalog, CatalogError, Change, NewJob, Place, Purpose, Record, order};
+use super::{Catalog, CatalogError, Change, Lease, NewJob, Place, Purpose, Record, order};
 use crate::model::{Grant, Image, Job, TagKey};
 
 /// The original's collection of images; its unique index has this name.
@@ -139,6 +139,12 @@ impl Mongo {
         let one_per_caller = doc! { "system": 1, "itype": 1, "tag": 1, "uid": 1 };
         let index = IndexModel::builder().keys(one_per_caller).options(unique).build();
         self.jobs.create_index(index).await.map_err(migrating)?;
+        let unique = IndexOptions::builder()
+            .unique(true)
+            .partial_filter_expression(doc! { "flight": { "$gt": "" } })
+            .build();
+        let index = IndexModel::builder().keys(doc! { "system": 1, "flight": 1 }).options(unique).build();
+        self.jobs.create_index(index).await.map_err(migrating)?;
         Ok(())
     }
 
@@ -153,8 +159,17 @@ impl Mongo {
             let Merged { record, kept, duplicates } = merged;
             let (system, id) = (&record.image.system, &record.image.id);
             tracing::warn!(%place, system, id, documents = duplicates.len() + 1, "merging documents of one image");
+            let mut filter = doc! { "_id": kept };
+            match record.revision {
+                0 => filter.insert("shifter", doc! { "$exists": false }),
+                revision => filter.insert("shifter.revision", revision),
+            };
             let update = documents::update(&record)?;
-            self.images.update_one(doc! { "_id": kept }, update).await.during(DOING)?;
+            if self.images.update_one(filter, update).await.during(DOING)?.matched_count == 0 {
+                // Another process replaces it at this moment: what it has now is merged by the next start.
+                tracing::warn!(%place, system, id, "the documents of one image change; not merged yet");
+                continue;
+            }
             self.images.delete_many(doc! { "_id": { "$in": duplicates } }).await.during(DOING)?;
         }
         Ok(())
@@ -307,6 +322,10 @@ impl Catalog for Mongo {
 
     async fn change_job(&self, number: i64, change: &Change<'_>) -> Result<Option<Job>, CatalogError> {
         jobs::change(self, number, change).await
+    }
+
+    async fn fly(&self, lease: Lease, digest: &str) -> Result<bool, CatalogError> {
+        jobs::fly(self, lease, digest).await
     }
 
     async fn forget_end(&self, number: i64) -> Result<bool, CatalogError> {

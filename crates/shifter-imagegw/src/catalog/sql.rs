@@ -19,7 +19,7 @@ use sqlx::migrate::Migrator;
 use sqlx::{Any, AnyPool, ConnectOptions, Executor, Transaction};
 
 use self::rows::{Operation, get, grant, image, key};
-use super::{Catalog, CatalogError, Change, NewJob, Place, Purpose, Record, Tag, latest_credible};
+use super::{Catalog, CatalogError, Change, Lease, NewJob, Place, Purpose, Record, Tag, latest_credible};
 use crate::model::{Grant, Image, Job, TagKey};
 
 pub(super) static SQLITE_SCHEMA: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -191,11 +191,32 @@ impl Sql {
     }
 }
 
+/// A table's columns, by name and as one literal: a schema that another version has extended meanwhile changes no
+/// answer.
+macro_rules! columns {
+    ("images") => {
+        "images.system, images.id, images.format, images.config, images.size, images.sha256, images.last_pull, \
+         images.expiration, images.revision"
+    };
+    ("digests") => {
+        "system, digest, id"
+    };
+    ("tags") => {
+        "system, itype, tag, id, asked"
+    };
+    ("grants") => {
+        "system, itype, tag, id, puller, public, uids, gids, checked"
+    };
+}
+use columns;
+
 /// All rows of a table, which is a literal, for a system and an id.
 macro_rules! all {
-    ($tx:expr, $system:expr, $id:expr, $table:literal) => {
+    ($tx:expr, $system:expr, $id:expr, $table:tt) => {
         sqlx::query(concat!(
-            "SELECT * FROM ",
+            "SELECT ",
+            columns!($table),
+            " FROM ",
             $table,
             " WHERE ($1 = '' OR system = $1) AND ($2 = '' OR id = $2)"
         ))
@@ -212,10 +233,12 @@ use all;
 impl Catalog for Sql {
     async fn lookup(&self, wanted: &TagKey) -> Result<Option<(Image, Vec<Grant>)>, CatalogError> {
         const DOING: &str = "looking up a tag";
-        let row = sqlx::query(
-            "SELECT images.* FROM tags JOIN images ON images.system = tags.system AND images.id = tags.id \
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            columns!("images"),
+            " FROM tags JOIN images ON images.system = tags.system AND images.id = tags.id \
              WHERE tags.system = $1 AND tags.itype = $2 AND tags.tag = $3",
-        )
+        ))
         .bind(&wanted.system)
         .bind(&wanted.itype)
         .bind(&wanted.tag)
@@ -223,9 +246,11 @@ impl Catalog for Sql {
         .await
         .during(DOING)?;
         let Some(image) = row.as_ref().map(image).transpose()? else { return Ok(None) };
-        let rows = sqlx::query(
-            "SELECT * FROM grants WHERE system = $1 AND id = $2 AND itype = $3 AND tag = $4 ORDER BY puller",
-        )
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            columns!("grants"),
+            " FROM grants WHERE system = $1 AND id = $2 AND itype = $3 AND tag = $4 ORDER BY puller",
+        ))
         .bind(&image.system)
         .bind(&image.id)
         .bind(&wanted.itype)
@@ -245,11 +270,13 @@ impl Catalog for Sql {
     }
 
     async fn image_of_digest(&self, system: &str, digest: &str) -> Result<Option<Image>, CatalogError> {
-        let row = sqlx::query(
-            "SELECT images.* FROM digests JOIN images \
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            columns!("images"),
+            " FROM digests JOIN images \
              ON images.system = digests.system AND images.id = digests.id \
              WHERE digests.system = $1 AND digests.digest = $2",
-        )
+        ))
         .bind(system)
         .bind(digest)
         .fetch_optional(&self.pool)
@@ -336,6 +363,10 @@ impl Catalog for Sql {
 
     async fn change_job(&self, number: i64, change: &Change<'_>) -> Result<Option<Job>, CatalogError> {
         jobs::change(&self.pool, number, change).await
+    }
+
+    async fn fly(&self, lease: Lease, digest: &str) -> Result<bool, CatalogError> {
+        jobs::fly(&self.pool, lease, digest).await
     }
 
     async fn forget_end(&self, number: i64) -> Result<bool, CatalogError> {

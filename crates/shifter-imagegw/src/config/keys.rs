@@ -87,7 +87,12 @@ pub(crate) const TOP: &[Key] = &[
     ),
     key("PullUpdateTime", "-", "other name of PullUpdateTimeout"),
     key("PullUpdateTimeout", "300", "seconds for which one caller's pull of a tag also answers others"),
-    key("WorkerThreads", "4", "conversions, and pulls from one registry, at the same time, 1 to 256"),
+    key("SealKeyFile", "-", "32 bytes that seal registry credentials for workers apart; ours"),
+    key(
+        "WorkerThreads",
+        "4",
+        "conversions, and pulls from one registry, at the same time, up to 256; 0: only workers apart pull",
+    ),
     key(
         "examiner",
         "-",

@@ -236,8 +236,8 @@ fn mistakes_are_named_with_their_place() {
         ("mongodb://localhost/", "localhost", "MongoDBURI: must be a MongoDB URI"),
         (
             "\"MongoDB\":",
-            "\"WorkerThreads\": 0, \"MongoDB\":",
-            "WorkerThreads: must be a whole number from 1 to 256",
+            "\"WorkerThreads\": 257, \"MongoDB\":",
+            "WorkerThreads: must be a whole number from 0 to 256",
         ),
         ("\"MongoDB\":", "\"ConverterOptions\": [], \"MongoDB\":", "ConverterOptions: must be an object"),
         ("\"MongoDB\":", "\"DenyImages\": \"qu*y.io\", \"MongoDB\":", "\"qu*y.io\" is not a valid rule"),

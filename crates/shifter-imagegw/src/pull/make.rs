@@ -110,9 +110,13 @@ impl<'a> Making<'a> {
         let indexes = puller.indexes.clone();
         let image_path = publish::image_path(&self.platform.image_dir, &id, format.name());
         let Converted { part, scratch, records, .. } = made.converted;
+        let whole = blocking(move || part.complete()).await?;
         drop(scratch);
+        // Reading it may have taken longer than the lease: who lost it gives no name to anything.
+        let lease = self.job.lease();
+        puller.held(patiently(|| puller.catalog.heartbeat(lease)).await?)?;
         let sent = |bytes: u64, hosts: usize| self.progress.set(transferring_line(bytes, hosts));
-        let published = store.publish(part, &id, format.name(), &sent).await?;
+        let published = store.publish(whole, &id, format.name(), &sent).await?;
         blocking(move || {
             if let (Some(records), Some(key)) = (records, key) {
                 indexes.install(&records, &key, &made.layers, &made.offers, &image_path);

@@ -26,7 +26,7 @@ async fn a_local_directory_is_published_to_listed_and_removed_from() {
     let store = Store::new(&config, &config.platforms["near"]);
     let image = store.new_image(Path::new("/nowhere"), ID, "squashfs").unwrap();
     std::fs::write(image.path(), "image").unwrap();
-    store.publish(image, ID, "squashfs", &|_, _| ()).await.unwrap();
+    store.publish(image.complete().unwrap(), ID, "squashfs", &|_, _| ()).await.unwrap();
     store.publish_meta(ID, "meta\n").await.unwrap();
     assert!(store.is_published(ID, "squashfs", 5).await.unwrap());
     assert_eq!(store.read_meta(ID).await.unwrap().unwrap(), b"meta\n");

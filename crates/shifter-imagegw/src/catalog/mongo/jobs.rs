@@ -7,7 +7,7 @@ use shifter_core::meta::Acl;
 
 use super::fields::Fields;
 use super::{Mongo, Operation, is_duplicate};
-use crate::catalog::{CatalogError, Change, NewJob, readable};
+use crate::catalog::{CatalogError, Change, Lease, NewJob, readable};
 use crate::model::{Job, JobStatus, TagKey, now};
 
 const OVER: [&str; 2] = ["READY", "FAILURE"];
@@ -39,6 +39,7 @@ pub(super) async fn enter(catalog: &Mongo, new: &NewJob) -> Result<Option<Job>, 
         fence: 0,
         holder: String::new(),
         lease_until: 0.0,
+        sealed: String::new(),
     };
     match catalog.jobs.insert_one(document(&job)).await {
         Ok(_) => Ok(Some(job)),
@@ -87,6 +88,11 @@ pub(super) async fn change(
     }
     if let Some((status, message)) = change.status {
         set.extend(doc! { "status": status.as_str(), "message": message, "updated": now() });
+    } else if let Some(note) = change.note {
+        set.insert("message", note);
+    }
+    if let Some(sealed) = change.sealed {
+        set.insert("sealed", sealed);
     }
     if let Some(acl) = change.acl {
         set.extend(lists(acl));
@@ -94,10 +100,27 @@ pub(super) async fn change(
     if change.public {
         set.insert("public", true);
     }
+    let is_over = change.status.is_some_and(|(status, _)| status.is_over());
+    if is_over {
+        set.insert("sealed", "");
+    }
+    if is_over || change.holder.is_some() || change.lease_until == Some(0.0) {
+        set.insert("flight", "");
+    }
     let claims = i64::from(change.holder.is_some());
     let update = doc! { "$set": set, "$inc": { "fence": claims } };
     let changed = catalog.jobs.find_one_and_update(filter, update).return_document(ReturnDocument::After);
     changed.await.during("changing a pull")?.as_ref().map(job).transpose()
+}
+
+pub(super) async fn fly(catalog: &Mongo, lease: Lease, digest: &str) -> Result<bool, CatalogError> {
+    let filter = doc! { "_id": lease.number, "fence": lease.fence, "status": { "$nin": OVER } };
+    // The unique index decides.
+    match catalog.jobs.update_one(filter, doc! { "$set": { "flight": digest } }).await {
+        Ok(done) => Ok(done.matched_count > 0),
+        Err(error) if is_duplicate(&error) => Ok(false),
+        Err(error) => Err(error).during("beginning to make an image"),
+    }
 }
 
 pub(super) async fn forget_end(catalog: &Mongo, number: i64) -> Result<bool, CatalogError> {
@@ -133,6 +156,8 @@ fn document(job: &Job) -> Document {
         "fence": job.fence,
         "holder": &job.holder,
         "lease_until": job.lease_until,
+        "sealed": &job.sealed,
+        "flight": "",
     };
     document.extend(lists(&job.acl));
     document
@@ -160,5 +185,7 @@ fn job(document: &Document) -> Result<Job, CatalogError> {
         fence: fields.number("fence")?,
         holder: fields.text("holder")?,
         lease_until: fields.time("lease_until")?,
+        // Absent in what an older version entered.
+        sealed: fields.get("sealed").and_then(Bson::as_str).unwrap_or_default().to_owned(),
     })
 }

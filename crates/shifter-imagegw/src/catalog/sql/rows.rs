@@ -121,6 +121,7 @@ pub(super) fn job(row: &AnyRow) -> Result<Job, CatalogError> {
         fence: get(row, "fence")?,
         holder: get(row, "holder")?,
         lease_until: get(row, "lease_until")?,
+        sealed: get(row, "sealed")?,
     })
 }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::servers::Server;
 use super::*;
+use crate::seal::SealKey;
 use crate::tests::{Gateway, Registry, caller, exchange};
 
 const BOB: &str = "good:bob:users::2:10002";
@@ -82,6 +83,136 @@ async fn restart(mut server: Server) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_accepts_and_never_answers_costs_a_503_and_no_hang() {
+    for server in [Server::postgres(), Server::mongo()] {
+        let (_, address) = Registry::start().await;
+        let dir = tempfile::tempdir().unwrap();
+        let place = server.place().await;
+        let gateway = Gateway::start_on(dir.path(), address, 0, &place).await;
+        let served = gateway.listen().await;
+        let ask = || async { exchange(served, "GET", "/api/lookup/sysa/docker/app:1/", BOB, "").await };
+        assert_eq!(ask().await.0, 404, "{place}");
+        if !server.freeze(true) {
+            continue;
+        }
+        let begun = Instant::now();
+        let (status, head, body) = ask().await;
+        let waited = begun.elapsed();
+        server.freeze(false);
+        assert_eq!(status, 503, "{place}: {body}");
+        assert!(head.contains("\r\nretry-after: ") && waited < Duration::from_secs(12), "{waited:?}: {head}");
+        let begun = Instant::now();
+        while ask().await.0 != 404 {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{place} did not recover");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stopped_gateway_was_pulling_goes_on_elsewhere_within_two_seconds() {
+    for server in [Server::postgres(), Server::mongo()] {
+        let (registry, address) = Registry::start().await;
+        let id = registry.push("app", "1", "one");
+        let dir = tempfile::tempdir().unwrap();
+        let place = server.place().await;
+        let first = Gateway::start_on(dir.path(), address, 0, &place).await;
+        std::fs::write(dir.path().join("slow"), "").unwrap();
+        let alice = caller(1, &[]);
+        first.request(&alice, "app:1", "").await.unwrap();
+        while first.conversions() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let second = Gateway::start_on(dir.path(), address, 0, &place).await;
+        let begun = Instant::now();
+        first.api().jobs.stop().await;
+        while second.conversions() == 1 {
+            assert!(begun.elapsed() < Duration::from_secs(2), "{place}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        println!("{place}: handed over in {:?}", begun.elapsed());
+        assert_eq!(second.pull(&alice, "app:1", "").await.id, Some(id));
+        assert_eq!((first.conversions(), second.names("expand")), (2, Vec::<String>::new()), "{place}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_pull_reaches_workers_apart_by_the_key_alone() {
+    let server = Server::postgres();
+    let (registry, address) = Registry::start().await;
+    let id = registry.push("secret/app", "1", "one");
+    let dir = tempfile::tempdir().unwrap();
+    let place = server.place().await;
+    let key = || {
+        let path = dir.path().join("key");
+        std::fs::write(&path, [7; 32]).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        Some(SealKey::read(&path).unwrap())
+    };
+    let alice = caller(1, &[("reg", "alice:pa:ss")]);
+    // Nobody who answers requests works, and the others would not get the password.
+    let keyless = Gateway::start_with(dir.path(), address, 0, &place, 0, None).await;
+    let image = keyless.pull(&alice, "secret/app:1", "").await;
+    let why = image.status_message.unwrap();
+    assert!(why.contains("workers run apart and SealKeyFile is not configured"), "{why}");
+
+    let front = Gateway::start_with(dir.path(), address, 0, &place, 0, key()).await;
+    front.request(&alice, "secret/app:1", "").await.unwrap();
+    let catalog = front.api().catalog.clone();
+    let begun = Instant::now();
+    let job = loop {
+        let [job] = &catalog.unfinished(None).await.unwrap()[..] else { panic!("no job") };
+        if !job.sealed.is_empty() {
+            break job.clone();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{job:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(!format!("{job:?}").contains("pa:ss"));
+    // A worker without the key leaves it alone.
+    let other = Gateway::start_with(dir.path(), address, 0, &place, 1, None).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(catalog.job(job.number).await.unwrap().unwrap().fence, 0);
+    let worker = Gateway::start_with(dir.path(), address, 0, &place, 1, key()).await;
+    let image = front.pull(&alice, "secret/app:1", "").await;
+    assert_eq!((image.id, worker.conversions()), (Some(id), 1), "{:?}", image.status_message);
+    assert!(catalog.job(job.number).await.unwrap().is_none_or(|job| job.sealed.is_empty()));
+    drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_pull_stops_in_whichever_process_it_runs() {
+    let server = Server::postgres();
+    let (registry, address) = Registry::start().await;
+    registry.push("app", "1", "one");
+    let dir = tempfile::tempdir().unwrap();
+    let place = server.place().await;
+    std::fs::write(dir.path().join("endless"), "").unwrap();
+    let first = Gateway::start_on(dir.path(), address, 0, &place).await;
+    let alice = caller(1, &[]);
+    for round in 1..=2 {
+        first.request(&alice, "app:1", "").await.unwrap();
+        while first.conversions() < round {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let [job] = &first.api().catalog.unfinished(None).await.unwrap()[..] else { panic!("{round}") };
+        let begun = Instant::now();
+        if round == 1 {
+            assert!(first.api().jobs.cancel(job.number, "no longer wanted").await.unwrap());
+        } else {
+            // By another process, which only has the catalog.
+            let other = open_for_use(&place).await.unwrap();
+            assert!(other.cancel(job.number, "no longer wanted").await.unwrap());
+        }
+        while !first.names("expand").is_empty() || !first.names("images").is_empty() {
+            assert!(begun.elapsed() < HEARTBEAT + Duration::from_secs(2), "{round}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let image = first.request(&alice, "app:1", "").await.unwrap();
+        assert_eq!(image.status_message.as_deref(), Some("no longer wanted"), "{image:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_gateway_was_pulling_is_finished_by_another() {
     for server in [Server::postgres(), Server::mongo()] {
         let (registry, address) = Registry::start().await;
@@ -99,7 +230,6 @@ async fn what_a_killed_gateway_was_pulling_is_finished_by_another() {
         // Polls of the other gateway find the job in its hands and leave it there.
         let image = second.request(&alice, "app:1", "").await.unwrap();
         assert_eq!(image.status.as_deref(), Some("CONVERSION"));
-        second.api().jobs.recover().await.unwrap();
         assert_eq!(second.conversions(), 1);
         first.api().jobs.abort();
         std::fs::remove_file(dir.path().join("slow")).unwrap();
@@ -108,16 +238,13 @@ async fn what_a_killed_gateway_was_pulling_is_finished_by_another() {
         let catalog = second.api().catalog.clone();
         let [job] = &catalog.unfinished(None).await.unwrap()[..] else { panic!("{place}") };
         assert!(job.is_held(), "{job:?}");
-        let past = Change { lease_until: Some(now() - 1.0), ..Change::default() };
-        catalog.change_job(job.number, &past).await.unwrap().unwrap();
-        second.api().jobs.recover().await.unwrap();
         let begun = Instant::now();
-        while catalog.lookup(&key("app:1")).await.unwrap().is_none() {
+        while second.conversions() == 1 {
             let job = catalog.job(job.number).await.unwrap();
-            // A lease's time in which its worker might have come back.
-            assert!(begun.elapsed() < Duration::from_secs(60), "{place}: {job:?}");
+            assert!(begun.elapsed() < LEASE + Duration::from_secs(4), "{place}: {job:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        println!("{place}: taken over after {:?}", begun.elapsed());
         assert_eq!(second.pull(&alice, "app:1", "").await.id, Some(id));
         assert_eq!(second.names("expand"), [""; 0], "{place}");
     }
@@ -147,7 +274,7 @@ async fn two_gateways_on_one_catalog_keep_every_grant() {
         assert_eq!(grants.len(), 20, "{place}");
         let all = (1..=20).map(|uid| uid.to_string()).collect::<Vec<_>>().join(",");
         assert!(gateways[0].meta(&id).contains(&format!("\nUSERACL: {all}\n")), "{}", gateways[0].meta(&id));
-        assert!(gateways[0].conversions() <= 2, "each gateway converts once at most");
+        assert_eq!(gateways[0].conversions(), 1, "{place}: one gateway makes it for both");
     }
 }
 

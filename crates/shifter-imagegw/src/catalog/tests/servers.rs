@@ -133,6 +133,20 @@ impl Server {
         }
     }
 
+    /// Has the server accept and answer nothing any more, or go on. False where that is not ours to do.
+    pub(crate) fn freeze(&self, is_frozen: bool) -> bool {
+        let (Server::Postgres { child: Some(child), .. } | Server::Mongo { child: Some(child), .. }) = self
+        else {
+            return false;
+        };
+        let pid = child.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let signal = if is_frozen { "-STOP" } else { "-CONT" };
+        let pids = children.split_whitespace().map(str::to_owned).chain([pid.to_string()]);
+        assert!(Command::new("kill").arg(signal).args(pids).status().unwrap().success());
+        true
+    }
+
     /// Stops the server; what it holds stays. False where that is not ours to do.
     pub(crate) fn stop(&mut self) -> bool {
         let (child, signal) = match self {

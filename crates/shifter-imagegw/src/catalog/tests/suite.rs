@@ -16,7 +16,7 @@ macro_rules! cases {
     ($($case:ident),* $(,)?) => { [$((stringify!($case), |opened| Box::pin($case(opened)))),*] };
 }
 
-const CASES: [Case; 20] = cases![
+const CASES: [Case; 22] = cases![
     a_caller_has_one_pull_per_tag_and_hears_its_end_once,
     a_hundred_requests_at_once_make_one_job,
     an_access_list_given_while_pulling_is_the_one_that_counts,
@@ -36,6 +36,8 @@ const CASES: [Case; 20] = cases![
     systems_do_not_mix,
     ends_are_told_once_or_kept_or_forgotten,
     nobody_can_fill_the_queue_alone,
+    one_job_at_a_time_makes_a_digest,
+    sealed_credentials_go_with_the_jobs_end,
     lists_longer_than_requests_may_be_are_read_back,
 ];
 
@@ -198,7 +200,7 @@ async fn who_lost_the_lease_changes_nothing_any_more(opened: Opened) {
     let taken = catalog.claim(job.number, "you").await.unwrap().unwrap();
     let lost = job.lease();
     assert!(!catalog.heartbeat(lost).await.unwrap());
-    assert!(!catalog.release(lost).await.unwrap());
+    assert!(!catalog.release(lost, "").await.unwrap());
     assert!(!catalog.set_status(lost, JobStatus::Failure, "dead").await.unwrap());
     assert!(!catalog.set_public(lost).await.unwrap());
     assert!(!catalog.finish(lost, Some(&job.acl)).await.unwrap());
@@ -214,9 +216,9 @@ async fn a_job_is_given_up_only_as_it_was_seen(opened: Opened) {
     let catalog = &opened.catalog;
     let seen = opened.claimed().await;
     assert!(!catalog.abandon(&seen, "nobody asks").await.unwrap(), "it is held");
-    assert!(catalog.release(seen.lease()).await.unwrap());
+    assert!(catalog.release(seen.lease(), "").await.unwrap());
     let taken = catalog.claim(seen.number, "another").await.unwrap().unwrap();
-    assert!(catalog.release(taken.lease()).await.unwrap());
+    assert!(catalog.release(taken.lease(), "").await.unwrap());
     assert!(!catalog.abandon(&seen, "nobody asks").await.unwrap(), "it was somebody's since");
     assert!(catalog.abandon(&taken, "nobody asks").await.unwrap());
     let read = catalog.job(seen.number).await.unwrap().unwrap();
@@ -240,7 +242,7 @@ async fn a_cancelled_job_stays_cancelled(opened: Opened) {
 
 async fn a_job_given_back_is_free_at_once(opened: Opened) {
     let job = opened.claimed().await;
-    assert!(opened.catalog.release(job.lease()).await.unwrap());
+    assert!(opened.catalog.release(job.lease(), "").await.unwrap());
     let again = opened.catalog.claim(job.number, "you").await.unwrap().unwrap();
     assert_eq!(again.fence, 2);
     assert!(!opened.catalog.heartbeat(job.lease()).await.unwrap());
@@ -436,4 +438,55 @@ async fn nobody_can_fill_the_queue_alone(opened: Opened) {
     }
     assert!(matches!(opened.submit(&new_job("b:1", 7), false).await, Submitted::TooMany));
     started(opened.submit(&new_job("b:1", 8), false).await);
+}
+
+async fn one_job_at_a_time_makes_a_digest(opened: Opened) {
+    let catalog = &opened.catalog;
+    let first = opened.claimed().await;
+    let second = started(opened.submit(&new_job("b:1", 8), false).await);
+    let second = catalog.claim(second.number, "you").await.unwrap().unwrap();
+    assert!(catalog.fly(first.lease(), "sha256:aa").await.unwrap());
+    assert!(catalog.fly(first.lease(), "sha256:aa").await.unwrap(), "it is its own");
+    assert!(!catalog.fly(second.lease(), "sha256:aa").await.unwrap());
+    assert!(catalog.fly(second.lease(), "sha256:bb").await.unwrap(), "another digest is another matter");
+    // Signs of life and progress do not end it; a worker that was thought dead does not keep it.
+    assert!(catalog.tell(first.lease(), "half done").await.unwrap());
+    assert!(!catalog.fly(second.lease(), "sha256:aa").await.unwrap());
+    opened.forget_worker(&first).await;
+    assert!(!catalog.fly(second.lease(), "sha256:aa").await.unwrap());
+    let taken = catalog.claim(first.number, "another").await.unwrap().unwrap();
+    assert_eq!(taken.message, "half done");
+    assert!(!catalog.fly(first.lease(), "sha256:aa").await.unwrap(), "its lease is lost");
+    for end in 0..3 {
+        assert!(catalog.fly(second.lease(), "sha256:aa").await.unwrap(), "{end}");
+        assert!(!catalog.fly(taken.lease(), "sha256:aa").await.unwrap(), "{end}");
+        let back = match end {
+            0 => catalog.fly(second.lease(), "sha256:bb").await.unwrap(),
+            1 => catalog.release(second.lease(), "given back").await.unwrap(),
+            _ => continue,
+        };
+        assert!(back && catalog.fly(taken.lease(), "sha256:aa").await.unwrap(), "{end}");
+        assert!(catalog.fly(taken.lease(), "sha256:cc").await.unwrap());
+    }
+    assert!(catalog.cancel(second.number, "no longer wanted").await.unwrap());
+    assert!(catalog.fly(taken.lease(), "sha256:aa").await.unwrap());
+}
+
+async fn sealed_credentials_go_with_the_jobs_end(opened: Opened) {
+    let catalog = &opened.catalog;
+    for end in 0..3 {
+        let job = opened.claimed().await;
+        assert_eq!(job.sealed, "");
+        assert!(catalog.seal(job.number, "9:abc").await.unwrap());
+        assert!(catalog.set_status(job.lease(), JobStatus::Pulling, "x").await.unwrap());
+        assert_eq!(catalog.job(job.number).await.unwrap().unwrap().sealed, "9:abc");
+        assert!(match end {
+            0 => catalog.set_status(job.lease(), JobStatus::Failure, "no").await.unwrap(),
+            1 => catalog.finish(job.lease(), None).await.unwrap(),
+            _ => catalog.cancel(job.number, "no longer wanted").await.unwrap(),
+        });
+        assert_eq!(catalog.job(job.number).await.unwrap().unwrap().sealed, "");
+        assert!(!catalog.seal(job.number, "9:late").await.unwrap());
+        assert!(catalog.forget_end(job.number).await.unwrap());
+    }
 }

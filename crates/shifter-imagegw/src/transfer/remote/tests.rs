@@ -40,7 +40,7 @@ fn images(dir: &Path) -> PathBuf {
 async fn publish(store: &Store, dir: &Path, bytes: &[u8]) -> Published {
     let image = store.new_image(dir, ID, "squashfs").unwrap();
     std::fs::write(image.path(), bytes).unwrap();
-    store.publish(image, ID, "squashfs", &|_, _| ()).await.unwrap()
+    store.publish(image.complete().unwrap(), ID, "squashfs", &|_, _| ()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,7 +88,9 @@ fn nobody_opens_files_to_others_cuts_off_what_it_reads_or_signals_the_gateway() 
     programs.add_programs();
     let plain = Reach { read: vec![at("image")], ..Reach::default() };
     let unpacking = Reach { attributes: true, ..plain.clone() };
-    for (reach, sets_mode) in [(plain, false), (unpacking, true), (programs, false)] {
+    // By a name, it sets times of what has that name itself, and not of what a link leads to.
+    let copying = Reach { times: true, ..unpacking.clone() };
+    for (reach, sets_mode) in [(plain, false), (unpacking, true), (copying, true), (programs, false)] {
         let (private, image) = (at("private"), at("image"));
         confined(reach, move || {
             use rustix::fs::{AtFlags, CWD, OFlags, open, utimensat};

@@ -42,6 +42,7 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     if let Some(examiner) = &config.examiner {
         examiner.check().map_err(anyhow::Error::msg)?;
     }
+    forbid_core_dumps();
     allow_many_connections();
     let authenticator = Authenticator::new(config.authentication)?;
     let mut stop_signal = signal(SignalKind::terminate())?;
@@ -92,6 +93,13 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     jobs.stop().await;
     catalog.close().await;
     Ok(())
+}
+
+/// Passwords of callers are in memory, and nowhere else.
+fn forbid_core_dumps() {
+    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
+        tracing::warn!(%error, "forbidding core dumps failed");
+    }
 }
 
 /// As many descriptors as we may have: a client that waits for a pull has one.

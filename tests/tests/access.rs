@@ -118,7 +118,8 @@ fn one_image_pulled_publicly_and_privately_under_several_tags_in_every_order_obe
         for (position, which) in order.iter().enumerate() {
             let (user, tag, other) = PULLS[*which];
             let tag = format!("docker:{}", tag.replace("NAME", name));
-            let words: &[&str] = if other.is_empty() { &["pull", &tag] } else { &["--user", other, "pull", &tag] };
+            let words: &[&str] =
+                if other.is_empty() { &["pull", &tag] } else { &["--user", other, "pull", &tag] };
             site.shifterimg(user, words).success().unwrap();
             check(&site, name, built, &order[..=position]);
         }

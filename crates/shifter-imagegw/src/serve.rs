@@ -44,6 +44,7 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     if let Some(examiner) = &config.examiner {
         examiner.check().map_err(anyhow::Error::msg)?;
     }
+    forbid_core_dumps();
     allow_many_connections();
     transfer::check(&config).map_err(anyhow::Error::msg)?;
     let authenticator = Authenticator::new(config.authentication)?;
@@ -105,6 +106,13 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     }
     catalog.close().await;
     Ok(())
+}
+
+/// Passwords of callers are in memory, and nowhere else.
+fn forbid_core_dumps() {
+    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
+        tracing::warn!(%error, "forbidding core dumps failed");
+    }
 }
 
 /// As many descriptors as we may have: a client that waits for a pull has one.

@@ -250,7 +250,19 @@ fn orders() -> Vec<[usize; 4]> {
 async fn one_digest_under_several_tags_and_callers_in_all_24_orders_obeys_each_tags_rule() {
     let (registry, address) = Registry::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let gateway = Gateway::start(dir.path(), address, 300).await;
+    let gateway = Arc::new(Gateway::start(dir.path(), address, 300).await);
+    let mut checks = tokio::task::JoinSet::new();
+    for (number, order) in orders().into_iter().enumerate() {
+        let (gateway, registry) = (gateway.clone(), registry.clone());
+        checks.spawn(async move { obeys_each_tags_rule(&gateway, &registry, number, order).await });
+    }
+    while let Some(checked) = checks.join_next().await {
+        checked.unwrap();
+    }
+    assert_eq!(gateway.conversions(), 24, "each digest was made once");
+}
+
+async fn obeys_each_tags_rule(gateway: &Gateway, registry: &Registry, number: usize, order: [usize; 4]) {
     let credentials = [("reg", "alice:pa:ss")];
     // Who, from where, and for whom; who may then use the tag for this.
     let pulls: [(u32, &str, &str, &[u32]); 4] = [
@@ -261,52 +273,49 @@ async fn one_digest_under_several_tags_and_callers_in_all_24_orders_obeys_each_t
     ];
     // Uid 6 has 70 as its primary group.
     let reader = |uid: u32| Caller { gid: if uid == 6 { 70 } else { uid + 10_000 }, ..caller(uid, &[]) };
-    for (number, order) in orders().into_iter().enumerate() {
-        let name = format!("n{number}");
-        let id = registry.push(&format!("secret/{name}"), "1", &name);
-        registry.push(&format!("secret/{name}"), "2", &name);
-        registry.push(&format!("open/{name}"), "1", &name);
-        for position in 0..4 {
-            let (uid, tag, body, _) = pulls[order[position]];
-            let image = gateway.pull(&caller(uid, &credentials), &tag.replace("NAME", &name), body).await;
-            assert_eq!((image.status.as_deref(), image.id.as_deref()), (Some("READY"), Some(id.as_str())));
-            let done: Vec<_> = order[..=position].iter().map(|which| pulls[*which]).collect();
-            let what = format!("{order:?}, {} done", position + 1);
-            for uid in [1, 2, 5, 6, 9] {
-                let may = |tag: &str| done.iter().any(|(_, of, _, who)| *of == tag && who.contains(&uid));
-                let mut expected = Vec::new();
-                for tag in ["open/NAME:1", "secret/NAME:1", "secret/NAME:2"] {
-                    let full = tag.replace("NAME", &name);
-                    let found = gateway.api().lookup("sysa", "docker", &full, &reader(uid)).await;
-                    assert_eq!(found.is_ok(), may(tag), "lookup of {full} by {uid}, {what}");
-                    if may(tag) {
-                        expected.push(full);
-                    }
+    let name = format!("n{number}");
+    let id = registry.push(&format!("secret/{name}"), "1", &name);
+    registry.push(&format!("secret/{name}"), "2", &name);
+    registry.push(&format!("open/{name}"), "1", &name);
+    for position in 0..4 {
+        let (uid, tag, body, _) = pulls[order[position]];
+        let image = gateway.pull(&caller(uid, &credentials), &tag.replace("NAME", &name), body).await;
+        assert_eq!((image.status.as_deref(), image.id.as_deref()), (Some("READY"), Some(id.as_str())));
+        let done: Vec<_> = order[..=position].iter().map(|which| pulls[*which]).collect();
+        let what = format!("{order:?}, {} done", position + 1);
+        for uid in [1, 2, 5, 6, 9] {
+            let may = |tag: &str| done.iter().any(|(_, of, _, who)| *of == tag && who.contains(&uid));
+            let mut expected = Vec::new();
+            for tag in ["open/NAME:1", "secret/NAME:1", "secret/NAME:2"] {
+                let full = tag.replace("NAME", &name);
+                let found = gateway.api().lookup("sysa", "docker", &full, &reader(uid)).await;
+                assert_eq!(found.is_ok(), may(tag), "lookup of {full} by {uid}, {what}");
+                if may(tag) {
+                    expected.push(full);
                 }
-                let filter = Default::default();
-                let list = gateway.api().list("sysa", &reader(uid), &filter).await.unwrap().list;
-                let of_name = format!("/{name}:");
-                let mut listed: Vec<_> = list.into_iter().flat_map(|image| image.tag).collect();
-                listed.retain(|tag| tag.contains(&of_name));
-                listed.sort();
-                assert_eq!(listed, expected, "list of {uid}, {what}");
             }
-            let meta = gateway.meta(&id);
-            let is_public = done.iter().any(|(_, tag, ..)| tag.starts_with("open"));
-            assert_eq!(meta.contains("ACL"), !is_public, "{what}: {meta}");
-            if !is_public {
-                let line = meta.lines().find_map(|line| line.strip_prefix("USERACL: ")).unwrap_or_default();
-                let named: Vec<u32> = line.split(',').filter_map(|id| id.parse().ok()).collect();
-                let with_group = done.iter().any(|(_, tag, ..)| tag.ends_with("NAME:2"));
-                let has_group = meta.lines().any(|line| line == "GROUPACL: 70,10002");
-                assert_eq!(has_group, with_group, "{what}: {meta}");
-                for (uid, ..) in &done {
-                    let by_group = *uid == 2 && with_group;
-                    assert!(named.contains(uid) || by_group, "{what}: {meta}");
-                }
-                assert!(!named.contains(&9), "{what}: {meta}");
+            let filter = Default::default();
+            let list = gateway.api().list("sysa", &reader(uid), &filter).await.unwrap().list;
+            let of_name = format!("/{name}:");
+            let mut listed: Vec<_> = list.into_iter().flat_map(|image| image.tag).collect();
+            listed.retain(|tag| tag.contains(&of_name));
+            listed.sort();
+            assert_eq!(listed, expected, "list of {uid}, {what}");
+        }
+        let meta = gateway.meta(&id);
+        let is_public = done.iter().any(|(_, tag, ..)| tag.starts_with("open"));
+        assert_eq!(meta.contains("ACL"), !is_public, "{what}: {meta}");
+        if !is_public {
+            let line = meta.lines().find_map(|line| line.strip_prefix("USERACL: ")).unwrap_or_default();
+            let named: Vec<u32> = line.split(',').filter_map(|id| id.parse().ok()).collect();
+            let with_group = done.iter().any(|(_, tag, ..)| tag.ends_with("NAME:2"));
+            let has_group = meta.lines().any(|line| line == "GROUPACL: 70,10002");
+            assert_eq!(has_group, with_group, "{what}: {meta}");
+            for (uid, ..) in &done {
+                let by_group = *uid == 2 && with_group;
+                assert!(named.contains(uid) || by_group, "{what}: {meta}");
             }
+            assert!(!named.contains(&9), "{what}: {meta}");
         }
     }
-    assert_eq!(gateway.conversions(), 24, "each digest was made once");
 }

@@ -7,6 +7,7 @@
 //! process's memory, and go sealed into the catalog where workers apart are to have them; a job that had some and lost
 //! them goes on when its caller polls again, since every poll brings the credentials along.
 
+mod credentials;
 mod hands;
 mod polls;
 mod queue;
@@ -23,6 +24,7 @@ use shifter_registry::Credentials;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use self::credentials::Brought;
 use self::polls::Polls;
 use self::queue::{Sight, Step, Turns, WAITING, next_step};
 use crate::audit;
@@ -31,7 +33,7 @@ use crate::convert::sentence;
 use crate::model::{Job, JobStatus, now};
 use crate::progress::{Phase, Progress, Standing};
 use crate::pull::{PullError, Puller};
-use crate::seal::{self, SealKey};
+use crate::seal::SealKey;
 
 /// Time between looks at the queue while nothing is heard of it: how long a job that another process gave back, or
 /// that an API process entered for workers apart, waits at most where there is room.
@@ -87,13 +89,6 @@ struct Running {
     lease: Lease,
 }
 
-struct Brought {
-    credentials: Credentials,
-    at: Instant,
-    /// When they were sealed last, if they were.
-    sealed: Option<Instant>,
-}
-
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -138,58 +133,6 @@ impl Jobs {
     /// Whether the end of a job is to be told to several clients, and still fresh enough for that.
     pub(crate) fn is_end_shared(&self, number: i64) -> bool {
         locked(&self.polls).is_end_shared(number, Instant::now())
-    }
-
-    /// Takes in what a caller brought for a job, and has the queue looked at.
-    pub(crate) fn start(self: &Arc<Self>, number: i64, credentials: Option<Credentials>) {
-        if let Some(credentials) = credentials {
-            let now = Instant::now();
-            let mut brought = locked(&self.brought);
-            let sealed = brought.get(&number).and_then(|known| known.sealed);
-            let is_sealed = sealed
-                .is_some_and(|at| now.saturating_duration_since(at).as_secs_f64() < seal::LIFETIME / 2.0);
-            let sealed = if is_sealed { sealed } else { Some(now) };
-            let known = brought.insert(number, Brought { credentials: credentials.clone(), at: now, sealed });
-            drop(brought);
-            // Clients ask often; where nothing is new, there is nothing to look for.
-            let is_new = known.is_none();
-            if !is_sealed {
-                let jobs = self.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = jobs.hand_on(number, &credentials).await {
-                        tracing::warn!(
-                            job = number,
-                            error = format!("{error:#}"),
-                            "sealing credentials failed"
-                        );
-                        if let Some(brought) = locked(&jobs.brought).get_mut(&number) {
-                            brought.sealed = None;
-                        }
-                    }
-                });
-            }
-            if !is_new {
-                return;
-            }
-        }
-        if self.threads() > 0 {
-            self.news.notify_one();
-        }
-    }
-
-    /// Makes credentials available to workers apart, or says that this cannot be.
-    async fn hand_on(&self, number: i64, credentials: &Credentials) -> anyhow::Result<()> {
-        if let Some(key) = &self.seal {
-            let sealed = key.seal(number, now() + seal::LIFETIME, credentials)?;
-            self.catalog.seal(number, &sealed).await?;
-        } else if self.threads() == 0 {
-            let why = "this gateway's workers run apart and SealKeyFile is not configured, so they cannot be given \
-                       registry credentials; ask the administrators to set it";
-            let status = Some((JobStatus::Failure, why));
-            let change = Change { if_free_at: Some(now()), status, ..Change::default() };
-            self.catalog.change_job(number, &change).await?;
-        }
-        Ok(())
     }
 
     fn threads(&self) -> usize {
@@ -294,15 +237,6 @@ impl Jobs {
             Step::Start | Step::Wait => {}
         }
         Ok(())
-    }
-
-    /// What this process can learn of a job's credentials.
-    fn credentials(&self, job: &Job) -> Option<Credentials> {
-        if !job.with_credentials {
-            return None;
-        }
-        let brought = locked(&self.brought).get(&job.number).map(|brought| brought.credentials.clone());
-        brought.or_else(|| self.seal.as_ref()?.open(job.number, &job.sealed, now()))
     }
 
     /// Whether a job may be taken. Of one registry's, one more than there are threads: while it asks the registry, or

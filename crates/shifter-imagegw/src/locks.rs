@@ -1,6 +1,6 @@
 //! Locks by name, for work that must happen once at a time per digest or per image.
 //!
-//! They live in this process only: exactly one process serves a catalog.
+//! They live in this process only, and spare its pulls to ask the catalog, where `Catalog::fly` tells processes apart.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

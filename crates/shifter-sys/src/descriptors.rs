@@ -63,7 +63,7 @@ pub fn close_those_leading_out(proc: &Proc) -> Result<Vec<RawFd>> {
     let mut closed = Vec::new();
     for number in open_numbers(proc)?.into_iter().filter(|number| *number != ours) {
         // SAFETY: the number stood in this process's own descriptor table and nothing has closed it since:
-        // there is one thread, and nothing was dropped meanwhile but a listing of the table, which is left out.
+        // there is one thread, and nothing is dropped meanwhile.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
         if !leads_out(fd, proc) {
             continue;
@@ -88,11 +88,12 @@ fn open_numbers(proc: &Proc) -> Result<Vec<RawFd>> {
     if how_many > 0 && first.len() == how_many {
         return Ok(first);
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let list = fs::openat(&proc.0, "self/fd", flags, Mode::empty()).during("list", "/proc/self/fd")?;
-    let mut numbers = crate::directory::numbers(&list).during("list", "/proc/self/fd")?;
-    numbers.retain(|number| *number != list.as_raw_fd());
-    Ok(numbers)
+    let entries = crate::directory::entries(&list, "/proc/self/fd", usize::MAX)?;
+    drop(list);
+    // Two of them were open for the listing alone.
+    Ok(entries.iter().filter_map(|entry| entry.name.to_str().ok()?.parse().ok()).filter(is_open).collect())
 }
 
 /// Asks without I/O to a server where the file system allows that (`STATX_DONT_SYNC`): a job's output is

@@ -341,47 +341,23 @@ pub fn entries(directory: &OwnedFd, name: &str, most: usize) -> Result<Vec<Entry
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let readable = fs::openat(directory, ".", flags, Mode::empty()).during("list", name)?;
     let mut found = Vec::with_capacity(32);
-    let keep = |name: &CStr, file_type| {
-        if !matches!(name.to_bytes(), b"." | b"..") {
-            found.push(Entry { name: name.to_owned(), file_type });
+    let mut buffer = [MaybeUninit::uninit(); 2048];
+    let mut list = fs::RawDir::new(&readable, &mut buffer);
+    while let Some(entry) = list.next().transpose().during("list", name)? {
+        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            continue;
         }
-        found.len() <= most
-    };
-    for_each_entry(&readable, keep).during("list", name)?;
-    if found.len() > most {
-        return Err(Error::refused("list", name, "it has more entries than such a directory can have"));
+        if found.len() == most {
+            let rule = "it has more entries than such a directory can have";
+            return Err(Error::refused("list", name, rule));
+        }
+        found.push(Entry { name: entry.file_name().to_owned(), file_type: entry.file_type() });
     }
     for entry in found.iter_mut().filter(|entry| entry.file_type == FileType::Unknown) {
         let status = fs::statat(directory, &entry.name, AtFlags::SYMLINK_NOFOLLOW).during("examine", name)?;
         entry.file_type = FileType::from_raw_mode(status.st_mode);
     }
     Ok(found)
-}
-
-/// Lists through the descriptor itself and a buffer on the stack: nothing is opened or allocated, and nothing of
-/// the listing is left in the descriptor table. It ends early where `visit` says that it has enough.
-fn for_each_entry(
-    readable: &OwnedFd,
-    mut visit: impl FnMut(&CStr, FileType) -> bool,
-) -> rustix::io::Result<()> {
-    let mut buffer = [MaybeUninit::uninit(); 2048];
-    let mut list = fs::RawDir::new(readable, &mut buffer);
-    while let Some(entry) = list.next().transpose()? {
-        if !visit(entry.file_name(), entry.file_type()) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// The names that are numbers, as in /proc/self/fd.
-pub(crate) fn numbers(readable: &OwnedFd) -> rustix::io::Result<Vec<i32>> {
-    let mut numbers = Vec::with_capacity(32);
-    for_each_entry(readable, |name, _| {
-        numbers.extend(name.to_str().ok().and_then(|name| name.parse::<i32>().ok()));
-        true
-    })?;
-    Ok(numbers)
 }
 
 /// Marks a directory of an overlay's layer so that the layers below do not shine through (overlayfs.rst).

@@ -54,6 +54,35 @@ fn a_start_can_be_held_up_by_nobody_while_it_is_root_and_holds_up_nobody() {
     machine.finish();
 }
 
+#[test]
+fn a_signal_that_comes_during_set_up_is_met_by_the_program_and_not_by_root() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let mut machine = Machine::new(&shell_image(), "");
+    let hook = machine.sandbox.new_directory("hook").unwrap().join("pre.sh");
+    let (flag, done) = (hook.with_file_name("here"), hook.with_file_name("done"));
+    let body = format!(": > {}; sleep 0.3; : > {}\n", flag.display(), done.display());
+    fs::write(&hook, body).unwrap();
+    machine.sandbox.write_udiroot(&[("sitePreMountHook", &hook.display().to_string())]).unwrap();
+    for (before, ended_by, said) in [("true", Some(2), ""), ("trap '' INT", None, "ran\n")] {
+        let script = format!("{before}; exec {} echo ran", machine.command_line());
+        let held = machine.as_user("alice").spawn(&["bash", "-c", &script]).unwrap();
+        let begin = Instant::now();
+        while !flag.exists() {
+            assert!(begin.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let pid = held.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let out = held.wait_with_output().unwrap();
+        assert!(done.exists(), "the hook was not cut short");
+        assert_eq!(out.status.signal(), ended_by, "{before}");
+        assert_eq!(String::from_utf8_lossy(&out.stdout), said, "{before}");
+        fs::remove_file(&flag).unwrap();
+        fs::remove_file(&done).unwrap();
+    }
+    machine.finish();
+}
+
 /// ST33: the image's name is given to a file of somebody else's while containers start: a start that does not see the
 /// trusted one is refused.
 #[test]

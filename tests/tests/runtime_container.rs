@@ -71,18 +71,26 @@ fn is_null(list: &str, number: &str) -> bool {
 #[test]
 fn only_descriptors_that_lead_nowhere_are_inherited() {
     let machine = Machine::new(&shell_image(), "");
-    let script = format!(
-        "exec 5</ 6</proc/self/ns/mnt 7</etc/hostname 8<. 9>/tmp/kept; {} ls -l /proc/self/fd <&8",
-        machine.command_line()
-    );
-    let out = machine.as_user("alice").run(&["bash", "-c", &script]).unwrap().success().unwrap();
-    let open: Vec<&str> =
-        out.lines().filter_map(|line| line.split(" -> ").next()?.split(' ').next_back()).collect();
-    for number in ["7", "9"] {
-        assert!(open.contains(&number), "{number} must stay:\n{out}");
-    }
-    for number in ["5", "6", "8"] {
-        assert!(!open.contains(&number), "{number} must be closed:\n{out}");
+    // With many and high ones, too: they are found in another way.
+    let few = "for n in $(seq 10 254); do eval \"exec $n<&-\"; done";
+    let mut out = String::new();
+    for (others, kept, closed) in [
+        (few, &["7", "9"][..], &["5", "6", "8"][..]),
+        ("exec 90</etc/hostname 91</ 92<.", &["7", "9", "90"], &["5", "6", "8", "91", "92"]),
+    ] {
+        let script = format!(
+            "{others}; exec 5</ 6</proc/self/ns/mnt 7</etc/hostname 8<. 9>/tmp/kept; {} ls -l /proc/self/fd <&8",
+            machine.command_line()
+        );
+        out = machine.as_user("alice").run(&["bash", "-c", &script]).unwrap().success().unwrap();
+        let open: Vec<&str> =
+            out.lines().filter_map(|line| line.split(" -> ").next()?.split(' ').next_back()).collect();
+        for number in kept {
+            assert!(open.contains(number), "{number} must stay:\n{out}");
+        }
+        for number in closed {
+            assert!(!open.contains(number), "{number} must be closed:\n{out}");
+        }
     }
     std::fs::remove_file("/tmp/kept").unwrap();
     assert!(is_null(&out, "0"), "a directory on standard input is replaced:\n{out}");

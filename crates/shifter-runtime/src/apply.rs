@@ -13,8 +13,8 @@ use shifter_sys::descriptors::path_of;
 use shifter_sys::directory::{self as dir, FileType, Links};
 use shifter_sys::lockdown::LockedDown;
 use shifter_sys::{child, loopdev, mount, namespace, trusted};
+use std::fmt::Display;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
 
 mod cache;
 #[cfg(feature = "setup")]
@@ -68,13 +68,13 @@ struct Build<'a> {
     last: Option<(String, OwnedFd)>,
 }
 
-/// Does every step and makes the result this process's root. `told` hears of each step and how long it took.
+/// Does every step and makes the result this process's root. `told` hears of each step once it is done.
 pub fn apply(
     plan: &MountPlan,
     config: &TrustedConfig,
     image: &Image,
     locked: &LockedDown,
-    told: &mut dyn FnMut(&dyn std::fmt::Display, std::time::Duration),
+    told: &mut dyn FnMut(&dyn Display),
 ) -> Result<Container> {
     mount::enter_new_namespace()?;
     let shared = plan.steps.iter().filter_map(shared_copy).collect::<Result<_>>()?;
@@ -83,11 +83,11 @@ pub fn apply(
     for place in [&config.udiroot.udi_mount, &config.udiroot.loop_mount] {
         namespace::unmount_all(place)?;
     }
+    told(&"namespace  of its own");
     let mut build = Build::new(config, locked, image, shared);
     build.perform_all(&plan.steps, told)?;
-    let start = Instant::now();
     mount::pivot_into(build.root()?)?;
-    told(&"enter      /", start.elapsed());
+    told(&"enter      /");
     Ok(Container(()))
 }
 
@@ -105,17 +105,12 @@ impl<'a> Build<'a> {
 }
 
 impl Build<'_> {
-    fn perform_all(
-        &mut self,
-        steps: &[Step],
-        told: &mut dyn FnMut(&dyn std::fmt::Display, std::time::Duration),
-    ) -> Result<()> {
+    fn perform_all(&mut self, steps: &[Step], told: &mut dyn FnMut(&dyn Display)) -> Result<()> {
         for step in steps {
-            let start = Instant::now();
             self.perform(step)?;
-            told(step, start.elapsed());
+            told(step);
             for line in std::mem::take(&mut self.said).lines() {
-                told(&format_args!("said       {line}"), std::time::Duration::ZERO);
+                told(&format_args!("said       {line}"));
             }
         }
         Ok(())
@@ -192,14 +187,20 @@ impl Build<'_> {
 
     /// A directory of the root itself, looked up once for steps that follow one another in it.
     fn place(&mut self, path: &str) -> Result<&OwnedFd> {
-        let place = match self.last.take().filter(|(known, _)| known == path) {
-            Some(known) => known,
-            None => (path.to_owned(), self.find(path)?),
-        };
-        if !self.is_ours(&place.1)? {
-            return Err(Error::Target { path: format!("{path}/"), rule: FOREIGN });
+        if path.is_empty() {
+            return self.root();
         }
-        Ok(&self.last.insert(place).1)
+        let known = match self.last.take().filter(|(known, _)| known == path) {
+            Some(known) => known,
+            None => {
+                let found = self.find(path)?;
+                if !self.is_ours(&found)? {
+                    return Err(Error::Target { path: format!("{path}/"), rule: FOREIGN });
+                }
+                (path.to_owned(), found)
+            }
+        };
+        Ok(&self.last.insert(known).1)
     }
 
     fn parent_of<'p>(&mut self, path: &'p str) -> Result<(&OwnedFd, &'p str)> {
@@ -289,27 +290,27 @@ impl Build<'_> {
     /// Makes what is missing of a place, but only in the root itself: never in something of the host's or the
     /// image's that is mounted there already.
     fn make_target(&self, path: &str, directory: bool) -> Result<OwnedFd> {
-        let mut place = self.find("/")?;
-        let mut so_far = String::new();
+        let mut place: Option<OwnedFd> = None; // the root
         let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
         for (index, name) in names.iter().enumerate() {
-            so_far = format!("{so_far}/{name}");
-            place = match dir::find_if_present(self.root()?, &so_far, Links::Refuse)? {
+            let parent = place.as_ref().map_or_else(|| self.root(), Ok)?;
+            let found = match dir::find_if_present(parent, name, Links::Refuse)? {
                 Some(found) => found,
-                None if !self.is_ours(&place)? => {
+                None if !self.is_ours(parent)? => {
                     return Err(Error::Target { path: path.to_owned(), rule: FOREIGN });
                 }
                 None => {
                     if directory || index + 1 < names.len() {
-                        dir::make(&place, *name, 0o755)?;
+                        dir::make(parent, *name, 0o755)?;
                     } else {
-                        dir::make_file(&place, *name)?;
+                        dir::make_file(parent, *name)?;
                     }
-                    self.find(&so_far)?
+                    dir::find(parent, name, Links::Refuse)?
                 }
             };
+            place = Some(found);
         }
-        Ok(place)
+        place.map_or_else(|| self.find("/"), Ok)
     }
 
     /// Whose rights look into the image: a directory that the caller named must not be opened to them by root.

@@ -107,7 +107,7 @@ fn build(
     }
     pin::pin(locked.proc(), &place, || match &in_place {
         Some(container) => container.enter().map_err(said),
-        None => apply::apply(plan, config, image, locked, &mut |_, _| {}).map(drop).map_err(said),
+        None => apply::apply(plan, config, image, locked, &mut |_| {}).map(drop).map_err(said),
     })?;
     // Last: nobody joins what has no record.
     Ok(dir::write_new(&job, prepared::RECORD, record.as_bytes())?)

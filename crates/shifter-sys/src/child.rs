@@ -98,7 +98,7 @@ fn exec_as_root(argv: &[&str], said: &impl AsFd, first_closed: u32) -> Result<()
     if marked != 0 {
         return Err(std::io::Error::last_os_error()).during("close the descriptors of", argv[0]);
     }
-    crate::signals::reset();
+    crate::signals::reset()?;
     let c_string = |word: &&str| std::ffi::CString::new(*word).unwrap_or_default();
     let words: Vec<_> = argv.iter().map(c_string).collect();
     let environment = ENVIRONMENT.map(|variable| std::ffi::CString::new(variable).unwrap_or_default());

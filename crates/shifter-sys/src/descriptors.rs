@@ -8,6 +8,8 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, StatxFlags};
 
 /// `PROC_SUPER_MAGIC` of linux/magic.h.
 const PROC_MAGIC: u64 = 0x9fa0;
+/// Most descriptors that are asked for one by one.
+const MOST_ASKED: RawFd = 32;
 
 /// A descriptor of `/proc` that is known to be procfs.
 #[derive(Debug)]
@@ -57,15 +59,11 @@ pub fn ensure_standard_streams() -> Result<()> {
 /// Closes every inherited descriptor that leads to a directory or a namespace; among the standard three
 /// such a one becomes `/dev/null`. Returns the numbers closed.
 pub fn close_those_leading_out(proc: &Proc) -> Result<Vec<RawFd>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let list = fs::openat(&proc.0, "self/fd", flags, Mode::empty()).during("list", "/proc/self/fd")?;
-    let numbers = crate::directory::numbers(&list, "").during("list", "/proc/self/fd")?;
-    let ours = [proc.0.as_raw_fd(), list.as_raw_fd()];
-    drop(list);
+    let ours = proc.0.as_raw_fd();
     let mut closed = Vec::new();
-    for number in numbers.into_iter().map(|number| number as RawFd).filter(|number| !ours.contains(number)) {
+    for number in open_numbers(proc)?.into_iter().filter(|number| *number != ours) {
         // SAFETY: the number stood in this process's own descriptor table and nothing has closed it since:
-        // there is one thread, and the only descriptor dropped is the listing's own, which is left out.
+        // there is one thread, and nothing is dropped meanwhile.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
         if !leads_out(fd, proc) {
             continue;
@@ -78,6 +76,24 @@ pub fn close_those_leading_out(proc: &Proc) -> Result<Vec<RawFd>> {
         ensure_standard_streams()?;
     }
     Ok(closed)
+}
+
+/// The numbers of all open descriptors. Since Linux 6.2 the size of the directory is how many there are, and most
+/// often they are the first ones: asking for those takes a tenth of the time that the directory takes to be listed.
+fn open_numbers(proc: &Proc) -> Result<Vec<RawFd>> {
+    let how_many = fs::statat(&proc.0, "self/fd", AtFlags::empty()).map_or(0, |found| found.st_size as usize);
+    // SAFETY: F_GETFD takes a number, and one that is not open is an error.
+    let is_open = |number: &RawFd| unsafe { libc::fcntl(*number, libc::F_GETFD) } != -1;
+    let first: Vec<RawFd> = (0..MOST_ASKED).filter(is_open).take(how_many).collect();
+    if how_many > 0 && first.len() == how_many {
+        return Ok(first);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let list = fs::openat(&proc.0, "self/fd", flags, Mode::empty()).during("list", "/proc/self/fd")?;
+    let entries = crate::directory::entries(&list, "/proc/self/fd", usize::MAX)?;
+    drop(list);
+    // Two of them were open for the listing alone.
+    Ok(entries.iter().filter_map(|entry| entry.name.to_str().ok()?.parse().ok()).filter(is_open).collect())
 }
 
 /// Asks without I/O to a server where the file system allows that (`STATX_DONT_SYNC`): a job's output is

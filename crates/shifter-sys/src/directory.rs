@@ -135,7 +135,7 @@ pub fn make_if_absent(parent: &OwnedFd, name: impl rustix::path::Arg + Copy, mod
     match fs::mkdirat(parent, name, Mode::from_raw_mode(mode)) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => Ok(false),
-        Err(error) => Err(error).during("make the directory", shown(name)),
+        Err(error) => Err(error).during("make the directory", name),
     }
 }
 
@@ -186,7 +186,7 @@ pub fn write_new(parent: &OwnedFd, name: &str, content: &[u8]) -> Result<()> {
 /// An empty file to mount something on.
 pub fn make_file(parent: &OwnedFd, name: impl rustix::path::Arg + Copy) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)).map(drop).during("create", shown(name))
+    fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)).map(drop).during("create", name)
 }
 
 /// A file of `size` bytes without a name, in a directory: it is gone with its last user, whatever happens.
@@ -218,7 +218,7 @@ pub fn make_link(
     name: impl rustix::path::Arg + Copy,
     target: impl rustix::path::Arg,
 ) -> Result<()> {
-    fs::symlinkat(target, parent, name).during("make the link", shown(name))
+    fs::symlinkat(target, parent, name).during("make the link", name)
 }
 
 /// What the symbolic link `name` in `directory` points to; `None` if it is none, or not UTF-8.
@@ -252,7 +252,7 @@ pub fn let_only_one_in(directory: &OwnedFd, uid: u32, name: &str) -> Result<()> 
 
 /// Copies the symbolic link `name` of `from` into `to`.
 pub fn copy_link(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<()> {
-    let target = fs::readlinkat(from, name, Vec::new()).during("read the link", shown(name))?;
+    let target = fs::readlinkat(from, name, Vec::new()).during("read the link", name)?;
     make_link(to, name, target.as_c_str())
 }
 
@@ -263,7 +263,7 @@ pub fn copy_tree(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<()> {
         let name = entry.name.as_c_str();
         let open = |parent: &OwnedFd, flags| {
             let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)).during("copy", shown(name))
+            fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)).during("copy", name)
         };
         match entry.file_type {
             FileType::Symlink => copy_link(from, to, name)?,
@@ -284,9 +284,9 @@ pub fn copy_tree(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<()> {
                 let mode = found.st_mode & 0o777;
                 let target = open(to, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
                 let executable = if mode & 0o111 == 0 { 0o444 } else { 0o555 };
-                fs::fchmod(&target, Mode::from_raw_mode(mode | executable)).during("copy", shown(name))?;
+                fs::fchmod(&target, Mode::from_raw_mode(mode | executable)).during("copy", name)?;
                 let (mut source, mut target) = (std::fs::File::from(source), std::fs::File::from(target));
-                std::io::copy(&mut source, &mut target).during("copy", shown(name))?;
+                std::io::copy(&mut source, &mut target).during("copy", name)?;
             }
             _ => {}
         }
@@ -297,18 +297,18 @@ pub fn copy_tree(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<()> {
 /// The directory `name` in `parent`; a link there is an error.
 pub fn find_directory(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    fs::openat(parent, name, flags, Mode::empty()).during("open", shown(name))
+    fs::openat(parent, name, flags, Mode::empty()).during("open", name)
 }
 
 /// The status of what has the name `name` in `directory`, links not followed.
 pub fn status_of(directory: &OwnedFd, name: &CStr) -> Result<Stat> {
-    fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).during("examine", shown(name))
+    fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).during("examine", name)
 }
 
 /// Gives `old` in `directory` the name `new`, which nothing has.
 pub fn rename(directory: &OwnedFd, old: &CStr, new: &str) -> Result<()> {
     let flags = fs::RenameFlags::NOREPLACE;
-    fs::renameat_with(directory, old, directory, new, flags).during("rename", shown(old))
+    fs::renameat_with(directory, old, directory, new, flags).during("rename", old)
 }
 
 /// Removes the directory `name` of `parent` and all that is in it, down to `depth`; its absence is fine.
@@ -321,10 +321,10 @@ pub fn remove_tree(parent: &OwnedFd, name: &CStr, depth: usize) -> Result<()> {
         match entry.file_type {
             FileType::Directory if depth > 0 => remove_tree(&directory, &entry.name, depth - 1)?,
             _ => fs::unlinkat(&directory, &entry.name, AtFlags::empty())
-                .during("remove", shown(entry.name.as_c_str()))?,
+                .during("remove", entry.name.as_c_str())?,
         }
     }
-    fs::unlinkat(parent, name, AtFlags::REMOVEDIR).during("remove", shown(name))
+    fs::unlinkat(parent, name, AtFlags::REMOVEDIR).during("remove", name)
 }
 
 /// Whether `name` is in `directory`, whatever it is.
@@ -332,7 +332,7 @@ pub fn has(directory: &OwnedFd, name: impl rustix::path::Arg + Copy) -> Result<b
     match fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
-        Err(error) => Err(error).during("examine", shown(name)),
+        Err(error) => Err(error).during("examine", name),
     }
 }
 
@@ -341,47 +341,23 @@ pub fn entries(directory: &OwnedFd, name: &str, most: usize) -> Result<Vec<Entry
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let readable = fs::openat(directory, ".", flags, Mode::empty()).during("list", name)?;
     let mut found = Vec::with_capacity(32);
-    let keep = |name: &CStr, file_type| {
-        if !matches!(name.to_bytes(), b"." | b"..") {
-            found.push(Entry { name: name.to_owned(), file_type });
+    let mut buffer = [MaybeUninit::uninit(); 2048];
+    let mut list = fs::RawDir::new(&readable, &mut buffer);
+    while let Some(entry) = list.next().transpose().during("list", name)? {
+        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            continue;
         }
-        found.len() <= most
-    };
-    for_each_entry(&readable, keep).during("list", name)?;
-    if found.len() > most {
-        return Err(Error::refused("list", name, "it has more entries than such a directory can have"));
+        if found.len() == most {
+            let rule = "it has more entries than such a directory can have";
+            return Err(Error::refused("list", name, rule));
+        }
+        found.push(Entry { name: entry.file_name().to_owned(), file_type: entry.file_type() });
     }
     for entry in found.iter_mut().filter(|entry| entry.file_type == FileType::Unknown) {
         let status = fs::statat(directory, &entry.name, AtFlags::SYMLINK_NOFOLLOW).during("examine", name)?;
         entry.file_type = FileType::from_raw_mode(status.st_mode);
     }
     Ok(found)
-}
-
-/// Lists through the descriptor itself and a buffer on the stack: nothing is opened or allocated, and nothing of
-/// the listing is left in the descriptor table. It ends early where `visit` says that it has enough.
-fn for_each_entry(
-    readable: &OwnedFd,
-    mut visit: impl FnMut(&CStr, FileType) -> bool,
-) -> rustix::io::Result<()> {
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut list = fs::RawDir::new(readable, &mut buffer);
-    while let Some(entry) = list.next().transpose()? {
-        if !visit(entry.file_name(), entry.file_type()) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// The numbers in those names that are `prefix` and a number: `7` in /proc/self/fd, `loop7` among block devices.
-pub(crate) fn numbers(readable: &OwnedFd, prefix: &str) -> rustix::io::Result<Vec<u32>> {
-    let mut numbers = Vec::with_capacity(32);
-    for_each_entry(readable, |name, _| {
-        numbers.extend(name.to_str().ok().and_then(|name| name.strip_prefix(prefix)?.parse::<u32>().ok()));
-        true
-    })?;
-    Ok(numbers)
 }
 
 /// Marks a directory of an overlay's layer so that the layers below do not shine through (overlayfs.rst).

@@ -1,5 +1,6 @@
 //! The one error of this crate: an operation, the thing it was done to, and what the kernel said.
 
+use rustix::path::Arg;
 use std::fmt;
 use std::io;
 
@@ -56,16 +57,16 @@ impl Error {
     }
 }
 
-/// Names operation and object of a kernel error.
+/// Names operation and object of a kernel error; nothing is made of them where there is none.
 pub(crate) trait During<T> {
-    fn during(self, operation: &'static str, object: impl AsRef<str>) -> Result<T>;
+    fn during(self, operation: &'static str, object: impl Arg) -> Result<T>;
 }
 
 impl<T, E: Into<io::Error>> During<T> for std::result::Result<T, E> {
-    fn during(self, operation: &'static str, object: impl AsRef<str>) -> Result<T> {
+    fn during(self, operation: &'static str, object: impl Arg) -> Result<T> {
         self.map_err(|error| Error {
             operation,
-            object: object.as_ref().to_owned(),
+            object: object.to_string_lossy().into_owned(),
             cause: Cause::Kernel(error.into()),
         })
     }

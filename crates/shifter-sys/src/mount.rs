@@ -125,12 +125,11 @@ pub fn executable_copy_of(place: &impl AsFd, name: &str) -> Result<OwnedFd> {
 /// Mounts what `from` has under `name` on what `to` has under the same name. The mount `from` lies on must be
 /// private and carry its flags already: a copy inherits both, so this is two system calls per entry.
 pub fn graft(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr) -> Result<()> {
-    let shown = name.to_string_lossy();
     let how = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-    let copy = open_tree(from, name, how).during("copy the mount of", &*shown)?;
-    move_mount(&copy, "", to, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).during("mount on", &*shown)
+    let copy = open_tree(from, name, how).during("copy the mount of", name)?;
+    move_mount(&copy, "", to, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).during("mount on", name)
 }
 
 /// `struct mount_attr` of linux/mount.h.

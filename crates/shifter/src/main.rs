@@ -23,7 +23,6 @@ use shifter_sys::directory::read_as_user;
 use shifter_sys::exec::{enter_directory, exec};
 use shifter_sys::lockdown::{LockedDown, lock_down};
 use std::process::ExitCode;
-use std::time::Instant;
 
 /// A handled error.
 const FAILED: u8 = 1;
@@ -47,7 +46,6 @@ const LARGEST_ENVIRONMENT_FILE: u64 = 1 << 20;
 type Failure = Box<dyn std::error::Error>;
 
 fn run(words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
-    let start = Instant::now();
     let options = match options::parse(words) {
         Ok(Outcome::Run(options)) => options,
         Ok(Outcome::Help) => {
@@ -61,7 +59,7 @@ fn run(words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::from(FAILED));
         }
     };
-    let verbose = messages::Verbose::new(options.verbose, start);
+    let verbose = messages::Verbose::new(options.verbose);
 
     let locked = lock_down().inspect_err(|_| step_down())?;
     if options.dry_run {
@@ -204,7 +202,7 @@ fn assemble(
                 MountPlan::build(&config, Wanted { id: &id, user, modules, volumes, etc, hosts: None });
             match &image {
                 Some(image) if !options.dry_run => {
-                    let mut told = |step: &dyn std::fmt::Display, took| verbose.step(step, took);
+                    let mut told = |step: &dyn std::fmt::Display| verbose.step(step);
                     Built::Container(apply::apply(&plan, &config, image, locked, &mut told)?)
                 }
                 _ => Built::Plan(plan),

@@ -1,10 +1,10 @@
 //! What the program says: errors and explanations on standard error, help on standard output. Writers that do
 //! not panic, since standard streams may be closed or broken.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Prints to standard output.
 pub(crate) fn print(text: &str) {
@@ -34,14 +34,15 @@ fn say(text: &str) {
 /// [`Verbose::flush`]: whoever holds the other end of a stream can make its writer wait for ever, and a writer
 /// that is still root is one that its caller cannot kill and that no limit on the caller's processes counts.
 pub(crate) struct Verbose {
-    on: bool,
-    start: Instant,
+    /// When it began and when the last line was kept; without `--verbose` no clock is looked at.
+    times: Option<(Instant, Cell<Instant>)>,
     text: RefCell<String>,
 }
 
 impl Verbose {
-    pub(crate) fn new(on: bool, start: Instant) -> Self {
-        Self { on, start, text: RefCell::default() }
+    pub(crate) fn new(on: bool) -> Self {
+        let times = on.then(Instant::now).map(|now| (now, Cell::new(now)));
+        Self { times, text: RefCell::default() }
     }
 
     /// Prints what was kept.
@@ -50,15 +51,17 @@ impl Verbose {
     }
 
     pub(crate) fn say(&self, what: &str, object: &str) {
-        if self.on {
-            let line = format!("{:>8} µs  {what}{object}\n", self.start.elapsed().as_micros());
+        if let Some((start, last)) = &self.times {
+            last.set(Instant::now());
+            let line = format!("{:>8} µs  {what}{object}\n", start.elapsed().as_micros());
             self.text.borrow_mut().push_str(&line);
         }
     }
 
-    pub(crate) fn step(&self, step: &dyn Display, took: Duration) {
-        if self.on {
-            self.say("", &format!("{step}  [{} µs]", took.as_micros()));
+    /// With the time since the line before.
+    pub(crate) fn step(&self, step: &dyn Display) {
+        if let Some((_, last)) = &self.times {
+            self.say("", &format!("{step}  [{} µs]", last.get().elapsed().as_micros()));
         }
     }
 

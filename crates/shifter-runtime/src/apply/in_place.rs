@@ -34,7 +34,7 @@ pub fn assemble_in_place<'a>(
     let mut build = Build { image_at: Some(image_at), ..Build::new(config, locked, image, shared) };
     let of_user = |step: &Step| matches!(step, Step::Volume(..) | Step::SealRoot);
     let (first, rest) = plan.steps.split_at(plan.steps.iter().position(of_user).unwrap_or(plan.steps.len()));
-    match build.perform_all(first, &mut |_, _| {}) {
+    match build.perform_all(first, &mut |_| {}) {
         Err(Error::System(error)) if build.root.is_none() && error.errno() == Some(EOPNOTSUPP) => {
             namespace::unmount_all(image_at)?;
             return Ok(None);
@@ -57,7 +57,7 @@ impl InPlace<'_> {
         let mut build = Build::new(config, locked, image, Vec::new());
         build.root = Some(trusted::open(&config.udiroot.udi_mount, trusted::Kind::Directory)?);
         build.image_root = self.build.image_root.as_ref().and_then(|root| root.try_clone().ok());
-        build.perform_all(self.rest, &mut |_, _| {})?;
+        build.perform_all(self.rest, &mut |_| {})?;
         Ok(mount::pivot_into(build.root()?)?)
     }
 }

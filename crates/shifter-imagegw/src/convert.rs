@@ -273,11 +273,17 @@ fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
                 job: &job.layers,
                 image: &job.image,
             });
-            own::convert((&layers, origins, kept), encoder, &job.output, (&job.scratch, records), &mut |begun| {
-                let read = layers.iter().map(|layer| layer.read.load(Ordering::Relaxed)).sum();
-                // The last answer is the one that counts.
-                let _nobody_listens = tell(&Answer::Progress(begun, read));
-            })
+            own::convert(
+                (&layers, origins, kept),
+                encoder,
+                &job.output,
+                (&job.scratch, records),
+                &mut |begun| {
+                    let read = layers.iter().map(|layer| layer.read.load(Ordering::Relaxed)).sum();
+                    // The last answer is the one that counts.
+                    let _nobody_listens = tell(&Answer::Progress(begun, read));
+                },
+            )
         }
         Way::Tool(options) => {
             let made = shifter_squashfs::convert(&options, &job.output, |out| {

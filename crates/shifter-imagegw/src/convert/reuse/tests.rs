@@ -123,7 +123,13 @@ impl Place {
         let path = self.folder.path().join(digest.hex());
         fs::write(&path, bytes).unwrap();
         let digest = digest.to_string();
-        ConvertLayer { path: Some(path), kept: None, diff_id: Some(digest.clone()), digest, compression: "none".into() }
+        ConvertLayer {
+            path: Some(path),
+            kept: None,
+            diff_id: Some(digest.clone()),
+            digest,
+            compression: "none".into(),
+        }
     }
 
     /// Converts, with layers that are kept in others' images.

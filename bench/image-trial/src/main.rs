@@ -20,7 +20,7 @@ use read::{Times, Took, WORKLOADS};
 const USUAL: Duration = Duration::from_secs(30);
 const FULL: Duration = Duration::from_secs(400);
 /// Rounds before that.
-const LEAST_ROUNDS: usize = 3;
+const LEAST_ROUNDS: usize = 1;
 
 struct Samples {
     recipe: Recipe,

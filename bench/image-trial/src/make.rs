@@ -112,15 +112,16 @@ impl Workshop {
     /// One line, see `convert.rs` of the gateway.
     fn job(&self, recipe: &Recipe, image: &Path) -> String {
         let options: Vec<String> = recipe.options.split(' ').map(|word| format!("{word:?}")).collect();
+        let shown = |path: &Path| path.display().to_string();
+        let (layer, output, scratch) = (shown(&self.layer), shown(image), shown(&self.images));
         format!(
-            "{{\"version\":{:?},\"layers\":[{{\"path\":{:?},\"digest\":\"sha256:{}\",\"diff_id\":null,\
-             \"compression\":\"none\"}}],\"output\":{:?},\"scratch\":{:?},\
-             \"converter\":{{\"program\":null,\"options\":[{}]}}}}\n",
+            "{{\"version\":{:?},\"layers\":[{{\"path\":{layer:?},\"digest\":\"sha256:{}\",\"diff_id\":null,\
+             \"compression\":\"none\"}}],\"output\":{output:?},\"image\":{output:?},\"scratch\":{scratch:?},\
+             \"converter\":{{\"program\":null,\"options\":[{}]}},\"records\":null,\
+             \"reach\":{{\"read\":[{layer:?}],\"write\":[{output:?}],\"make\":[{scratch:?}],\"run\":[],\
+             \"links\":false}}}}\n",
             self.version,
-            self.layer.display().to_string(),
             "0".repeat(64),
-            image.display().to_string(),
-            self.images.display().to_string(),
             options.join(",")
         )
     }

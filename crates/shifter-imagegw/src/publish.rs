@@ -171,15 +171,14 @@ impl Scratch {
             .mode(0o700)
             .create(&path)
             .map_err(|source| failed("creating", &path, parent, "a scratch directory", source))?;
-        let lock = path.join("lock");
-        let locked = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock);
+        // The directory itself is locked: nothing in it can be lost before the rest, nor taken away by who works there.
         // Best effort, as for parts: without locks, leftovers are told by age.
-        let locked = locked.inspect(|file| drop(file.try_lock()));
+        let locked = File::open(&path).inspect(|directory| drop(directory.try_lock()));
         match locked {
-            Ok(file) => Ok(Scratch { path, _lock: file }),
+            Ok(directory) => Ok(Scratch { path, _lock: directory }),
             Err(source) => {
-                let _ = std::fs::remove_dir_all(&path);
-                Err(failed("creating", &lock, parent, "a scratch directory", source))
+                let _ = std::fs::remove_dir(&path);
+                Err(failed("opening", &path, parent, "a scratch directory", source))
             }
         }
     }
@@ -205,12 +204,11 @@ pub(crate) fn remove_leftovers(directory: &Path) -> io::Result<usize> {
         let Some(name) = name.to_str().filter(|name| is_part_name(name)) else { continue };
         let path = entry.path();
         let is_directory = entry.file_type()?.is_dir();
-        let lock = if is_directory { path.join("lock") } else { path.clone() };
         let is_ours = name.rsplit('.').next().is_some_and(|random| random.starts_with(host_mark()));
-        let is_dead = match File::open(&lock).map(|file| file.try_lock()) {
+        let is_dead = match File::open(&path).map(|part| part.try_lock()) {
             Ok(Ok(())) => is_ours || is_old(&entry),
             Ok(Err(TryLockError::WouldBlock)) => false,
-            // No lock file, or a file system without locks: only age can tell.
+            // Not to be opened, or a file system without locks: only age can tell.
             Ok(Err(TryLockError::Error(_))) | Err(_) => is_old(&entry),
         };
         if is_dead {
@@ -467,7 +465,8 @@ mod tests {
         std::fs::write(dir.path().join(part_name(ID)), b"dead").unwrap();
         let dead = dir.path().join(part_name(ID));
         std::fs::create_dir(&dead).unwrap();
-        std::fs::write(dead.join("lock"), b"").unwrap();
+        // As far as its removal came.
+        std::fs::write(dead.join("image"), b"").unwrap();
         // Another host's writer may well live: its locks do not reach us.
         std::fs::write(dir.path().join(format!(".{ID}.partial.0011223344556677")), b"elsewhere").unwrap();
         for foreign in

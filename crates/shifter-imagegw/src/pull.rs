@@ -5,6 +5,7 @@
 //! published under that digest is only granted; else one caller at a time downloads, converts and
 //! publishes it while the others with the same digest wait for the outcome.
 
+mod lines;
 mod make;
 mod reuse;
 

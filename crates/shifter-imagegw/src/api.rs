@@ -12,15 +12,16 @@ use shifter_core::image_type::ImageType;
 use crate::acl::{self, Groups, Member};
 use crate::auth::Caller;
 use crate::catalog::{Catalog, CatalogError, NewJob, Submitted, submit};
-use crate::config::{Access, Config, Platform};
+use crate::config::{Access, Platform};
 use crate::convert::sentence;
 use crate::jobs::Jobs;
+use crate::live::Live;
 use crate::model::{Grant, Image, Job, JobStatus, TagKey, now};
 use crate::target::{Target, parse_reference};
 
 /// Everything the handlers need.
 pub(crate) struct Api {
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Live,
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) groups: Groups,

@@ -5,6 +5,7 @@
 //! stop working (unknown keys are reported with the nearest known name, unused keys are accepted).
 //! It deliberately does not look at the machine: whether directories exist is found out by `serve`.
 
+mod doors;
 mod keys;
 mod registries;
 mod section;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use serde_json::Value;
 use shifter_registry::Registries;
 
+pub(crate) use self::doors::{Doors, Endpoint, TlsFiles};
 use self::section::{Notes, Section};
 use crate::catalog::{Place, PlaceError};
 use crate::convert::{self, Converters, Program};
@@ -49,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) log_level: Option<&'static str>,
     /// Where the catalog is.
     pub(crate) database: Place,
+    /// Listeners, administrators' socket, form of the log.
+    pub(crate) doors: Doors,
     /// Keys that are set and that this version cannot honour; each is a whole sentence.
     unsupported: Vec<String>,
 }
@@ -201,6 +205,7 @@ fn read(top: &mut Section<'_>) -> Config {
         examiner: read_examiner(top),
         conversion_time: conversion_time.map_or(convert::TIME, Duration::from_secs),
         unsupported,
+        doors: doors::read(top, &database),
         database,
         format: top
             .choice("DefaultImageFormat", &["squashfs", "cramfs", "ext4", "mock"])

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -17,6 +18,7 @@ use crate::api::{Api, Refusal};
 use crate::auth::{AuthError, Authenticator, Caller};
 use crate::config::Platform;
 use crate::convert::sentence;
+use crate::prometheus::METRICS;
 use crate::route::{self, Route, RouteError};
 
 /// Longest request body, bytes.
@@ -34,7 +36,8 @@ pub(crate) struct Service {
     pub(crate) authenticator: Authenticator,
 }
 
-/// The router: everything falls through to one handler.
+/// The API without what stands before it: everything falls through to one handler.
+#[cfg(test)]
 pub(crate) fn router(service: Arc<Service>) -> Router {
     Router::new().fallback(handle).with_state(service)
 }
@@ -53,7 +56,7 @@ impl Problem {
     }
 }
 
-async fn handle(State(service): State<Arc<Service>>, request: Request) -> Response {
+pub(crate) async fn handle(State(service): State<Arc<Service>>, request: Request) -> Response {
     let begun = std::time::Instant::now();
     let (parts, body) = request.into_parts();
     let target: String = parts.uri.path().chars().take(4096).collect();
@@ -154,6 +157,7 @@ async fn authenticate(
             AuthError::Missing | AuthError::Refused(_) => StatusCode::UNAUTHORIZED,
             AuthError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
+        METRICS.munge_failed(status == StatusCode::UNAUTHORIZED);
         Problem::new(status, error.to_string())
     })?;
     if !caller.payload.allows(parts.method.as_str(), path, body) {

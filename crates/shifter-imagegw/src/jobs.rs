@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use crate::catalog::{Catalog, CatalogError, HEARTBEAT, LEASE, Lease, patiently};
 use crate::convert::sentence;
 use crate::model::{Job, JobStatus, now};
+use crate::prometheus::METRICS;
 use crate::pull::{Progress, PullError, Puller};
 
 /// How long a job that lost its credentials waits for its caller after a restart.
@@ -207,6 +208,7 @@ impl Jobs {
         let seconds = now() - begun;
         let why = match result {
             Ok(Ok(())) => {
+                METRICS.pull_ended(true, seconds);
                 tracing::info!(job = number, system, tag, uid, seconds, "pull is ready");
                 return;
             }
@@ -218,6 +220,7 @@ impl Jobs {
             Err(error) if error.is_cancelled() => return,
             Err(_) => "the pull ended by an internal error; the gateway's log says more".to_owned(),
         };
+        METRICS.pull_ended(false, seconds);
         tracing::warn!(job = number, system, tag, uid, seconds, why, "pull failed");
         let failed = patiently(|| self.catalog.set_status(lease, JobStatus::Failure, &why));
         if let Err(error) = failed.await {

@@ -4,28 +4,39 @@
 //! processes that work on untrusted bytes. Everything else is asked by HTTP.
 
 mod acl;
+mod admin;
 mod api;
 mod auth;
+mod backup;
 mod catalog;
+mod checking;
+mod commands;
 mod config;
 mod confine;
 mod convert;
 mod examine;
+mod front;
+mod health;
 mod http;
 mod jobs;
 mod listen;
+mod live;
 mod locks;
 mod model;
+mod notify;
 mod offspring;
+mod prometheus;
 mod publish;
 mod pull;
+mod reconcile;
+mod reload;
 mod route;
 mod serve;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tls;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -34,7 +45,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::catalog::{Place, Source};
-use crate::config::{Config, keys_reference};
+use crate::config::{Config, Endpoint, keys_reference};
 
 /// Image gateway of Shifter.
 #[derive(Parser)]
@@ -50,6 +61,12 @@ enum Command {
     Serve(Serve),
     /// Check a configuration and say everything that is wrong with it.
     CheckConfig(CheckConfig),
+    /// Compare the catalog with the image directories; repair either.
+    Reconcile(commands::Reconcile),
+    /// Copy the catalog while it is served.
+    Backup(commands::Backup),
+    /// Say what the running gateway lacks to be ready.
+    Ready(commands::Ready),
     /// Copy the catalog into another database.
     Migrate(Migrate),
     /// The converter process; started by serve.
@@ -70,9 +87,9 @@ enum Command {
 struct Serve {
     #[command(flatten)]
     config: ConfigPath,
-    /// Address and port to listen on; may be given several times.
-    #[arg(long, default_value = "0.0.0.0:5000")]
-    listen: Vec<SocketAddr>,
+    /// ADDRESS:PORT or unix:/PATH to listen on, instead of the key Listen; may be given several times.
+    #[arg(long, value_parser = Endpoint::parse)]
+    listen: Vec<Endpoint>,
 }
 
 #[derive(Args)]
@@ -128,6 +145,9 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(arguments) => serve(&arguments),
         Command::CheckConfig(arguments) => check_config(&arguments),
+        Command::Reconcile(arguments) => arguments.run(),
+        Command::Backup(arguments) => arguments.run(),
+        Command::Ready(arguments) => arguments.run(),
         Command::Migrate(arguments) => migrate(&arguments),
         Command::Convert => return ExitCode::from(convert::child()),
         Command::Unpack => return ExitCode::from(examine::unpack()),
@@ -153,19 +173,36 @@ fn load(path: &Path) -> anyhow::Result<(Config, Vec<String>)> {
     Ok((config, warnings))
 }
 
+/// Begins to log; the value changes the level. `RUST_LOG` overrules the configuration.
+fn start_log(config: &Config) -> anyhow::Result<reload::SetLevel> {
+    // sqlx logs statements at debug level; they hold names of private images.
+    let filter = |level: &str| {
+        EnvFilter::try_from_default_env()
+            .or_else(|_| EnvFilter::try_new(format!("warn,shifter_imagegw={level},shifter_registry={level}")))
+    };
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    let first = filter(config.log_level.unwrap_or("info"))?;
+    if config.doors.logs_json {
+        let log = log.json().with_env_filter(first).with_filter_reloading();
+        let handle = log.reload_handle();
+        log.init();
+        return Ok(Box::new(move |level| Ok(handle.reload(filter(level)?)?)));
+    }
+    let log = log.with_env_filter(first).with_filter_reloading();
+    let handle = log.reload_handle();
+    log.init();
+    Ok(Box::new(move |level| Ok(handle.reload(filter(level)?)?)))
+}
+
 fn serve(arguments: &Serve) -> anyhow::Result<()> {
     let path = arguments.config.get();
     let (config, warnings) = load(&path)?;
-    let level = config.log_level.unwrap_or("info");
-    // sqlx logs statements at debug level; they hold names of private images.
-    let filter = EnvFilter::try_from_default_env()
-        .or_else(|_| EnvFilter::try_new(format!("warn,shifter_imagegw={level},shifter_registry={level}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let set_level = start_log(&config)?;
     for warning in warnings {
         tracing::warn!(file = %path.display(), "{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve::serve(config, &arguments.listen));
+    let result = runtime.block_on(serve::serve(config, path, &arguments.listen, set_level));
     // Blocking work that is still going (a copy, a lookup) does not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     result
@@ -200,19 +237,14 @@ fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {
     }
     let path = arguments.config.get();
     let (config, warnings) = load(&path)?;
-    for warning in warnings {
+    let text = std::fs::read_to_string(&path)?;
+    let opened = checking::opened(&text, &config);
+    for warning in warnings.iter().chain(&checking::doubts(&config)).chain(&opened) {
         eprintln!("shifter-imagegw: warning: {warning}");
     }
-    config
-        .check_servable()
-        .with_context(|| format!("{} is in order but cannot be served", path.display()))?;
-    for (name, platform) in &config.platforms {
-        convert::check(&platform.converters).map_err(anyhow::Error::msg).with_context(|| {
-            format!("the ConverterOptions of system {name} in {} cannot be used", path.display())
-        })?;
-    }
-    if let Some(examiner) = &config.examiner {
-        examiner.check().map_err(anyhow::Error::msg)?;
+    let problems = checking::problems(&config);
+    if !problems.is_empty() {
+        anyhow::bail!("{} cannot be served:\n{}", path.display(), problems.join("\n"));
     }
     // Tried as whoever asks, who may be allowed another thing than the gateway's account.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -229,17 +261,27 @@ mod command_line {
 
     use super::*;
 
-    fn listen(words: &[&str]) -> Vec<String> {
-        match Cli::try_parse_from([&["shifter-imagegw"], words].concat()).unwrap().command {
-            Command::Serve(serve) => serve.listen.iter().map(SocketAddr::to_string).collect(),
-            _ => panic!("{words:?}"),
+    fn listen(words: &[&str]) -> Option<Vec<String>> {
+        match Cli::try_parse_from([&["shifter-imagegw"], words].concat()).ok()?.command {
+            Command::Serve(serve) => Some(serve.listen.iter().map(Endpoint::to_string).collect()),
+            _ => None,
         }
     }
 
     #[test]
-    fn serve_listens_on_port_5000_of_all_addresses_unless_told_otherwise() {
-        assert_eq!(listen(&["serve"]), ["0.0.0.0:5000"]);
-        let two = ["serve", "--listen", "127.0.0.1:8000", "--listen", "[::1]:8000"];
-        assert_eq!(listen(&two), ["127.0.0.1:8000", "[::1]:8000"]);
+    fn addresses_and_sockets_of_the_command_line_are_read_or_refused() {
+        for (words, expected) in [
+            (&["serve"][..], Some(&[][..])),
+            (
+                &["serve", "--listen", "127.0.0.1:8000", "--listen", "[::1]:8000"],
+                Some(&["127.0.0.1:8000", "[::1]:8000"]),
+            ),
+            (&["serve", "--listen", "unix:/run/gw.sock"], Some(&["unix:/run/gw.sock"])),
+            (&["serve", "--listen", "unix:gw.sock"], None),
+            (&["serve", "--listen", "localhost"], None),
+        ] {
+            let expected = expected.map(|texts| texts.iter().map(|text| (*text).to_owned()).collect());
+            assert_eq!(listen(words), expected, "{words:?}");
+        }
     }
 }

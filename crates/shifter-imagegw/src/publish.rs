@@ -148,7 +148,16 @@ impl Drop for Scratch {
 
 /// Removes parts and scratch directories whose writer is dead; returns how many there were.
 pub(crate) fn remove_leftovers(directory: &Path) -> io::Result<usize> {
-    let mut removed = 0;
+    let leftovers = leftovers(directory)?;
+    for path in &leftovers {
+        remove(path, path.is_dir());
+    }
+    Ok(leftovers.len())
+}
+
+/// Parts and scratch directories whose writer is dead.
+pub(crate) fn leftovers(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut leftovers = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         if !entry.file_name().to_str().is_some_and(is_part_name) {
@@ -164,11 +173,10 @@ pub(crate) fn remove_leftovers(directory: &Path) -> io::Result<usize> {
             Ok(Err(TryLockError::Error(_))) | Err(_) => is_old(&entry),
         };
         if is_dead {
-            remove(&path, is_directory);
-            removed += 1;
+            leftovers.push(path);
         }
     }
-    Ok(removed)
+    Ok(leftovers)
 }
 
 fn is_old(entry: &std::fs::DirEntry) -> bool {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use shifter_core::digest::Algorithm;
 use shifter_registry::{BlobCache, Client, Credentials, RegistryError, Settings};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use self::make::Making;
 use self::reuse::LayerIndexes;
@@ -23,6 +23,7 @@ use crate::catalog::{Catalog, CatalogError, Record, Tag, patiently};
 use crate::config::{Access, Config, Platform};
 use crate::convert::{ConvertError, Converter};
 use crate::examine::ExamineError;
+use crate::live::Live;
 use crate::locks::Locks;
 use crate::model::{Grant, Image, Job, JobStatus, now};
 use crate::publish::{self, PublishError};
@@ -90,21 +91,21 @@ impl PullError {
 
 /// What all pulls share.
 pub(crate) struct Puller {
-    config: Arc<Config>,
+    config: Live,
     catalog: Arc<dyn Catalog>,
     cache: BlobCache,
     indexes: LayerIndexes,
     registries: Mutex<HashMap<String, Registry>>,
     converter: Converter,
     /// Turns for conversion.
-    workers: Semaphore,
+    workers: Arc<Semaphore>,
     flights: Locks<Option<Failure>>,
     images: Locks<()>,
     gateway_uid: u32,
 }
 
 /// One location. The client has no credentials; the callers' are made from it and share its connections
-/// and certificates, nothing else. A changed CA file counts after a restart. Turns are counted per
+/// and certificates, nothing else. A changed CA file counts after a reload. Turns are counted per
 /// location, so that a registry that does not answer holds up nobody else's users.
 #[derive(Clone)]
 struct Registry {
@@ -139,7 +140,7 @@ impl Progress {
 
 impl Puller {
     pub(crate) fn new(
-        config: Arc<Config>,
+        config: Live,
         catalog: Arc<dyn Catalog>,
         converter: Converter,
         gateway_uid: u32,
@@ -150,7 +151,7 @@ impl Puller {
             cache: open_cache(&config)?,
             indexes,
             registries: Mutex::default(),
-            workers: Semaphore::new(config.worker_threads),
+            workers: Arc::new(Semaphore::new(config.worker_threads)),
             flights: Locks::default(),
             images: Locks::default(),
             config,
@@ -168,6 +169,33 @@ impl Puller {
         }
         tracing::info!(blobs = contents.blobs.len(), bytes = contents.size(), "blob cache opened");
         Ok(())
+    }
+
+    /// Blobs in the cache, and bytes of them.
+    pub(crate) async fn cache_size(&self) -> Option<(usize, u64)> {
+        let contents = self.cache.contents().await.ok()?;
+        Some((contents.blobs.len(), contents.size()))
+    }
+
+    /// Keeps pulls of an image from publishing it or changing who may use it.
+    pub(crate) async fn hold(&self, system: &str, id: &str) -> OwnedMutexGuard<()> {
+        self.images.lock(format!("{system} {id}")).await
+    }
+
+    /// Follows a changed configuration: registries are connected to anew, and with changed certificates; turns for
+    /// conversion become more at once, or fewer as they come back.
+    pub(crate) fn reconfigured(&self, old: &Config) {
+        self.registries.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        let (before, after) = (old.worker_threads, self.config.worker_threads);
+        self.workers.add_permits(after.saturating_sub(before));
+        if let Ok(fewer @ 1..) = u32::try_from(before.saturating_sub(after)) {
+            let workers = self.workers.clone();
+            tokio::spawn(async move {
+                if let Ok(permits) = workers.acquire_many_owned(fewer).await {
+                    permits.forget();
+                }
+            });
+        }
     }
 
     /// Carries one job to READY, or says why not.

@@ -27,6 +27,7 @@ use crate::config::{Authentication, Config};
 use crate::convert::Converter;
 use crate::http::{Service, router};
 use crate::jobs::Jobs;
+use crate::live::Live;
 use crate::pull::Puller;
 
 pub(crate) use self::http::exchange;
@@ -74,7 +75,7 @@ impl Gateway {
         for name in ["cache", "expand", "images", "arm"] {
             std::fs::create_dir_all(dir.join(name)).unwrap();
         }
-        let config = Arc::new(Config::parse(&text).unwrap_or_else(|error| panic!("{error}")).0);
+        let config = Live::new(Config::parse(&text).unwrap_or_else(|error| panic!("{error}")).0);
         let catalog = open_for_use(place).await.unwrap();
         let converter = Converter::from_command(&["sh", "-c", CHILD, dir.to_str().unwrap()]);
         let puller = Puller::new(config.clone(), catalog.clone(), converter, 999).unwrap();

@@ -20,6 +20,7 @@ use crate::config::Platform;
 use crate::confine::Reach;
 use crate::convert::{self, ConvertError, ConvertJob, ConvertLayer};
 use crate::model::{Image, Job, JobStatus, RunConfig};
+use crate::prometheus::METRICS;
 use crate::publish::{self, NewImage, Scratch};
 use crate::target::Target;
 
@@ -294,6 +295,7 @@ impl<'a> Making<'a> {
         let places = resolved.layers.iter().zip(offers).zip(blobs);
         let places = places.filter(|((_, offer), blob)| offer.is_none() && blob.is_none());
         let (layers, places): (Vec<_>, Vec<_>) = places.map(|((layer, _), blob)| (layer, blob)).unzip();
+        METRICS.layers_kept(resolved.layers.len() - layers.len());
         if layers.is_empty() {
             return Ok(());
         }
@@ -310,7 +312,11 @@ impl<'a> Making<'a> {
                 bytes.store(progress.received, Ordering::Relaxed);
                 show();
             };
-            async move { self.puller.cache.fetch(self.client, &self.target.repository, layer, &report).await }
+            async move {
+                let fetched =
+                    self.puller.cache.fetch(self.client, &self.target.repository, layer, &report).await;
+                fetched.inspect(|_| METRICS.layer_fetched(layer.size))
+            }
         });
         // Collected first: over a lazy iterator the compiler cannot prove the whole to be Send.
         let fetches: Vec<_> = fetches.collect();

@@ -66,11 +66,7 @@ fn look(directory: &Path) -> std::io::Result<Contents> {
         let files = contents.images.entry(id.to_owned()).or_default();
         files.changed = files.changed.max(found.modified().ok());
         if end == "meta" {
-            files.meta = (found.len() <= LONGEST_META)
-                .then(|| {
-                    std::fs::read(entry.path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-                })
-                .transpose()?;
+            files.meta = read_meta(&entry.path(), found.len());
             files.paths.insert(0, entry.path());
         } else {
             files.images.insert(end.to_owned(), found.len());
@@ -78,4 +74,14 @@ fn look(directory: &Path) -> std::io::Result<Contents> {
         }
     }
     Ok(contents)
+}
+
+/// One that cannot be read, being somebody else's for instance, is as good as none, and must not end the looking.
+fn read_meta(path: &Path, length: u64) -> Option<String> {
+    if length > LONGEST_META {
+        return None;
+    }
+    let read = std::fs::read(path)
+        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cannot be read"));
+    read.ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -15,10 +15,10 @@ use shifter_core::image_type::ImageType;
 use crate::acl::{self, Groups, Member};
 use crate::auth::Caller;
 use crate::catalog::{Catalog, CatalogError, NewJob, Submitted, Tag, submit};
-use crate::config::Config;
 use crate::convert::sentence;
 use crate::filter::Filter;
 use crate::jobs::Jobs;
+use crate::live::Live;
 use crate::login::Logins;
 use crate::model::{Grant, Image, Job, TagKey, now};
 use crate::target::{Target, parse_reference};
@@ -26,7 +26,7 @@ use crate::waiting::{Elsewhere, Pulled};
 
 /// Everything the handlers need.
 pub(crate) struct Api {
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Live,
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) groups: Groups,
@@ -67,7 +67,7 @@ pub(crate) enum Refusal {
 
 impl Api {
     /// The handlers' common ground.
-    pub(crate) fn new(config: Arc<Config>, catalog: Arc<dyn Catalog>, jobs: Arc<Jobs>) -> Api {
+    pub(crate) fn new(config: Live, catalog: Arc<dyn Catalog>, jobs: Arc<Jobs>) -> Api {
         let (groups, logins) = (Groups::default(), Logins::default());
         let elsewhere = Elsewhere::new(catalog.clone());
         Api { config, catalog, jobs, groups, logins, elsewhere }

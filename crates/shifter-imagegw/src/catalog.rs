@@ -15,7 +15,7 @@ mod sql;
 mod submit;
 
 use std::cmp::Ordering;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +69,9 @@ pub(crate) enum CatalogError {
     /// A row that this program cannot have written.
     #[error("{operation} in the catalog failed: {column} holds \"{value}\"")]
     Row { operation: &'static str, column: &'static str, value: String },
+    /// Only SQLite's catalog is a file.
+    #[error("this catalog is kept by a database server; its own tools copy it")]
+    NoFile,
     /// The original's documents have one type per image.
     #[error("the catalog holds image {id} as type {found}; under MongoDB it cannot be of type {wanted}, too")]
     Type { id: String, found: String, wanted: String },
@@ -243,6 +246,11 @@ pub(crate) trait Catalog: Send + Sync {
 
     /// Removes the jobs that were over before this time.
     async fn forget_ends_before(&self, before: f64) -> Result<(), CatalogError>;
+
+    /// Copies all of it, as of one moment, into an empty file; only what is a file itself can.
+    async fn copy_to(&self, _file: &Path) -> Result<(), CatalogError> {
+        Err(CatalogError::NoFile)
+    }
 
     /// Ends the connections.
     async fn close(&self);

@@ -5,6 +5,7 @@
 //! stop working (unknown keys are reported with the nearest known name, unused keys are accepted).
 //! It deliberately does not look at the machine: whether directories exist is found out by `serve`.
 
+mod doors;
 mod images;
 mod keys;
 mod openings;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use serde_json::Value;
 use shifter_registry::Registries;
 
+pub(crate) use self::doors::{Doors, Endpoint, TlsFiles};
 pub(crate) use self::openings::Environment;
 use self::section::{Notes, Section};
 use crate::catalog::{Place, PlaceError};
@@ -62,6 +64,8 @@ pub(crate) struct Config {
     pub(crate) log_level: Option<&'static str>,
     /// Where the catalog is.
     pub(crate) database: Place,
+    /// Listeners, administrators' socket, form of the log.
+    pub(crate) doors: Doors,
     /// Keys that are set and that this version cannot honour; each is a whole sentence.
     unsupported: Vec<String>,
 }
@@ -215,6 +219,7 @@ fn read(top: &mut Section<'_>) -> Config {
         examiner: read_examiner(top),
         conversion_time: conversion_time.map_or(convert::TIME, Duration::from_secs),
         unsupported,
+        doors: doors::read(top, &database),
         database,
         seal_key_file: top.path("SealKeyFile"),
         cache_directory: top.required_path("CacheDirectory").unwrap_or_default(),

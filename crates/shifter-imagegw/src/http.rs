@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -18,6 +19,7 @@ use crate::audit::Decision;
 use crate::auth::{AuthError, Authenticator, Caller};
 use crate::config::Platform;
 use crate::convert::sentence;
+use crate::prometheus::METRICS;
 use crate::route::{self, Names, Query, RouteError};
 use crate::routes::{Run, Who};
 
@@ -42,7 +44,8 @@ pub(crate) struct Service {
     pub(crate) authenticator: Authenticator,
 }
 
-/// The router: everything falls through to one handler.
+/// The API without what stands before it: everything falls through to one handler.
+#[cfg(test)]
 pub(crate) fn router(service: Arc<Service>) -> Router {
     Router::new().fallback(handle).with_state(service)
 }
@@ -106,7 +109,7 @@ struct Known {
     gid: Option<u32>,
 }
 
-async fn handle(State(service): State<Arc<Service>>, request: Request) -> Response {
+pub(crate) async fn handle(State(service): State<Arc<Service>>, request: Request) -> Response {
     let begun = std::time::Instant::now();
     let (parts, body) = request.into_parts();
     let id = request_id(&parts);
@@ -258,6 +261,7 @@ impl From<AuthError> for Problem {
             AuthError::Missing | AuthError::Refused(_) => StatusCode::UNAUTHORIZED,
             AuthError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
+        METRICS.munge_failed(status == StatusCode::UNAUTHORIZED);
         Problem::new(status, error.to_string())
     }
 }

@@ -32,6 +32,7 @@ use crate::catalog::{Catalog, CatalogError, Change, HEARTBEAT, Lease, patiently}
 use crate::convert::sentence;
 use crate::model::{Job, JobStatus, now};
 use crate::progress::{Phase, Progress, Standing};
+use crate::prometheus::METRICS;
 use crate::pull::{PullError, Puller};
 use crate::seal::SealKey;
 
@@ -282,6 +283,7 @@ impl Jobs {
         let seconds = now() - begun;
         let why = match result {
             Ok(Ok(())) => {
+                METRICS.pull_ended(true, seconds);
                 tracing::info!(job = number, system, tag, uid, seconds, "pull is ready");
                 return;
             }
@@ -293,6 +295,7 @@ impl Jobs {
             Ok(Err(error)) => sentence(&error),
             Err(_) => "the pull ended by an internal error; the gateway's log says more".to_owned(),
         };
+        METRICS.pull_ended(false, seconds);
         tracing::warn!(job = number, system, tag, uid, seconds, why, "pull failed");
         audit::not_granted(&job, &why);
         let failed = patiently(|| self.catalog.set_status(lease, JobStatus::Failure, &why));

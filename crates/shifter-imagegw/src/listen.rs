@@ -1,20 +1,28 @@
 //! Accepting connections with limits: how many at a time, how long a request's head may take, how
 //! large it may be. Whoever opens connections and says nothing costs a slot for some seconds only.
 //!
-//! Own, because the framework's ready-made server has none of these limits.
+//! Addresses, with TLS or without, and unix sockets are the same from here on. Own, because the
+//! framework's ready-made server has none of these limits.
 
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
+use crate::config::Endpoint;
 use crate::patient::Patient;
+use crate::tls::Tls;
 
 /// What one listener puts up with.
 #[derive(Clone, Copy, Debug)]
@@ -44,19 +52,102 @@ impl Default for Limits {
     }
 }
 
+/// Something that takes connections.
+pub(crate) enum Listener {
+    Tcp(TcpListener, Option<Tls>),
+    Unix { listener: UnixListener, _file: SocketFile },
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Listener {
+        Listener::Tcp(listener, None)
+    }
+}
+
+/// A connection before its TLS handshake, which must not hold up the next one.
+enum Raw {
+    Tcp(TcpStream, Option<Tls>),
+    Unix(UnixStream),
+}
+
+/// What HTTP is spoken over.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+impl Listener {
+    /// Begins to listen. Everybody may connect to a unix socket, as to an address; its directory can say otherwise.
+    pub(crate) async fn bind(endpoint: &Endpoint, tls: Option<&Tls>) -> anyhow::Result<Listener> {
+        match endpoint {
+            Endpoint::Tcp(address) => TcpListener::bind(address)
+                .await
+                .map(|listener| Listener::Tcp(listener, tls.cloned()))
+                .with_context(|| format!("listening on {address} failed")),
+            Endpoint::Unix(path) => {
+                let (listener, _file) = bind_unix(path, 0o666)?;
+                Ok(Listener::Unix { listener, _file })
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Raw> {
+        match self {
+            Listener::Tcp(listener, tls) => {
+                listener.accept().await.map(|(stream, _)| Raw::Tcp(stream, tls.clone()))
+            }
+            Listener::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| Raw::Unix(stream)),
+        }
+    }
+}
+
+impl Raw {
+    async fn ready(self) -> io::Result<Box<dyn Wire>> {
+        Ok(match self {
+            Raw::Tcp(stream, None) => Box::new(stream),
+            Raw::Tcp(stream, Some(tls)) => Box::new(tls.accept(stream).await?),
+            Raw::Unix(stream) => Box::new(stream),
+        })
+    }
+}
+
+/// A socket's name, removed with its value.
+pub(crate) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Listens on a unix socket of this mode. One that a dead process left is replaced, a living one's is not.
+pub(crate) fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<(UnixListener, SocketFile)> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let answer = || std::os::unix::net::UnixStream::connect(path).map_err(|error| error.kind());
+    if is_socket && answer().err() == Some(io::ErrorKind::ConnectionRefused) {
+        std::fs::remove_file(path)
+            .with_context(|| format!("removing the socket {} of a dead process failed", path.display()))?;
+    }
+    let listener = UnixListener::bind(path)
+        .with_context(|| format!("listening on the socket {} failed", path.display()))?;
+    let file = SocketFile(path.to_owned());
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .with_context(|| format!("setting the mode of the socket {} failed", path.display()))?;
+    Ok((listener, file))
+}
+
 /// Serves until `stop` becomes true, then finishes the answers under way.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     router: Router,
     mut stop: watch::Receiver<bool>,
     limits: Limits,
 ) {
+    let listener = listener.into();
     let slots = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = async {
             let slot = slots.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-            listener.accept().await.map(|(stream, _)| (slot, stream))
+            listener.accept().await.map(|stream| (slot, stream))
         };
         let accepted = tokio::select! {
             () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
@@ -71,18 +162,23 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.head_timeout)
-            .max_buf_size(limits.head_bytes)
-            .max_headers(limits.head_lines)
-            .serve_connection(
-                TokioIo::new(Patient::new(stream, limits.answer_timeout)),
-                TowerToHyperService::new(router.clone()),
-            );
-        let connection = graceful.watch(connection);
+        let (watcher, router) = (graceful.watcher(), router.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let stream = match tokio::time::timeout(limits.head_timeout, stream.ready()).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
+                Err(_) => return tracing::debug!("a TLS handshake took too long"),
+            };
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits.head_timeout)
+                .max_buf_size(limits.head_bytes)
+                .max_headers(limits.head_lines)
+                .serve_connection(
+                    TokioIo::new(Patient::new(stream, limits.answer_timeout)),
+                    TowerToHyperService::new(router),
+                );
+            if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(%error, "a connection ended badly");
             }
             drop(slot);

@@ -4,29 +4,40 @@
 //! processes that work on untrusted bytes. Everything else is asked by HTTP.
 
 mod acl;
+mod admin;
 mod api;
 mod audit;
 mod auth;
+mod backup;
 mod catalog;
+mod checking;
+mod commands;
 mod config;
 mod confine;
 mod convert;
 mod erofs;
 mod examine;
 mod filter;
+mod front;
 mod handlers;
+mod health;
 mod http;
 mod jobs;
 mod listen;
+mod live;
 mod locks;
 mod login;
 mod model;
+mod notify;
 mod offspring;
 mod openapi;
 mod patient;
 mod progress;
+mod prometheus;
 mod publish;
 mod pull;
+mod reconcile;
+mod reload;
 mod route;
 mod routes;
 mod seal;
@@ -34,12 +45,12 @@ mod serve;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod transfer;
 mod unpack;
 mod waiting;
 mod worker;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -52,7 +63,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::audit::{AuditLog, Flush};
 use crate::catalog::{Place, Source};
-use crate::config::{Config, Environment, keys_reference};
+use crate::config::{Config, Endpoint, Environment, keys_reference};
 
 /// Image gateway of Shifter.
 #[derive(Parser)]
@@ -70,6 +81,12 @@ enum Command {
     Worker(Worker),
     /// Check a configuration and say everything that is wrong with it.
     CheckConfig(CheckConfig),
+    /// Compare the catalog with the image directories; repair either.
+    Reconcile(commands::Reconcile),
+    /// Copy the catalog while it is served.
+    Backup(commands::Backup),
+    /// Say what the running gateway lacks to be ready.
+    Ready(commands::Ready),
     /// Copy the catalog into another database.
     Migrate(Migrate),
     /// The converter process; started by serve.
@@ -93,9 +110,9 @@ enum Command {
 struct Serve {
     #[command(flatten)]
     config: ConfigPath,
-    /// Address and port to listen on; may be given several times.
-    #[arg(long, default_value = "0.0.0.0:5000")]
-    listen: Vec<SocketAddr>,
+    /// ADDRESS:PORT or unix:/PATH to listen on, instead of the key Listen; may be given several times.
+    #[arg(long, value_parser = Endpoint::parse)]
+    listen: Vec<Endpoint>,
 }
 
 /// The catalog must be in PostgreSQL or MongoDB, and the image directories mounted here. Registry credentials reach a
@@ -166,6 +183,9 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve(&arguments),
         Command::Worker(arguments) => worker(&arguments),
         Command::CheckConfig(arguments) => check_config(&arguments),
+        Command::Reconcile(arguments) => arguments.run(),
+        Command::Backup(arguments) => arguments.run(),
+        Command::Ready(arguments) => arguments.run(),
         Command::Migrate(arguments) => migrate(&arguments),
         Command::Convert => return ExitCode::from(convert::child()),
         Command::Unpack => return ExitCode::from(unpack::child()),
@@ -193,19 +213,20 @@ fn load(path: &Path) -> anyhow::Result<(Config, Vec<String>)> {
     Ok((config, warnings))
 }
 
-/// Loads the configuration of a daemon and begins to log as it says; the audit log is whole when what comes with it is
-/// dropped.
-fn begin(path: &Path) -> anyhow::Result<(Config, Option<Flush>)> {
-    let (config, warnings) = load(path)?;
-    let level = config.log_level.unwrap_or("info");
+/// Begins to log; the first value changes the level, and the audit log is whole when the second one is dropped.
+/// `RUST_LOG` overrules the configuration.
+fn start_log(config: &Config) -> anyhow::Result<(reload::SetLevel, Option<Flush>)> {
     // In its own file, the audit log does not depend on the level.
-    let audit_level = if config.audit_log.is_some() { "off" } else { level };
+    let has_file = config.audit_log.is_some();
     // sqlx logs statements at debug level; they hold names of private images.
-    let filter = EnvFilter::try_from_default_env().or_else(|_| {
-        EnvFilter::try_new(format!(
-            "warn,shifter_imagegw={level},shifter_registry={level},access={level},audit={audit_level}"
-        ))
-    })?;
+    let filter = move |level: &str| {
+        let audit = if has_file { "off" } else { level };
+        EnvFilter::try_from_default_env().or_else(|_| {
+            EnvFilter::try_new(format!(
+                "warn,shifter_imagegw={level},shifter_registry={level},access={level},audit={audit}"
+            ))
+        })
+    };
     let (audit_log, flush) = match &config.audit_log {
         Some(path) => {
             let opened = AuditLog::open(path);
@@ -215,26 +236,35 @@ fn begin(path: &Path) -> anyhow::Result<(Config, Option<Flush>)> {
         None => (None, None),
     };
     let is_audit = filter_fn(|metadata| metadata.target() == audit::TARGET);
-    tracing_subscriber::registry()
-        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter))
-        .with(audit_log.with_filter(is_audit))
-        .init();
+    let first = filter(config.log_level.unwrap_or("info"))?;
+    let (first, handle) = tracing_subscriber::reload::Layer::new(first);
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = if config.doors.logs_json { log.json().boxed() } else { log.boxed() };
+    tracing_subscriber::registry().with(log.with_filter(first)).with(audit_log.with_filter(is_audit)).init();
+    Ok((Box::new(move |level| Ok(handle.reload(filter(level)?)?)), flush))
+}
+
+/// Loads the configuration of a daemon and begins to log as it says.
+fn begin(path: &Path) -> anyhow::Result<(Config, reload::SetLevel, Option<Flush>)> {
+    let (config, warnings) = load(path)?;
+    let (set_level, flush) = start_log(&config)?;
     for warning in warnings {
         tracing::warn!(file = %path.display(), "{warning}");
     }
     for opening in config.openings() {
         tracing::warn!("{opening}");
     }
-    Ok((config, flush))
+    Ok((config, set_level, flush))
 }
 
 fn serve(arguments: &Serve) -> anyhow::Result<()> {
-    let (config, _flush) = begin(&arguments.config.get())?;
-    run(serve::serve(config, &arguments.listen))
+    let path = arguments.config.get();
+    let (config, set_level, _flush) = begin(&path)?;
+    run(serve::serve(config, path, &arguments.listen, set_level))
 }
 
 fn worker(arguments: &Worker) -> anyhow::Result<()> {
-    let (config, _flush) = begin(&arguments.config.get())?;
+    let (config, _set_level, _flush) = begin(&arguments.config.get())?;
     run(worker::work(config, &arguments.system, arguments.threads))
 }
 
@@ -275,24 +305,15 @@ fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {
     }
     let path = arguments.config.get();
     let (config, warnings) = load(&path)?;
-    for warning in warnings {
+    let text = std::fs::read_to_string(&path)?;
+    let opened = checking::opened(&text, &config);
+    for warning in warnings.iter().chain(&checking::doubts(&config)).chain(&opened) {
         eprintln!("shifter-imagegw: warning: {warning}");
     }
-    for opening in config.openings() {
-        eprintln!("shifter-imagegw: warning: {opening}");
+    let problems = checking::problems(&config);
+    if !problems.is_empty() {
+        anyhow::bail!("{} cannot be served:\n{}", path.display(), problems.join("\n"));
     }
-    config
-        .check_servable()
-        .with_context(|| format!("{} is in order but cannot be served", path.display()))?;
-    for (name, platform) in &config.platforms {
-        convert::check(&platform.converters).map_err(anyhow::Error::msg).with_context(|| {
-            format!("images for system {name} in {} cannot be made as asked for", path.display())
-        })?;
-    }
-    if let Some(examiner) = &config.examiner {
-        examiner.check().map_err(anyhow::Error::msg)?;
-    }
-    transfer::check(&config).map_err(anyhow::Error::msg)?;
     // Tried as whoever asks, who may be allowed another thing than the gateway's account.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for gap in runtime.block_on(async { convert::Converter::find().await?.gaps().await })? {
@@ -308,17 +329,27 @@ mod command_line {
 
     use super::*;
 
-    fn listen(words: &[&str]) -> Vec<String> {
-        match Cli::try_parse_from([&["shifter-imagegw"], words].concat()).unwrap().command {
-            Command::Serve(serve) => serve.listen.iter().map(SocketAddr::to_string).collect(),
-            _ => panic!("{words:?}"),
+    fn listen(words: &[&str]) -> Option<Vec<String>> {
+        match Cli::try_parse_from([&["shifter-imagegw"], words].concat()).ok()?.command {
+            Command::Serve(serve) => Some(serve.listen.iter().map(Endpoint::to_string).collect()),
+            _ => None,
         }
     }
 
     #[test]
-    fn serve_listens_on_port_5000_of_all_addresses_unless_told_otherwise() {
-        assert_eq!(listen(&["serve"]), ["0.0.0.0:5000"]);
-        let two = ["serve", "--listen", "127.0.0.1:8000", "--listen", "[::1]:8000"];
-        assert_eq!(listen(&two), ["127.0.0.1:8000", "[::1]:8000"]);
+    fn addresses_and_sockets_of_the_command_line_are_read_or_refused() {
+        for (words, expected) in [
+            (&["serve"][..], Some(&[][..])),
+            (
+                &["serve", "--listen", "127.0.0.1:8000", "--listen", "[::1]:8000"],
+                Some(&["127.0.0.1:8000", "[::1]:8000"]),
+            ),
+            (&["serve", "--listen", "unix:/run/gw.sock"], Some(&["unix:/run/gw.sock"])),
+            (&["serve", "--listen", "unix:gw.sock"], None),
+            (&["serve", "--listen", "localhost"], None),
+        ] {
+            let expected = expected.map(|texts| texts.iter().map(|text| (*text).to_owned()).collect());
+            assert_eq!(listen(words), expected, "{words:?}");
+        }
     }
 }

@@ -197,13 +197,21 @@ impl Drop for Scratch {
 /// Removes parts and scratch directories whose writer is dead; returns how many there were. Locks tell only of this
 /// host's writers: what another host began is told by its age.
 pub(crate) fn remove_leftovers(directory: &Path) -> io::Result<usize> {
-    let mut removed = 0;
+    let leftovers = leftovers(directory)?;
+    for path in &leftovers {
+        remove(path, std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()));
+    }
+    Ok(leftovers.len())
+}
+
+/// Parts and scratch directories whose writer is dead.
+pub(crate) fn leftovers(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut leftovers = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| is_part_name(name)) else { continue };
         let path = entry.path();
-        let is_directory = entry.file_type()?.is_dir();
         let is_ours = name.rsplit('.').next().is_some_and(|random| random.starts_with(host_mark()));
         let is_dead = match File::open(&path).map(|part| part.try_lock()) {
             Ok(Ok(())) => is_ours || is_old(&entry),
@@ -212,11 +220,10 @@ pub(crate) fn remove_leftovers(directory: &Path) -> io::Result<usize> {
             Ok(Err(TryLockError::Error(_))) | Err(_) => is_old(&entry),
         };
         if is_dead {
-            remove(&path, is_directory);
-            removed += 1;
+            leftovers.push(path);
         }
     }
-    Ok(removed)
+    Ok(leftovers)
 }
 
 fn is_old(entry: &std::fs::DirEntry) -> bool {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use shifter_core::digest::Algorithm;
 use shifter_registry::{BlobCache, Client, Credentials, RegistryError, Settings};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use self::make::Making;
 use self::reuse::LayerIndexes;
@@ -27,6 +27,7 @@ use crate::config::{Config, Platform};
 use crate::convert::{ConvertError, Converter};
 use crate::erofs::ErofsError;
 use crate::examine::ExamineError;
+use crate::live::Live;
 use crate::locks::Locks;
 use crate::model::{Grant, Image, Job, JobStatus, now};
 use crate::progress::{Phase, Progress};
@@ -105,23 +106,23 @@ impl PullError {
 
 /// What all pulls share.
 pub(crate) struct Puller {
-    config: Arc<Config>,
+    config: Live,
     catalog: Arc<dyn Catalog>,
     cache: BlobCache,
     indexes: LayerIndexes,
     /// Of each system.
-    stores: HashMap<String, Arc<Store>>,
+    stores: Mutex<HashMap<String, Arc<Store>>>,
     registries: Mutex<HashMap<String, Registry>>,
     converter: Converter,
     /// Turns for conversion.
-    workers: Semaphore,
+    workers: Arc<Semaphore>,
     flights: Locks<Option<Failure>>,
     images: Locks<()>,
     gateway_uid: u32,
 }
 
 /// One location. The client has no credentials; the callers' are made from it and share its connections
-/// and certificates, nothing else. A changed CA file counts after a restart. Turns are counted per
+/// and certificates, nothing else. A changed CA file counts after a reload. Turns are counted per
 /// location, so that a registry that does not answer holds up nobody else's users.
 #[derive(Clone)]
 struct Registry {
@@ -140,22 +141,19 @@ struct Failure {
 
 impl Puller {
     pub(crate) fn new(
-        config: Arc<Config>,
+        config: Live,
         catalog: Arc<dyn Catalog>,
         converter: Converter,
         gateway_uid: u32,
     ) -> Result<Puller, RegistryError> {
         let indexes = LayerIndexes::new(&config);
         indexes.tidy();
-        let store = |(system, platform): (&String, &Platform)| {
-            (system.clone(), Arc::new(Store::new(&config, platform)))
-        };
         Ok(Puller {
             cache: open_cache(&config)?,
             indexes,
-            stores: config.platforms.iter().map(store).collect(),
+            stores: Mutex::new(stores(&config)),
             registries: Mutex::default(),
-            workers: Semaphore::new(config.worker_threads),
+            workers: Arc::new(Semaphore::new(config.worker_threads)),
             flights: Locks::default(),
             images: Locks::default(),
             config,
@@ -173,6 +171,34 @@ impl Puller {
         }
         tracing::info!(blobs = contents.blobs.len(), bytes = contents.size(), "blob cache opened");
         Ok(())
+    }
+
+    /// Blobs in the cache, and bytes of them.
+    pub(crate) async fn cache_size(&self) -> Option<(usize, u64)> {
+        let contents = self.cache.contents().await.ok()?;
+        Some((contents.blobs.len(), contents.size()))
+    }
+
+    /// Keeps pulls of an image from publishing it or changing who may use it.
+    pub(crate) async fn hold(&self, system: &str, id: &str) -> OwnedMutexGuard<()> {
+        self.images.lock(format!("{system} {id}")).await
+    }
+
+    /// Follows a changed configuration: registries are connected to anew, and with changed certificates; turns for
+    /// conversion become more at once, or fewer as they come back.
+    pub(crate) fn reconfigured(&self, old: &Config) {
+        self.registries.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        *self.stores.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = stores(&self.config);
+        let (before, after) = (old.worker_threads, self.config.worker_threads);
+        self.workers.add_permits(after.saturating_sub(before));
+        if let Ok(fewer @ 1..) = u32::try_from(before.saturating_sub(after)) {
+            let workers = self.workers.clone();
+            tokio::spawn(async move {
+                if let Ok(permits) = workers.acquire_many_owned(fewer).await {
+                    permits.forget();
+                }
+            });
+        }
     }
 
     /// Carries one job to READY, or says why not.
@@ -301,12 +327,14 @@ impl Puller {
 
     /// Where a system's images are.
     pub(crate) fn store(&self, system: &str) -> Result<Arc<Store>, PullError> {
-        self.stores.get(system).cloned().ok_or_else(|| PullError::System(system.to_owned()))
+        let stores = self.stores.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        stores.get(system).cloned().ok_or_else(|| PullError::System(system.to_owned()))
     }
 
     /// Says in the log which systems' images could not be published now. No reason not to serve the others.
     pub(crate) async fn try_out_stores(self: Arc<Self>) {
-        for (system, store) in &self.stores {
+        let stores = self.stores.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        for (system, store) in stores {
             if let Err(error) = store.try_out().await {
                 tracing::warn!(system, %error, "no image can be published for this system now");
             }
@@ -398,6 +426,12 @@ struct Earned {
     asked: f64,
     /// Whether it would have said so to anybody.
     public: bool,
+}
+
+fn stores(config: &Config) -> HashMap<String, Arc<Store>> {
+    let store =
+        |(name, platform): (&String, &Platform)| (name.clone(), Arc::new(Store::new(config, platform)));
+    config.platforms.iter().map(store).collect()
 }
 
 fn open_cache(config: &Config) -> Result<BlobCache, RegistryError> {

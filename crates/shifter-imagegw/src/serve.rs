@@ -4,72 +4,76 @@
 //! first request, and said in one sentence. On SIGTERM no new requests are taken, the answers under way
 //! are finished, and running pulls are given up to be taken up again by the next start.
 
-use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::admin::{self, Desk};
 use crate::api::Api;
 use crate::auth::Authenticator;
 use crate::catalog::{self, Place};
-use crate::config::{Access, Authentication, Config};
+use crate::config::{Access, Authentication, Config, Endpoint};
 use crate::convert::{self, Converter};
-use crate::http::{self, Service};
+use crate::front::{self, Front};
+use crate::health::Readiness;
+use crate::http::Service;
 use crate::jobs::Jobs;
-use crate::listen::{self, Limits};
+use crate::listen::{self, Limits, Listener, SocketFile};
+use crate::live::Live;
+use crate::notify::Notifier;
 use crate::publish;
 use crate::pull::Puller;
+use crate::reload::{Reloader, SetLevel};
 use crate::seal::SealKey;
+use crate::tls::Tls;
 use crate::transfer;
 
 /// Longest wait for answers under way when stopping.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Runs the gateway until it is told to stop.
-pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
-    check(&config, addresses)?;
-    // Found out now rather than by the first user's pull.
-    for (name, platform) in &config.platforms {
-        convert::check(&platform.converters)
-            .map_err(anyhow::Error::msg)
-            .with_context(|| format!("images for system {name} cannot be made as asked for"))?;
+/// Runs the gateway until it is told to stop. `listen` stands in place of the configuration's listeners, unless empty.
+pub(crate) async fn serve(
+    mut config: Config,
+    path: PathBuf,
+    listen: &[Endpoint],
+    set_level: SetLevel,
+) -> anyhow::Result<()> {
+    if !listen.is_empty() {
+        config.doors.listen = listen.to_vec();
     }
-    if let Some(examiner) = &config.examiner {
-        examiner.check().map_err(anyhow::Error::msg)?;
+    check(&config)?;
+    let gateway_uid = own_uid()?;
+    if gateway_uid == 0 {
+        tracing::warn!(
+            "the gateway runs as root, whose rights it does not need; give it an account of its own"
+        );
     }
     forbid_core_dumps();
     allow_many_connections();
-    transfer::check(&config).map_err(anyhow::Error::msg)?;
     let authenticator = Authenticator::new(config.authentication)?;
     let seal = config.seal_key_file.as_deref().map(SealKey::read).transpose()?;
-    if config.worker_threads == 0 && matches!(config.database, Place::Sqlite(_)) {
-        bail!(
-            "WorkerThreads is 0, but workers apart cannot use the catalog in SQLite: set it to 1 or more, or \
-             DatabaseURI to PostgreSQL or MongoDB"
-        );
-    }
     let mut stop_signal = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let tls = config.doors.tls.as_ref().map(Tls::new).transpose()?;
     let mut listeners = Vec::new();
-    for address in addresses {
-        let listener =
-            TcpListener::bind(address).await.with_context(|| format!("listening on {address} failed"))?;
-        listeners.push(listener);
+    for endpoint in &config.doors.listen {
+        listeners.push((Listener::bind(endpoint, tls.as_ref()).await?, endpoint.to_string()));
     }
 
     let catalog = catalog::open_for_use(&config.database).await?;
     let place = config.database.to_string();
     prepare_directories(&config)?;
-    let config = Arc::new(config);
-    // Our own process directory belongs to our effective uid.
-    let gateway_uid = std::fs::metadata("/proc/self").context("reading /proc/self failed")?.uid();
+    // Bound with the catalog's lock held: whoever had the socket before is dead.
+    let admin = bind_admin(&config)?;
+    let config = Live::new(config);
     let converter = Converter::find().await?.within(config.conversion_time);
     for gap in converter.gaps().await? {
         tracing::warn!("{gap}");
@@ -80,32 +84,97 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     tokio::spawn(puller.clone().try_out_stores());
     let jobs = Jobs::new(catalog.clone(), puller, seal);
     jobs.recover().await?;
-    let api = Api::new(config, catalog.clone(), jobs.clone());
-    let router = http::router(Arc::new(Service { api, authenticator }));
+    let api = Api::new(config.clone(), catalog.clone(), jobs.clone());
+    let readiness = Readiness::new(config.clone(), catalog.clone());
+    let front = Front::new(Arc::new(Service { api, authenticator }), readiness);
+    let router = front::router(front.clone());
 
     let (stop, _) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
-    for listener in listeners {
-        let address = listener.local_addr()?;
+    for (listener, address) in listeners {
         servers.spawn(listen::serve(listener, router.clone(), stop.subscribe(), Limits::default()));
-        tracing::info!(%address, database = place, "listening");
+        tracing::info!(address, database = place, "listening");
     }
-    tokio::select! {
-        _ = stop_signal.recv() => tracing::info!("stopping on SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("stopping on SIGINT"),
-        Some(ended) = servers.join_next() => {
-            ended.context("serving HTTP failed")?;
-            bail!("a listener ended although nobody asked it to");
+    let desk = Arc::new(Desk { front: front.clone(), config: config.clone(), gateway_uid });
+    let desk_open =
+        admin.map(|(listener, file)| (AbortOnDrop(tokio::spawn(admin::serve(listener, desk))), file));
+    let reloader = Reloader { path, listen: listen.to_vec(), live: config, tls, set_level };
+    let notifier = Notifier::from_environment();
+    notifier.ready();
+    loop {
+        tokio::select! {
+            _ = stop_signal.recv() => break tracing::info!("stopping on SIGTERM"),
+            _ = interrupt.recv() => break tracing::info!("stopping on SIGINT"),
+            _ = hangup.recv() => {
+                notifier.reloading();
+                reloader.reload(&front).await;
+                notifier.ready();
+            }
+            () = notifier.live() => {}
+            Some(ended) = servers.join_next() => {
+                ended.context("serving HTTP failed")?;
+                bail!("a listener ended although nobody asked it to");
+            }
         }
     }
+    notifier.stopping();
     stop.send_replace(true);
     // First, so that another process goes on with the pulls while clients hear the last answers.
     jobs.stop().await;
     if tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
+    // Before the catalog's lock is free: the next process has a socket of this name.
+    drop(desk_open);
     catalog.close().await;
     Ok(())
+}
+
+/// Ends a task with its value.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The administrators' socket. One that nobody asked for may be missing: its place beside the database's file can be
+/// too long a name for a socket.
+fn bind_admin(config: &Config) -> anyhow::Result<Option<(UnixListener, SocketFile)>> {
+    let Some((path, is_asked_for)) = &config.doors.admin_socket else { return Ok(None) };
+    match listen::bind_unix(path, 0o600) {
+        Ok(bound) => Ok(Some(bound)),
+        Err(error) if *is_asked_for => Err(error.context("AdminSocket cannot be used")),
+        Err(error) => {
+            let why = format!("{error:#}");
+            tracing::warn!(
+                why,
+                "backup and reconcile will not reach this gateway; set AdminSocket to another place"
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// Our own process directory belongs to our effective uid.
+pub(crate) fn own_uid() -> anyhow::Result<u32> {
+    Ok(std::fs::metadata("/proc/self").context("reading /proc/self failed")?.uid())
+}
+
+/// What can be told from the configuration and the programs it names.
+pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
+    check_policy(config)?;
+    // Found out now rather than by the first user's pull.
+    for (name, platform) in &config.platforms {
+        convert::check(&platform.converters)
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("images for system {name} cannot be made as asked for"))?;
+    }
+    if let Some(examiner) = &config.examiner {
+        examiner.check().map_err(anyhow::Error::msg)?;
+    }
+    transfer::check(config).map_err(anyhow::Error::msg)
 }
 
 /// Passwords of callers are in memory, and nowhere else.
@@ -128,15 +197,20 @@ fn allow_many_connections() {
     }
 }
 
-/// What can be told from the configuration and the command line alone.
-fn check(config: &Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
+/// What can be told from the configuration alone.
+pub(crate) fn check_policy(config: &Config) -> anyhow::Result<()> {
+    if config.worker_threads == 0 && matches!(config.database, Place::Sqlite(_)) {
+        bail!(
+            "WorkerThreads is 0, but workers apart cannot use the catalog in SQLite: set it to 1 or more, or \
+             DatabaseURI to PostgreSQL or MongoDB"
+        );
+    }
     config.check_servable().context("this configuration cannot be served")?;
-    if config.authentication == Authentication::Mock
-        && !addresses.iter().all(|address| address.ip().is_loopback())
+    if config.authentication == Authentication::Mock && !config.doors.listen.iter().all(Endpoint::is_loopback)
     {
         bail!(
-            "Authentication is \"mock\", which believes whatever a request says; it is only allowed where every \
-             --listen address is a loopback address, as 127.0.0.1:5000"
+            "Authentication is \"mock\", which believes whatever a request says; it is only allowed where all of \
+             Listen (or every --listen) is a loopback address, as 127.0.0.1:5000"
         );
     }
     Ok(())
@@ -195,15 +269,16 @@ mod tests {
 
     #[test]
     fn mock_authentication_listens_on_loopback_only() {
-        let config = config(Path::new("/x"));
+        let mut config = config(Path::new("/x"));
         for (addresses, allowed) in [
             (&["127.0.0.1:5000"][..], true),
             (&["127.0.0.1:5000", "[::1]:5000"], true),
             (&["0.0.0.0:5000"], false),
             (&["127.0.0.1:5000", "192.0.2.1:5000"], false),
+            (&["unix:/run/gw.sock"], false),
         ] {
-            let addresses: Vec<SocketAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
-            assert_eq!(check(&config, &addresses).is_ok(), allowed, "{addresses:?}");
+            config.doors.listen = addresses.iter().map(|text| Endpoint::parse(text).unwrap()).collect();
+            assert_eq!(check_policy(&config).is_ok(), allowed, "{addresses:?}");
         }
     }
 

@@ -29,6 +29,7 @@ use crate::config::{Authentication, Config};
 use crate::convert::Converter;
 use crate::http::{Service, router};
 use crate::jobs::Jobs;
+use crate::live::Live;
 use crate::pull::Puller;
 use crate::seal::SealKey;
 
@@ -116,7 +117,7 @@ impl Gateway {
         }
         let mut config = Config::parse(&text).unwrap_or_else(|error| panic!("{error}")).0;
         change(&mut config);
-        let config = Arc::new(config);
+        let config = Live::new(config);
         let catalog = open_for_use(place).await.unwrap();
         let converter = Converter::from_command(&["sh", "-c", CHILD, dir.to_str().unwrap()]);
         let puller = Puller::new(config.clone(), catalog.clone(), converter, 999).unwrap();

@@ -14,6 +14,7 @@ use crate::catalog::{self, Place};
 use crate::config::Config;
 use crate::convert::{self, Converter};
 use crate::jobs::Jobs;
+use crate::live::Live;
 use crate::pull::Puller;
 use crate::seal::SealKey;
 use crate::serve::prepare_directories;
@@ -43,7 +44,7 @@ pub(crate) async fn work(config: Config, systems: &[String], threads: Option<u16
     let mut interrupt = signal(SignalKind::interrupt())?;
     let catalog = catalog::open_for_use(&config.database).await?;
     prepare_directories(&config)?;
-    let (place, config) = (config.database.to_string(), Arc::new(config));
+    let (place, config) = (config.database.to_string(), Live::new(config));
     // Our own process directory belongs to our effective uid.
     let gateway_uid = std::fs::metadata("/proc/self").context("reading /proc/self failed")?.uid();
     let converter = Converter::find().await?.within(config.conversion_time);

@@ -379,6 +379,15 @@ impl Catalog for Sql {
         jobs::forget_ends_before(&self.pool, before).await
     }
 
+    async fn copy_to(&self, file: &Path) -> Result<(), CatalogError> {
+        if self._lock.is_none() {
+            return Err(CatalogError::NoFile);
+        }
+        let name = file.to_str().ok_or_else(|| rows::odd("the copy's name", &file.to_string_lossy()))?;
+        let copied = sqlx::query("VACUUM INTO $1").bind(name).execute(&self.pool).await;
+        copied.during("copying the catalog").map(drop)
+    }
+
     async fn close(&self) {
         // Folds SQLite's write-ahead log in.
         self.pool.close().await;

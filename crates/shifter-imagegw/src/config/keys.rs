@@ -27,6 +27,11 @@ pub(crate) const SECTIONS: &[(&str, &[Key])] = &[
 
 pub(crate) const TOP: &[Key] = &[
     key(
+        "AdminSocket",
+        "DatabaseURI's file + .sock",
+        "socket by which backup, reconcile and ready reach a running gateway; none with other databases; ours",
+    ),
+    key(
         "AllowImages",
         "all of Locations",
         "what may be pulled: REGISTRY, REGISTRY/REPOSITORY, REGISTRY/GROUP/*; ours",
@@ -74,7 +79,9 @@ pub(crate) const TOP: &[Key] = &[
         "[]",
         "what images keep of layers, some of owners, setuid, devices, fifos, xattrs; else all are dropped; ours",
     ),
+    key("Listen", "0.0.0.0:5000", "list of ADDRESS:PORT and unix:/PATH; --listen overrules it; ours"),
     key("Locations", "required", "the registries that may be pulled from"),
+    key("LogFormat", "text", "text or json; ours"),
     key("LogLevel", "info", "debug, info, warn, error or critical"),
     key("Metrics", "false", "record lookups"),
     key("MongoDB", "-", "name of the database in MongoDBURI's server"),
@@ -88,6 +95,12 @@ pub(crate) const TOP: &[Key] = &[
     key("PullUpdateTime", "-", "other name of PullUpdateTimeout"),
     key("PullUpdateTimeout", "300", "seconds for which one caller's pull of a tag also answers others"),
     key("SealKeyFile", "-", "32 bytes that seal registry credentials for workers apart; ours"),
+    key(
+        "TLSCertificate",
+        "-",
+        "PEM file of the certificate chain; every address of Listen then speaks https; ours",
+    ),
+    key("TLSKey", "-", "PEM file of its private key; ours"),
     key(
         "WorkerThreads",
         "4",

@@ -24,6 +24,7 @@ use crate::convert::{self, ConvertError, ConvertJob, ConvertLayer, Format, Suppl
 use crate::erofs;
 use crate::model::{Image, Job, JobStatus, RunConfig};
 use crate::progress::Progress;
+use crate::prometheus::METRICS;
 use crate::publish::{self, NewImage, Scratch};
 use crate::target::Target;
 
@@ -361,6 +362,7 @@ impl<'a> Making<'a> {
         let places = resolved.layers.iter().zip(offers).zip(blobs).rev();
         let places = places.filter(|((_, offer), blob)| offer.is_none() && blob.get().is_none());
         let (layers, places): (Vec<_>, Vec<_>) = places.map(|((layer, _), blob)| (layer, blob)).unzip();
+        METRICS.layers_kept(resolved.layers.len() - layers.len());
         if layers.is_empty() {
             return Ok(());
         }
@@ -383,6 +385,7 @@ impl<'a> Making<'a> {
             async move {
                 let repository = &self.target.repository;
                 let blob = self.puller.cache.fetch(self.client, repository, layer, &report).await?;
+                METRICS.layer_fetched(layer.size);
                 // Empty until now, and nobody else fetches it.
                 let _is_first = place.set(blob);
                 Ok::<(), PullError>(())

@@ -19,7 +19,8 @@ pub(super) trait Operation<T> {
 
 impl<T> Operation<T> for Result<T, sqlx::Error> {
     fn during(self, operation: &'static str) -> Result<T, CatalogError> {
-        self.map_err(|error| match is_passing(&error) {
+        let counted = self.inspect_err(|_| crate::prometheus::METRICS.catalog_failed());
+        counted.map_err(|error| match is_passing(&error) {
             true => CatalogError::Unavailable { operation, source: error.into() },
             false => CatalogError::Failed { operation, source: error.into() },
         })

@@ -4,11 +4,15 @@
 //! Images that a caller may not use do not exist for that caller. A pull answers with the caller's own
 //! job or with an image they may use, so nobody sees another one's failure, access list or private name.
 
+mod inspect;
+mod manage;
+
 use std::sync::Arc;
 
 use shifter_api::wire::{self, ImageList, PullRequest, Queue, QueueEntry};
 use shifter_core::image_type::ImageType;
 
+pub(crate) use self::manage::Managing;
 use crate::acl::{self, Groups, Member};
 use crate::auth::Caller;
 use crate::catalog::{Catalog, CatalogError, NewJob, Submitted, submit};
@@ -16,6 +20,7 @@ use crate::config::{Access, Config, Platform};
 use crate::convert::sentence;
 use crate::jobs::Jobs;
 use crate::model::{Grant, Image, Job, JobStatus, TagKey, now};
+use crate::pull::PullError;
 use crate::target::{Target, parse_reference};
 
 /// Everything the handlers need.
@@ -24,6 +29,7 @@ pub(crate) struct Api {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) groups: Groups,
+    pub(crate) managing: Managing,
 }
 
 /// Why a request is not answered with what it asked for.
@@ -35,6 +41,13 @@ pub(crate) enum Refusal {
     NoImage,
     #[error("{0}")]
     Unprocessable(String),
+    /// Not now, or not as long as something else stands in the way.
+    #[error("{0}")]
+    Conflict(String),
+    #[error("{0}")]
+    Forbidden(String),
+    #[error(transparent)]
+    Files(PullError),
     #[error("there are too many unfinished pulls, of all callers or of yours; try again in a minute")]
     Busy,
     #[error(transparent)]
@@ -79,6 +92,7 @@ impl Api {
                 if let Err(error) = self.keep_alive(&image).await {
                     tracing::warn!(error = sentence(&error), "a lookup could not move an expiration");
                 }
+                self.managing.note_use(caller.uid, &key, &image.id);
                 return Ok(image.to_wire(itype, vec![key.tag], acl::union(&grants).unwrap_or_default()));
             }
         }

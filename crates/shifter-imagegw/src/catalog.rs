@@ -319,4 +319,4 @@ where
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

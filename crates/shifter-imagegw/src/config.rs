@@ -46,6 +46,10 @@ pub(crate) struct Config {
     pub(crate) examiner: Option<Examiner>,
     /// How long a child that converts or unpacks may take.
     pub(crate) conversion_time: Duration,
+    /// Whether expired images are removed unasked.
+    pub(crate) auto_expire: bool,
+    /// Whether lookups are noted.
+    pub(crate) metrics: bool,
     pub(crate) log_level: Option<&'static str>,
     /// Where the catalog is.
     pub(crate) database: Place,
@@ -72,9 +76,18 @@ pub(crate) struct Platform {
     pub(crate) architecture: String,
     /// How its images are made.
     pub(crate) converters: Converters,
-    /// Exact user names.
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by the administrators' verbs, a later step"))]
+    /// Exact user names, `uid:N` or `gid:N`.
     pub(crate) admins: Vec<String>,
+    /// Bytes of image files beyond which the longest unused go.
+    pub(crate) size_limit: Option<u64>,
+}
+
+impl Platform {
+    /// Whether an image published on one of them is published on the other: one directory, seen from here.
+    pub(crate) fn shares_files_with(&self, other: &Platform) -> bool {
+        let is_here = |platform: &Platform| platform.access == Access::Local;
+        is_here(self) && is_here(other) && self.image_dir == other.image_dir
+    }
 }
 
 /// How files reach a system.
@@ -199,6 +212,8 @@ fn read(top: &mut Section<'_>) -> Config {
         platforms,
         authentication,
         examiner: read_examiner(top),
+        auto_expire: top.bool("AutoExpire").unwrap_or_default(),
+        metrics: top.bool("Metrics").unwrap_or_default(),
         conversion_time: conversion_time.map_or(convert::TIME, Duration::from_secs),
         unsupported,
         database,
@@ -229,7 +244,6 @@ fn read(top: &mut Section<'_>) -> Config {
 
 /// Keys whose meaning belongs to verbs this version does not have: only their types are checked.
 fn check_unused(top: &mut Section<'_>) {
-    top.bool("Metrics");
     top.names("ImportUsers");
     for key in ["DefaultLustreReplication", "DefaultOstCount"] {
         top.integer(key, 0, u64::from(u32::MAX));
@@ -309,6 +323,9 @@ fn read_platform(
             ..*converters
         },
         admins: section.names("admins"),
+        size_limit: section
+            .decimal("ImageDirSizeLimit", 0.001, 1e9)
+            .map(|gigabytes| (gigabytes * 1e9) as u64),
     }
 }
 

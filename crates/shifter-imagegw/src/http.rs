@@ -83,7 +83,7 @@ async fn respond(
 ) -> Result<Response, Problem> {
     let path = route::decode(parts.uri.path()).map_err(bad_route)?;
     let route = route::route(&path).map_err(bad_route)?;
-    if parts.method.as_str() != route.method() {
+    if !route.method().split(", ").any(|method| method == parts.method.as_str()) {
         let error = format!("this route answers to {} only", route.method());
         return Err(Problem {
             allow: Some(route.method()),
@@ -113,6 +113,10 @@ async fn respond(
         Route::Pull { system, itype, tag } => {
             json(StatusCode::OK, &api.pull(system, platform, itype, tag, &body, &caller).await?)
         }
+        Route::Manage(manage) => json(
+            StatusCode::OK,
+            &api.manage(manage, platform, parts.method.as_str(), parts.uri.query(), &caller).await?,
+        ),
         Route::Root | Route::Status => {
             return Err(Problem::new(StatusCode::NOT_FOUND, "there is no such route"));
         }
@@ -177,6 +181,9 @@ impl From<Refusal> for Problem {
         let status = match &refusal {
             Refusal::BadRequest(_) => StatusCode::BAD_REQUEST,
             Refusal::NoImage => StatusCode::NOT_FOUND,
+            Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
+            Refusal::Files(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Catalog(error) if !error.is_passing() => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::Busy | Refusal::Catalog(_) => StatusCode::SERVICE_UNAVAILABLE,

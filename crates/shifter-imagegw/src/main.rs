@@ -3,6 +3,7 @@
 //! `serve` is the daemon, `check-config` tells what is wrong with its configuration, and hidden ones are the child
 //! processes that work on untrusted bytes. Everything else is asked by HTTP.
 
+mod accounts;
 mod acl;
 mod api;
 mod auth;
@@ -13,6 +14,7 @@ mod convert;
 mod examine;
 mod http;
 mod jobs;
+mod keeper;
 mod listen;
 mod locks;
 mod model;
@@ -24,6 +26,7 @@ mod serve;
 mod target;
 #[cfg(test)]
 mod tests;
+mod uses;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

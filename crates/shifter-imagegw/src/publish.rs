@@ -16,6 +16,8 @@ use rand::Rng;
 use ring::digest::{Context, SHA256};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use crate::config::Platform;
+
 /// Why a file could not be published.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PublishError {
@@ -108,6 +110,26 @@ pub(crate) fn publish_meta(directory: &Path, id: &str, text: &str) -> Result<(),
     part.publish(&path, "the image's metadata")
 }
 
+/// Removes an image's files from a system, `.meta` first; those that are not there count as removed.
+pub(crate) fn remove(platform: &Platform, id: &str, format: &str) -> Result<(), PublishError> {
+    remove_meta(platform, id)?;
+    unlink(&image_path(&platform.image_dir, id, format))
+}
+
+/// Removes `.meta` alone: nodes then take the image for one that is not there.
+pub(crate) fn remove_meta(platform: &Platform, id: &str) -> Result<(), PublishError> {
+    unlink(&platform.image_dir.join(format!("{id}.meta")))
+}
+
+fn unlink(path: &Path) -> Result<(), PublishError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        result => {
+            result.map_err(|source| PublishError::Io { operation: "removing", path: path.to_owned(), source })
+        }
+    }
+}
+
 /// A scratch directory that leaves with its value; in `ExpandDirectory`, under the name of a part.
 #[derive(Debug)]
 pub(crate) struct Scratch {
@@ -142,7 +164,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        remove(&self.path, true);
+        discard(&self.path, true);
     }
 }
 
@@ -164,7 +186,7 @@ pub(crate) fn remove_leftovers(directory: &Path) -> io::Result<usize> {
             Ok(Err(TryLockError::Error(_))) | Err(_) => is_old(&entry),
         };
         if is_dead {
-            remove(&path, is_directory);
+            discard(&path, is_directory);
             removed += 1;
         }
     }
@@ -177,7 +199,7 @@ fn is_old(entry: &std::fs::DirEntry) -> bool {
     modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > DAY))
 }
 
-fn remove(path: &Path, is_directory: bool) {
+fn discard(path: &Path, is_directory: bool) {
     let result = match is_directory {
         true => std::fs::remove_dir_all(path).or_else(|error| match error.kind() {
             ErrorKind::PermissionDenied => open_up(path).and_then(|()| std::fs::remove_dir_all(path)),
@@ -284,7 +306,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         if !self.is_published {
-            remove(&self.path, false);
+            discard(&self.path, false);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! published under that digest is only granted; else one caller at a time downloads, converts and
 //! publishes it while the others with the same digest wait for the outcome.
 
+mod files;
 mod make;
 mod reuse;
 
@@ -66,6 +67,9 @@ pub(crate) enum PullError {
     /// Another caller's attempt at the same digest failed while this one waited for it.
     #[error("{0}")]
     Shared(String),
+    /// Expired by another process after this one found it.
+    #[error("the image was removed while it was pulled; pull again")]
+    Removed,
     #[error("the gateway is shutting down")]
     Stopping,
     /// Cancelled, or taken over by another process after this one was silent for too long.
@@ -203,12 +207,16 @@ impl Puller {
         let mut flight = self.flights.lock(format!("{} {}", job.key.system, head.digest)).await;
         let digest = head.digest.to_string();
         let found = patiently(|| self.catalog.image_of_digest(&job.key.system, &digest)).await?;
-        let made = match found {
-            Some(image) if self.is_published(platform, &image).await => {
-                let guard = self.images.lock(format!("{} {}", image.system, image.id)).await;
-                Ok((image, guard))
+        let found = match found {
+            Some(image) => {
+                let guard = self.hold(platform, &image.id).await;
+                self.is_published(platform, &image).await.then_some((image, guard))
             }
-            _ => match flight.as_ref().filter(|failure| failure.at > waiting_since) {
+            None => None,
+        };
+        let made = match found {
+            Some(found) => Ok(found),
+            None => match flight.as_ref().filter(|failure| failure.at > waiting_since) {
                 Some(failure) => Err(PullError::Shared(failure.why.clone())),
                 None => {
                     let (target, client, turns) = (&target, &client, &registry.pulls);
@@ -288,8 +296,9 @@ impl Puller {
     }
 
     /// Gives the caller what the registry agreed to: `.meta` first, which the nodes check, then the
-    /// catalog, then the job's end. Runs under the image's lock, so that in this process no other grant
-    /// comes between; another process's makes the record's revision stale, and this one looks again.
+    /// catalog, then `.meta` once more if somebody else wrote it meanwhile, then the job's end. Runs under the
+    /// image's lock, so that in this process no other grant comes between; another process's makes the
+    /// record's revision stale, and this one looks again.
     async fn grant(
         &self,
         job: &Job,
@@ -310,17 +319,27 @@ impl Puller {
             let (key, id, puller) = (job.key.clone(), image.id.clone(), job.uid);
             let grant = Grant { key, id, puller, public: earned.public, acl, checked: earned.asked };
             let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
+            if known.is_none() && !self.is_published(platform, image).await {
+                return Err(PullError::Removed);
+            }
             let mut record = known.unwrap_or_else(|| Record::new(image.clone()));
             record.image = image.clone();
             record.grants = acl::merged(record.grants.iter().chain([&grant]));
             record.add_digest(earned.digest.clone());
             record.add_tag(Tag { itype: job.key.itype, tag: job.key.tag, asked: earned.asked });
-            let meta = image.to_meta(acl::for_meta(&record.grants, self.gateway_uid)?).render();
-            let (directory, id) = (platform.image_dir.clone(), image.id.clone());
-            blocking(move || publish::publish_meta(&directory, &id, &meta)).await?;
-            if !patiently(|| catalog.store(&record)).await? {
-                continue;
+            let oldest = now() - self.config.image_expiration.as_secs_f64();
+            record.grants = acl::pruned(record.grants, &record.tags, oldest);
+            self.write_meta(platform, &record).await?;
+            let is_stored = patiently(|| catalog.store(&record)).await;
+            // Also where it failed: then what was just written is not what the catalog grants.
+            let is_settled = self.settle_meta(platform, &image.id).await;
+            if !is_stored? {
+                match self.state_after_removal(&image.system, &image.id).await? {
+                    Some(_) => return Err(PullError::Removed),
+                    None => continue,
+                }
             }
+            is_settled?;
             rounds += 1;
             let if_acl = (!earned.public && rounds < ROUNDS).then_some(&job.acl);
             if patiently(|| catalog.finish(lease, if_acl)).await? {

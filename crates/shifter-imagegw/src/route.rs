@@ -3,6 +3,10 @@
 //!
 //! Pure text; whether systems and images exist is found out by the handlers.
 
+pub(crate) mod manage;
+
+use self::manage::Manage;
+
 /// What a request is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -12,6 +16,7 @@ pub(crate) enum Route {
     Queue { system: String },
     Lookup { system: String, itype: String, tag: String },
     Pull { system: String, itype: String, tag: String },
+    Manage(Manage),
 }
 
 /// Why a target is no route.
@@ -29,9 +34,10 @@ pub(crate) enum RouteError {
 const MAX_PATH: usize = 2048;
 
 impl Route {
-    /// The one method the route answers to.
+    /// The methods the route answers to.
     pub(crate) fn method(&self) -> &'static str {
         match self {
+            Route::Manage(manage) => manage.verb.methods(),
             Route::Pull { .. } => "POST",
             _ => "GET",
         }
@@ -44,7 +50,8 @@ impl Route {
             Route::List { system }
             | Route::Queue { system }
             | Route::Lookup { system, .. }
-            | Route::Pull { system, .. } => Some(system),
+            | Route::Pull { system, .. }
+            | Route::Manage(Manage { system, .. }) => Some(system),
         }
     }
 }
@@ -85,6 +92,9 @@ pub(crate) fn route(path: &str) -> Result<Route, RouteError> {
     let parts: Vec<&str> = rest.splitn(4, '/').collect();
     if parts.iter().any(|part| part.is_empty()) {
         return Err(RouteError::Unknown);
+    }
+    if let Some(route) = manage::route(&parts) {
+        return Ok(route);
     }
     let text = |part: &str| part.to_owned();
     match parts.as_slice() {
@@ -133,7 +143,9 @@ mod tests {
             ("/api/lookup/sysa/docker//x", Err(RouteError::Unknown)),
             ("/api/lookup//docker/x", Err(RouteError::Unknown)),
             ("/api/list/a/b/c", Err(RouteError::Unknown)),
-            ("/api/expire/s/docker/x", Err(RouteError::Unknown)),
+            ("/api/expire/s/docker", Err(RouteError::Unknown)),
+            ("/api/expire/s/docker//x", Err(RouteError::Unknown)),
+            ("/api/metrics/s/docker/x", Err(RouteError::Unknown)),
             ("/api", Err(RouteError::Unknown)),
             ("/nothing", Err(RouteError::Unknown)),
             ("/api/list/%", Err(RouteError::Encoding)),

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::acl::Groups;
-use crate::api::Api;
+use crate::api::{Api, Managing};
 use crate::auth::Authenticator;
 use crate::catalog;
 use crate::config::{Access, Authentication, Config};
@@ -66,7 +66,11 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     puller.tell_cache().await?;
     let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
     jobs.recover().await?;
-    let api = Api { config, catalog: catalog.clone(), jobs: jobs.clone(), groups: Groups::default() };
+    let managing = Managing::new(&config, &catalog, &jobs);
+    managing.keeper.start(&managing.uses);
+    let uses = managing.uses.clone();
+    let api =
+        Api { config, catalog: catalog.clone(), jobs: jobs.clone(), groups: Groups::default(), managing };
     let router = http::router(Arc::new(Service { api, authenticator }));
 
     let (stop, _) = watch::channel(false);
@@ -89,6 +93,7 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
         tracing::warn!("some connections did not end in time");
     }
     jobs.stop().await;
+    uses.close().await;
     catalog.close().await;
     Ok(())
 }

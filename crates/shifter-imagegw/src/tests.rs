@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod http;
+mod manage;
 mod pull;
 
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use shifter_api::payload::Payload;
 use shifter_api::wire;
 
 use crate::acl::Groups;
-use crate::api::{Api, Refusal};
+use crate::api::{Api, Managing, Refusal};
 use crate::auth::{Authenticator, Caller};
 use crate::catalog::{Place, open_for_use};
 use crate::config::{Authentication, Config};
@@ -57,13 +58,24 @@ impl Gateway {
         pull_update: u64,
         place: &Place,
     ) -> Gateway {
+        Gateway::start_changed(dir, registry, pull_update, place, |_| {}).await
+    }
+
+    /// The same with a change of its configuration.
+    pub(crate) async fn start_changed(
+        dir: &Path,
+        registry: SocketAddr,
+        pull_update: u64,
+        place: &Place,
+        change: impl FnOnce(&mut Config),
+    ) -> Gateway {
         let at = |name: &str| dir.join(name).display().to_string();
         let text = format!(
             r#"{{"DefaultImageLocation": "reg", "Authentication": "mock", "PullUpdateTimeout": {pull_update},
             "CacheDirectory": "{}", "ExpandDirectory": "{}", "WorkerThreads": 2,
             "Locations": {{"reg": {{"remotetype": "dockerv2", "url": "http://{registry}"}}}},
             "Platforms": {{
-                "sysa": {{"accesstype": "local", "architecture": "amd64", "local": {{"imageDir": "{}"}}}},
+                "sysa": {{"accesstype": "local", "architecture": "amd64", "admins": ["uid:1000"], "local": {{"imageDir": "{}"}}}},
                 "arm": {{"accesstype": "local", "architecture": "arm64", "local": {{"imageDir": "{}"}}}},
                 "far": {{"accesstype": "remote", "host": "h", "ssh": {{"username": "u", "imageDir": "/i"}}}}}}}}"#,
             at("cache"),
@@ -74,13 +86,16 @@ impl Gateway {
         for name in ["cache", "expand", "images", "arm"] {
             std::fs::create_dir_all(dir.join(name)).unwrap();
         }
-        let config = Arc::new(Config::parse(&text).unwrap_or_else(|error| panic!("{error}")).0);
+        let mut config = Config::parse(&text).unwrap_or_else(|error| panic!("{error}")).0;
+        change(&mut config);
+        let config = Arc::new(config);
         let catalog = open_for_use(place).await.unwrap();
         let converter = Converter::from_command(&["sh", "-c", CHILD, dir.to_str().unwrap()]);
         let puller = Puller::new(config.clone(), catalog.clone(), converter, 999).unwrap();
         let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
         jobs.recover().await.unwrap();
-        let api = Api { config, catalog, jobs, groups: Groups::default() };
+        let managing = Managing::new(&config, &catalog, &jobs);
+        let api = Api { config, catalog, jobs, groups: Groups::default(), managing };
         let authenticator = Authenticator::new(Authentication::Mock).unwrap();
         Gateway { service: Arc::new(Service { api, authenticator }), dir: dir.to_owned() }
     }

@@ -32,6 +32,7 @@ pub(crate) const TOP: &[Key] = &[
         "what may be pulled: REGISTRY, REGISTRY/REPOSITORY, REGISTRY/GROUP/*; ours",
     ),
     key("Authentication", "munge", "munge, or mock for tests on a loopback address"),
+    key("AutoExpire", "false", "remove expired images every hour, without being asked; ours"),
     key("Broker", "-", "unused (task broker of an early original)"),
     key("CacheDirectory", "required", "downloaded blobs, kept by content"),
     key("CacheSizeLimit", "-", "GB of blobs kept in CacheDirectory; the longest unused go first; ours"),
@@ -65,7 +66,7 @@ pub(crate) const TOP: &[Key] = &[
     key("ImportUsers", "nobody", "all, None, or exact user names that may import files"),
     key("Locations", "required", "the registries that may be pulled from"),
     key("LogLevel", "info", "debug, info, warn, error or critical"),
-    key("Metrics", "false", "record lookups"),
+    key("Metrics", "false", "record lookups, the newest million"),
     key("MongoDB", "-", "name of the database in MongoDBURI's server"),
     key("MongoDBURI", "-", "the original's catalog, used unless DatabaseURI names another"),
     key("Platforms", "required", "the systems that images are published on"),
@@ -81,8 +82,9 @@ pub(crate) const TOP: &[Key] = &[
 
 pub(crate) const PLATFORM: &[Key] = &[
     key("ConverterOptions", "the common ones", "the same for this system's images; ours"),
+    key("ImageDirSizeLimit", "-", "GB of images kept; beyond, the longest unused go; ours"),
     key("accesstype", "required", "local or remote"),
-    key("admins", "nobody", "exact user names; a string is one name"),
+    key("admins", "nobody", "exact user names, uid:N or gid:N; a string is one of them"),
     key(
         "architecture",
         "the gateway's",

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 use super::reuse::Offer;
 use super::{DOWNLOADS, FORMAT, Progress, PullError, Puller, blocking};
 use crate::acl;
-use crate::catalog::patiently;
+use crate::catalog::{State, patiently};
 use crate::config::Platform;
 use crate::confine::Reach;
 use crate::convert::{self, ConvertError, ConvertJob, ConvertLayer};
@@ -64,11 +64,14 @@ impl<'a> Making<'a> {
         };
         let id = id.hex().to_owned();
         let system = self.job.key.system.clone();
-        let guard = puller.images.lock(format!("{system} {id}")).await;
+        let guard = puller.hold(self.platform, &id).await;
         if let Some(known) = patiently(|| puller.catalog.record(&system, &id)).await?
             && puller.is_published(self.platform, &known.image).await
         {
             return Ok((known.image, guard));
+        }
+        if puller.state_after_removal(&system, &id).await? == Some(State::Expiring) {
+            return Err(PullError::Removed);
         }
         let layers = convert_layers(&resolved);
         let key = convert::key(&self.platform.converters);

@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use mongodb::Collection;
 use mongodb::options::UpdateOptions;
 
-use super::documents::{self, READY};
+use super::documents;
 use super::fields::Fields;
 use super::{Mongo, Operation, is_duplicate, merge};
 use crate::catalog::life::MOST_HISTORY;

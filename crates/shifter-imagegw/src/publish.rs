@@ -16,7 +16,7 @@ use rand::Rng;
 use ring::digest::{Context, SHA256};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use crate::config::Platform;
+use crate::config::{Access, Platform};
 
 /// Why a file could not be published.
 #[derive(Debug, thiserror::Error)]
@@ -113,16 +113,23 @@ pub(crate) fn publish_meta(directory: &Path, id: &str, text: &str) -> Result<(),
 /// Removes an image's files from a system, `.meta` first; those that are not there count as removed.
 pub(crate) fn remove(platform: &Platform, id: &str, format: &str) -> Result<(), PublishError> {
     remove_meta(platform, id)?;
-    unlink(&image_path(&platform.image_dir, id, format))
+    unlink(platform, &image_path(&platform.image_dir, id, format))
 }
 
 /// Removes `.meta` alone: nodes then take the image for one that is not there.
 pub(crate) fn remove_meta(platform: &Platform, id: &str) -> Result<(), PublishError> {
-    unlink(&platform.image_dir.join(format!("{id}.meta")))
+    unlink(platform, &platform.image_dir.join(format!("{id}.meta")))
 }
 
-fn unlink(path: &Path) -> Result<(), PublishError> {
-    match std::fs::remove_file(path) {
+fn unlink(platform: &Platform, path: &Path) -> Result<(), PublishError> {
+    let removed = match platform.access {
+        Access::Local => std::fs::remove_file(path),
+        // What has this name here is somebody else's.
+        Access::Remote => {
+            Err(io::Error::other("it is on a remote system, which this version does not serve"))
+        }
+    };
+    match removed {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         result => {
             result.map_err(|source| PublishError::Io { operation: "removing", path: path.to_owned(), source })

@@ -66,7 +66,9 @@ pub(crate) async fn migrate(source: &Source, target: &Place, is_trial: bool) -> 
     for record in retired.iter().filter(|record| record.state == State::Expiring) {
         let Image { system, id, .. } = &record.image;
         if records.iter().any(|new| name(new) == name(record)) {
-            bail!("image {id} of system {system} is being removed from {target}; run this again when that is done");
+            bail!(
+                "image {id} of system {system} is being removed from {target}; run this again when that is done"
+            );
         }
     }
     let steps = plan(records, &catalog.list(None).await?, &mut outcome);

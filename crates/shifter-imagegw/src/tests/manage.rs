@@ -16,6 +16,7 @@ struct Site {
     gateway: Gateway,
     registry: Registry,
     address: SocketAddr,
+    place: Place,
     _dir: tempfile::TempDir,
     _server: Server,
 }
@@ -27,7 +28,7 @@ impl Site {
         let place = server.place().await;
         let gateway = Gateway::start_changed(dir.path(), registry_address, 0, &place, change).await;
         let address = gateway.listen().await;
-        Site { gateway, registry, address, _dir: dir, _server: server }
+        Site { gateway, registry, address, place, _dir: dir, _server: server }
     }
 
     async fn ask(&self, method: &str, target: &str, who: &str) -> (u16, Value) {
@@ -414,4 +415,26 @@ async fn meta_says_what_is_granted_however_grants_come_and_go_at_once() {
         let expected = format!("\nUSERACL: {}\n", pullers.join(","));
         assert!(gateways[0].meta(&id).contains(&expected), "{}", gateways[0].meta(&id));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_an_original_gateway_expires_and_belongs_to_no_caller() {
+    let site = Site::on(Server::mongo(), |_| {}).await;
+    let Place::Mongo { uri, database } = &site.place else { panic!("{}", site.place) };
+    let client = mongodb::Client::with_uri_str(uri).await.unwrap();
+    let images = client.database(database).collection::<bson::Document>("images");
+    let id = "0f".repeat(32);
+    images.insert_one(bson::doc! {
+        "format": "squashfs", "userACL": [], "groupACL": [], "private": false, "tag": ["old:1"], "status": "READY",
+        "system": "sysa", "itype": "docker", "pulltag": "old:1", "last_pull": 5.0, "id": &id,
+    }).await.unwrap();
+    for suffix in ["squashfs", "meta"] {
+        std::fs::write(site.gateway.dir.join(format!("images/{id}.{suffix}")), "FORMAT: squashfs\n").unwrap();
+    }
+    assert!(site.finds("old:1", BOB).await && site.has_files(&id));
+    assert_eq!(site.ask("DELETE", "/api/image/sysa/docker/old%3A1", BOB).await.0, 404);
+    assert_eq!(site.answer("GET", "/api/expire/sysa/docker/old%3A1/", ADMIN).await, json!({"status": true}));
+    assert!(!site.finds("old:1", BOB).await && !site.has_files(&id));
+    let document = images.find_one(bson::doc! { "id": &id }).await.unwrap().unwrap();
+    assert_eq!(document.get_str("status"), Ok("EXPIRED"));
 }

@@ -90,7 +90,7 @@ async fn what_goes_wrong_has_a_code_and_a_sentence_in_json() {
     let bad_ids = r#"{"allowed_uids":"root"}"#;
     for (method, target, who, body, expected, sentence) in [
         ("GET", "/nothing", ALICE, "", 404, "there is no such route"),
-        ("GET", "/api/expire/sysa/docker/x/", ALICE, "", 404, "there is no such route"),
+        ("GET", "/api/nosuch/sysa/docker/x/", ALICE, "", 404, "there is no such route"),
         ("GET", "/api/list/nosuch/", ALICE, "", 404, "system \\\"nosuch\\\" is not configured"),
         ("GET", "/api/list/sysa/", "", "", 401, "carries no credential"),
         ("GET", "/api/list/sysa/", "bad:alice:users", "", 401, "was refused"),

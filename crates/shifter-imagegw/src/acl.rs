@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use shifter_api::wire::MAX_ACL_IDS;
 use shifter_core::meta::Acl;
 
+use crate::catalog::Tag;
 use crate::model::{Grant, TagKey};
 
 /// A caller with all groups, supplementary ones included.
@@ -113,6 +114,33 @@ pub(crate) fn merged<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Vec<Gra
         !grant.public || !private.iter().any(|(key, checked)| *key == grant.key && *checked > grant.checked)
     });
     kept
+}
+
+/// Most grants of one tag that is open to everybody: each says the same, and that its puller may take it back.
+const MOST_PUBLIC: usize = 100;
+
+/// An image's grants without those that let nobody in whom another one does not: of a tag that everybody
+/// may use, what was given to some before, and all but the newest of those that say so; and of tags that
+/// left the image, what was earned before a time, in seconds since the epoch.
+pub(crate) fn pruned(grants: Vec<Grant>, tags: &[Tag], before: f64) -> Vec<Grant> {
+    let mut public: HashMap<TagKey, Vec<f64>> = HashMap::new();
+    for grant in grants.iter().filter(|grant| grant.public) {
+        public.entry(grant.key.clone()).or_default().push(grant.checked);
+    }
+    for times in public.values_mut() {
+        times.sort_by(|a, b| b.total_cmp(a));
+    }
+    let is_tag = |key: &TagKey| tags.iter().any(|tag| tag.itype == key.itype && tag.tag == key.tag);
+    let is_kept = |grant: &Grant| {
+        let times = public.get(&grant.key).map_or(&[][..], Vec::as_slice);
+        let is_needed = match (grant.public, times.first()) {
+            (true, _) => times.get(MOST_PUBLIC - 1).is_none_or(|oldest| grant.checked >= *oldest),
+            (false, Some(newest)) => grant.checked >= *newest,
+            (false, None) => true,
+        };
+        is_needed && (grant.checked >= before || is_tag(&grant.key))
+    };
+    grants.into_iter().filter(is_kept).collect()
 }
 
 /// The groups of users, asked from this host's name service and kept for a minute.
@@ -275,6 +303,25 @@ mod tests {
         for old in [own_public, late] {
             assert_eq!(after(std::slice::from_ref(&mine), &old), std::slice::from_ref(&mine));
         }
+    }
+
+    #[test]
+    fn grants_that_say_nothing_new_do_not_pile_up() {
+        let at = |checked: f64, grant: Grant| Grant { checked, ..grant };
+        let tags = [Tag { itype: "docker".into(), tag: "a:1".into(), asked: 0.0 }];
+        let many: Vec<Grant> = (0..1500).map(|n| at(f64::from(n), grant("a:1", n, true, &[], &[]))).collect();
+        let kept = pruned(many, &tags, 0.0);
+        let pullers: Vec<u32> = kept.iter().map(|grant| grant.puller).collect();
+        assert_eq!(pullers, (1400..1500).collect::<Vec<_>>(), "the newest are left");
+
+        let before = at(1.0, grant("a:1", 1, false, &[1], &[]));
+        let public = at(2.0, grant("a:1", 2, true, &[], &[]));
+        let after = at(3.0, grant("a:1", 3, false, &[3], &[]));
+        let left = at(4.0, grant("gone:1", 4, false, &[4], &[]));
+        let all = vec![before.clone(), public.clone(), after.clone(), left.clone()];
+        assert_eq!(pruned(all.clone(), &tags, 4.0), [public.clone(), after.clone(), left]);
+        assert_eq!(pruned(all, &tags, 5.0), [public, after]);
+        assert_eq!(pruned(vec![before.clone()], &tags, 5.0), [before], "a tag's own grants do not age");
     }
 
     #[tokio::test]

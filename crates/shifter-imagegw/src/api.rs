@@ -6,12 +6,15 @@
 //! job or with an image they may use, so nobody sees another one's failure, access list or private name.
 
 mod following;
+mod inspect;
+pub(crate) mod manage;
 
 use std::sync::Arc;
 
 use shifter_api::wire::{self, ImageList, PullRequest, Queue, QueueEntry};
 use shifter_core::image_type::ImageType;
 
+pub(crate) use self::manage::Managing;
 use crate::acl::{self, Groups, Member};
 use crate::auth::Caller;
 use crate::catalog::{Catalog, CatalogError, NewJob, Submitted, Tag, submit};
@@ -21,6 +24,7 @@ use crate::jobs::Jobs;
 use crate::live::Live;
 use crate::login::Logins;
 use crate::model::{Grant, Image, Job, TagKey, now};
+use crate::pull::PullError;
 use crate::target::{Target, parse_reference};
 use crate::waiting::{Elsewhere, Pulled};
 
@@ -32,6 +36,7 @@ pub(crate) struct Api {
     pub(crate) groups: Groups,
     pub(crate) logins: Logins,
     pub(crate) elsewhere: Arc<Elsewhere>,
+    pub(crate) managing: Managing,
 }
 
 /// What a tag means for a caller.
@@ -59,6 +64,13 @@ pub(crate) enum Refusal {
     TooOften,
     #[error("{0}")]
     Unprocessable(String),
+    /// Not now, or not as long as something else stands in the way.
+    #[error("{0}")]
+    Conflict(String),
+    #[error("{0}")]
+    Forbidden(String),
+    #[error(transparent)]
+    Files(PullError),
     #[error("there are too many unfinished pulls, of all callers or of yours; try again in a minute")]
     Busy,
     #[error(transparent)]
@@ -70,7 +82,8 @@ impl Api {
     pub(crate) fn new(config: Live, catalog: Arc<dyn Catalog>, jobs: Arc<Jobs>) -> Api {
         let (groups, logins) = (Groups::default(), Logins::default());
         let elsewhere = Elsewhere::new(catalog.clone());
-        Api { config, catalog, jobs, groups, logins, elsewhere }
+        let managing = Managing::new(&config, &catalog, &jobs);
+        Api { config, catalog, jobs, groups, logins, elsewhere, managing }
     }
 
     /// `GET list`: what the caller may use, one record per image and type. Who is nobody sees what is public.
@@ -124,6 +137,9 @@ impl Api {
                     // A catalog that cannot be written at the moment still answers.
                     if let Err(error) = self.keep_alive(&image).await {
                         tracing::warn!(error = sentence(&error), "a lookup could not move an expiration");
+                    }
+                    if let Some(caller) = caller {
+                        self.managing.note_use(caller.uid, &key, &image.id);
                     }
                     return Ok(self.show(&image, itype, vec![key.tag], &grants));
                 }

@@ -7,6 +7,7 @@
 //! here, and what every database does alike (`submit`, `leases`, `migrate`) is written once.
 
 mod leases;
+mod life;
 mod limited;
 mod migrate;
 mod mongo;
@@ -23,6 +24,7 @@ use async_trait::async_trait;
 use shifter_core::meta::Acl;
 
 pub(crate) use self::leases::{HEARTBEAT, LEASE, Lease};
+pub(crate) use self::life::{State, Turn, Use};
 #[cfg(test)]
 use self::migrate::Outcome;
 pub(crate) use self::migrate::{Source, migrate};
@@ -113,14 +115,19 @@ pub(crate) struct Record {
     pub(crate) tags: Vec<Tag>,
     /// All of the image's, whatever tag they were earned under; sorted by type, tag and puller.
     pub(crate) grants: Vec<Grant>,
-    /// Counts replacements; 0: nothing is stored yet, or only by an original gateway.
+    /// Only `Ready` ones are found by `lookup`, `list`, `record` and `image_of_digest`.
+    pub(crate) state: State,
+    /// Kept by an administrator: neither expiry nor a full directory removes it.
+    pub(crate) pinned: bool,
+    /// Counts replacements; 0: nothing is stored yet, or only by an original gateway or of an expired image.
     pub(crate) revision: i64,
 }
 
 impl Record {
     /// A record for an image that has none.
     pub(crate) fn new(image: Image) -> Record {
-        Record { image, digests: Vec::new(), tags: Vec::new(), grants: Vec::new(), revision: 0 }
+        let (digests, tags, grants) = Default::default();
+        Record { image, digests, tags, grants, state: State::Ready, pinned: false, revision: 0 }
     }
 
     /// Adds a digest unless it is there.
@@ -216,11 +223,33 @@ pub(crate) trait Catalog: Send + Sync {
     async fn image_of_digest(&self, system: &str, digest: &str) -> Result<Option<Image>, CatalogError>;
 
     /// Replaces a record, or enters it. False, and nothing changed, if `record.revision` is not the
-    /// stored one any more. Tags that were asked about later elsewhere stay where they are.
+    /// stored one any more. Tags that were asked about later elsewhere stay where they are. A record of
+    /// revision 0 also takes an expired one's place, of which nothing stays, but not an expiring one's.
     async fn store(&self, record: &Record) -> Result<bool, CatalogError>;
 
     /// Moves an image's expiration, seconds since the epoch.
     async fn set_expiration(&self, system: &str, id: &str, at: f64) -> Result<(), CatalogError>;
+
+    /// Records of expiring and expired images, of a system or of all, of one id or of all.
+    async fn retired(&self, system: Option<&str>, id: Option<&str>) -> Result<Vec<Record>, CatalogError>;
+
+    /// Moves an image to another state if it still stands as it was read; whether it did.
+    async fn turn(&self, record: &Record, turn: &Turn) -> Result<bool, CatalogError>;
+
+    /// Removes an expired record, if it still stands as it was read.
+    async fn forget(&self, record: &Record) -> Result<(), CatalogError>;
+
+    /// Which images a tag meant, with the time since when it did, newest first; the last hundred.
+    async fn history(&self, key: &TagKey) -> Result<Vec<(String, f64)>, CatalogError>;
+
+    /// Notes lookups.
+    async fn add_uses(&self, uses: &[Use]) -> Result<(), CatalogError>;
+
+    /// The newest lookups on a system, at most so many, oldest first.
+    async fn uses(&self, system: &str, limit: u32) -> Result<Vec<Use>, CatalogError>;
+
+    /// Forgets all lookups but the newest.
+    async fn trim_uses(&self, keep: u32) -> Result<(), CatalogError>;
 
     /// Enters a job that nobody holds yet; none if the caller already has one for the tag.
     async fn enter_job(&self, new: &NewJob) -> Result<Option<Job>, CatalogError>;
@@ -308,4 +337,4 @@ where
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

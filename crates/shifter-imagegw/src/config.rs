@@ -61,6 +61,10 @@ pub(crate) struct Config {
     pub(crate) examiner: Option<Examiner>,
     /// How long a child that converts or unpacks may take.
     pub(crate) conversion_time: Duration,
+    /// Whether expired images are removed unasked.
+    pub(crate) auto_expire: bool,
+    /// Whether lookups are noted.
+    pub(crate) metrics: bool,
     pub(crate) log_level: Option<&'static str>,
     /// Where the catalog is.
     pub(crate) database: Place,
@@ -91,9 +95,17 @@ pub(crate) struct Platform {
     pub(crate) architecture: String,
     /// How its images are made.
     pub(crate) converters: Converters,
-    /// Exact user names.
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by the administrators' verbs, a later step"))]
+    /// Exact user names, `uid:N` or `gid:N`.
     pub(crate) admins: Vec<String>,
+    /// Bytes of image files beyond which the longest unused go.
+    pub(crate) size_limit: Option<u64>,
+}
+
+impl Platform {
+    /// Whether an image published on one of them is published on the other: one directory.
+    pub(crate) fn shares_files_with(&self, other: &Platform) -> bool {
+        crate::transfer::is_shared(self, other)
+    }
 }
 
 /// How files reach a system.
@@ -217,6 +229,8 @@ fn read(top: &mut Section<'_>) -> Config {
         audit_log: top.path("AuditLog"),
         environment: Environment::default(),
         examiner: read_examiner(top),
+        auto_expire: top.bool("AutoExpire").unwrap_or_default(),
+        metrics: top.bool("Metrics").unwrap_or_default(),
         conversion_time: conversion_time.map_or(convert::TIME, Duration::from_secs),
         unsupported,
         doors: doors::read(top, &database),
@@ -245,7 +259,6 @@ fn read(top: &mut Section<'_>) -> Config {
 
 /// Keys whose meaning belongs to verbs this version does not have: only their types are checked.
 fn check_unused(top: &mut Section<'_>) {
-    top.bool("Metrics");
     top.names("ImportUsers");
     for key in ["DefaultLustreReplication", "DefaultOstCount"] {
         top.integer(key, 0, u64::from(u32::MAX));
@@ -314,6 +327,9 @@ fn read_platform(
         architecture: read_architecture(section).unwrap_or_else(|| host_architecture().to_owned()),
         converters: images::read(section, converters, unsupported),
         admins: section.names("admins"),
+        size_limit: section
+            .decimal("ImageDirSizeLimit", 0.001, 1e9)
+            .map(|gigabytes| (gigabytes * 1e9) as u64),
     }
 }
 

@@ -6,6 +6,7 @@ use axum::response::Response;
 use serde::Serialize;
 use shifter_api::wire::ServiceStatus;
 
+use crate::api::manage::{Manage, Verb};
 use crate::filter::Filter;
 use crate::http::{Ask, Outcome, Problem, json, text};
 use crate::openapi;
@@ -94,5 +95,17 @@ pub(crate) async fn login(ask: &Ask<'_>) -> Answer {
     let denied = (!reply.status).then(|| "not verified".to_owned());
     let mut response = ok(&reply);
     response.extensions_mut().insert(Outcome { digest: None, denied });
+    Ok(response)
+}
+
+pub(crate) async fn manage(ask: &Ask<'_>, verb: Verb) -> Answer {
+    let names = &ask.names;
+    let name = (!names.itype.is_empty()).then_some((names.itype, names.tag));
+    let wanted = Manage { verb, system: names.system, name };
+    let api = &ask.service.api;
+    let (value, denied) = api.manage(&wanted, ask.platform, &ask.query, ask.caller()?).await?;
+    let mut response = ok(&value);
+    let digest = value["id"].as_str().map(str::to_owned);
+    response.extensions_mut().insert(Outcome { digest, denied: denied.map(str::to_owned) });
     Ok(response)
 }

@@ -282,6 +282,9 @@ impl From<Refusal> for Problem {
         let status = match &refusal {
             Refusal::BadRequest(_) => StatusCode::BAD_REQUEST,
             Refusal::NoImage | Refusal::Denied(_) | Refusal::NoJob => StatusCode::NOT_FOUND,
+            Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
+            Refusal::Files(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::TooOften => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Catalog(error) if !error.is_passing() => StatusCode::INTERNAL_SERVER_ERROR,

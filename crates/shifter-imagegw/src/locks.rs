@@ -19,17 +19,23 @@ impl<T> Default for Locks<T> {
 impl<T: Default> Locks<T> {
     /// Waits for the lock of a name.
     pub(crate) async fn lock(&self, name: String) -> OwnedMutexGuard<T> {
-        let lock = {
-            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            locks.retain(|_, lock| lock.strong_count() > 0);
-            let held = locks.get(&name).and_then(Weak::upgrade);
-            held.unwrap_or_else(|| {
-                let lock = Arc::new(tokio::sync::Mutex::new(T::default()));
-                locks.insert(name, Arc::downgrade(&lock));
-                lock
-            })
-        };
-        lock.lock_owned().await
+        self.of(name).lock_owned().await
+    }
+
+    /// The lock of a name, unless somebody has it.
+    pub(crate) fn try_lock(&self, name: String) -> Option<OwnedMutexGuard<T>> {
+        self.of(name).try_lock_owned().ok()
+    }
+
+    fn of(&self, name: String) -> Arc<tokio::sync::Mutex<T>> {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let held = locks.get(&name).and_then(Weak::upgrade);
+        held.unwrap_or_else(|| {
+            let lock = Arc::new(tokio::sync::Mutex::new(T::default()));
+            locks.insert(name, Arc::downgrade(&lock));
+            lock
+        })
     }
 }
 
@@ -51,6 +57,7 @@ mod tests {
         };
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
+        assert!(locks.try_lock("a".to_owned()).is_none() && locks.try_lock("c".to_owned()).is_some());
         drop(first);
         assert_eq!(waiting.await.unwrap(), 7, "who waited learns what was left");
         drop(other);

@@ -3,6 +3,7 @@
 //! `serve` is the daemon, `check-config` tells what is wrong with its configuration, and hidden ones are the child
 //! processes that work on untrusted bytes. Everything else is asked by HTTP.
 
+mod accounts;
 mod acl;
 mod admin;
 mod api;
@@ -23,6 +24,7 @@ mod handlers;
 mod health;
 mod http;
 mod jobs;
+mod keeper;
 mod listen;
 mod live;
 mod locks;
@@ -48,6 +50,7 @@ mod tests;
 mod tls;
 mod transfer;
 mod unpack;
+mod uses;
 mod waiting;
 mod worker;
 

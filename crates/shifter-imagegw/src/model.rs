@@ -181,7 +181,8 @@ impl Image {
             workdir: self.config.workdir.clone(),
             env: self.config.env.clone(),
             acl,
-            rich: Some(Rich {
+            // Of an original gateway's image nothing is known that only our own line could say.
+            rich: (!self.sha256.is_empty()).then(|| Rich {
                 size: self.size,
                 sha256: self.sha256.clone(),
                 architecture: self.config.architecture.clone(),

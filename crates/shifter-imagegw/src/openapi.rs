@@ -197,6 +197,35 @@ fn schemas() -> Map<String, Value> {
         ("Pulled", pulled),
         ("Done", object(map([("status", json!({ "type": ["boolean", "null"] }))]))),
         (
+            "Restored",
+            json!({ "type": "object", "required": ["status"], "properties":
+                { "status": { "type": ["boolean", "null"] }, "file": { "type": "boolean" } } }),
+        ),
+        ("Expired", object(map([("status", json!({ "anyOf": [texts(), { "const": false }] }))]))),
+        ("Uses", json!({ "type": "array", "items": reference("Use") })),
+        (
+            "Use",
+            object(map([
+                ("user", text()),
+                ("uid", json!({ "type": "integer", "minimum": 0 })),
+                ("system", text()),
+                ("type", text()),
+                ("tag", text()),
+                ("id", text()),
+                ("time", json!({ "type": "number" })),
+            ])),
+        ),
+        ("History", list_of("Meaning")),
+        ("Meaning", object(map([("id", text()), ("since", json!({ "type": "number" }))]))),
+        (
+            "Inspected",
+            json!({ "allOf": [reference("Image"), { "type": "object", "properties": {
+                "format": text(), "size": { "type": "integer" }, "sha256": text(), "architecture": text(),
+                "cmd": { "type": ["array", "null"] }, "user": text(), "volumes": texts(), "stop_signal": text(),
+                "expiration": { "type": "number" }, "pinned": { "type": "boolean" }, "tags": texts()
+            } }] }),
+        ),
+        (
             "PullRequest",
             json!({ "type": "object", "properties": { "allowed_uids": ids, "allowed_gids": ids } }),
         ),

@@ -190,7 +190,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        remove(&self.path, true);
+        discard(&self.path, true);
     }
 }
 
@@ -199,7 +199,7 @@ impl Drop for Scratch {
 pub(crate) fn remove_leftovers(directory: &Path) -> io::Result<usize> {
     let leftovers = leftovers(directory)?;
     for path in &leftovers {
-        remove(path, std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()));
+        discard(path, std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()));
     }
     Ok(leftovers.len())
 }
@@ -232,7 +232,7 @@ fn is_old(entry: &std::fs::DirEntry) -> bool {
     modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > DAY))
 }
 
-fn remove(path: &Path, is_directory: bool) {
+fn discard(path: &Path, is_directory: bool) {
     let result = match is_directory {
         true => std::fs::remove_dir_all(path).or_else(|error| match error.kind() {
             ErrorKind::PermissionDenied => open_up(path).and_then(|()| std::fs::remove_dir_all(path)),
@@ -360,7 +360,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         if !self.is_published {
-            remove(&self.path, false);
+            discard(&self.path, false);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! published under that digest is only granted; else one caller at a time downloads, converts and
 //! publishes it while the others with the same digest wait for the outcome.
 
+mod files;
 mod lines;
 mod make;
 mod reuse;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use shifter_core::digest::Algorithm;
 use shifter_registry::{BlobCache, Client, Credentials, RegistryError, Settings};
-use tokio::sync::{OwnedMutexGuard, Semaphore};
+use tokio::sync::Semaphore;
 
 use self::make::Making;
 use self::reuse::LayerIndexes;
@@ -74,6 +75,9 @@ pub(crate) enum PullError {
     /// Another caller's attempt at the same digest failed while this one waited for it.
     #[error("{0}")]
     Shared(String),
+    /// Expired by another process after this one found it.
+    #[error("the image was removed while it was pulled; pull again")]
+    Removed,
     #[error("the gateway is shutting down")]
     Stopping,
     /// Cancelled, or taken over by another process after this one was silent for too long.
@@ -179,11 +183,6 @@ impl Puller {
         Some((contents.blobs.len(), contents.size()))
     }
 
-    /// Keeps pulls of an image from publishing it or changing who may use it.
-    pub(crate) async fn hold(&self, system: &str, id: &str) -> OwnedMutexGuard<()> {
-        self.images.lock(format!("{system} {id}")).await
-    }
-
     /// Follows a changed configuration: registries are connected to anew, and with changed certificates; turns for
     /// conversion become more at once, or fewer as they come back.
     pub(crate) fn reconfigured(&self, old: &Config) {
@@ -237,12 +236,16 @@ impl Puller {
         let digest = head.digest.to_string();
         self.fly(job, &digest).await?;
         let found = patiently(|| self.catalog.image_of_digest(&job.key.system, &digest)).await?;
-        let made = match found {
-            Some(image) if self.find_published(&image).await? => {
-                let guard = self.images.lock(format!("{} {}", image.system, image.id)).await;
-                Ok((image, guard))
+        let found = match found {
+            Some(image) => {
+                let guard = self.hold(platform, &image.id).await;
+                self.find_published(&image).await?.then_some((image, guard))
             }
-            _ => match flight.as_ref().filter(|failure| failure.at > waiting_since) {
+            None => None,
+        };
+        let made = match found {
+            Some(found) => Ok(found),
+            None => match flight.as_ref().filter(|failure| failure.at > waiting_since) {
                 Some(failure) => Err(PullError::Shared(failure.why.clone())),
                 None => {
                     progress.enter(Phase::Making);
@@ -373,9 +376,11 @@ impl Puller {
     }
 
     /// Gives the caller what the registry agreed to: `.meta` first, which the nodes check, then the
-    /// catalog, then the job's end. Runs under the image's lock, so that in this process no other grant
-    /// comes between; another process's makes the record's revision stale, and this one looks again.
+    /// catalog, then `.meta` once more if somebody else wrote it meanwhile, then the job's end. Runs under the
+    /// image's lock, so that in this process no other grant comes between; another process's makes the
+    /// record's revision stale, and this one looks again.
     async fn grant(&self, job: &Job, image: &Image, earned: &Earned) -> Result<(), PullError> {
+        let platform = self.platform(&job.key.system)?;
         // Who changes an access list faster than it is carried out gets one of them.
         const ROUNDS: usize = 3;
         let (catalog, lease) = (&self.catalog, job.lease());
@@ -391,6 +396,9 @@ impl Puller {
             let acl = if public { Default::default() } else { acl::of_grant(&job.acl, job.uid) };
             let grant = Grant { key, id, puller, public, acl, checked: earned.asked };
             let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
+            if known.is_none() && !self.is_published(image).await {
+                return Err(PullError::Removed);
+            }
             let mut record = known.unwrap_or_else(|| Record::new(image.clone()));
             // Where another process replaced the record meanwhile, what it published stands.
             if !is_contested || !self.is_published(&record.image).await {
@@ -400,14 +408,20 @@ impl Puller {
             record.grants = acl::merged(record.grants.iter().chain([&grant]));
             record.add_digest(earned.digest.clone());
             record.add_tag(Tag { itype: job.key.itype, tag: job.key.tag, asked: earned.asked });
-            let acl = acl::for_meta(&record.grants, self.gateway_uid)?;
-            let acl = if self.config.environment.no_acl_in_meta { Default::default() } else { acl };
-            let meta = record.image.to_meta(acl).render();
-            self.store(&image.system)?.publish_meta(&image.id, &meta).await?;
-            if !patiently(|| catalog.store(&record)).await? {
+            let oldest = now() - self.config.image_expiration.as_secs_f64();
+            record.grants = acl::pruned(record.grants, &record.tags, oldest);
+            self.write_meta(platform, &record).await?;
+            let is_stored = patiently(|| catalog.store(&record)).await;
+            // Also where it failed: then what was just written is not what the catalog grants.
+            let is_settled = self.settle_meta(platform, &image.id).await;
+            if !is_stored? {
                 is_contested = true;
-                continue;
+                match self.state_after_removal(&image.system, &image.id).await? {
+                    Some(_) => return Err(PullError::Removed),
+                    None => continue,
+                }
             }
+            is_settled?;
             rounds += 1;
             let if_acl = (!earned.public && rounds < ROUNDS).then_some(&job.acl);
             if patiently(|| catalog.finish(lease, if_acl)).await? {

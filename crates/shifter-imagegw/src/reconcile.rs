@@ -19,6 +19,7 @@ use crate::acl;
 use crate::admin::Answer;
 use crate::catalog::{Catalog, Record};
 use crate::config::{Access, Config};
+use crate::model::Grant;
 use crate::publish;
 use crate::pull::Puller;
 
@@ -133,17 +134,22 @@ async fn records(catalog: &dyn Catalog, place: &Place<'_>) -> anyhow::Result<Vec
 }
 
 async fn faults(scope: &Scope<'_>, contents: &Contents, records: Vec<Record>) -> Vec<Fault> {
-    let known: BTreeSet<String> = records.iter().map(|record| record.image.id.clone()).collect();
-    let orphans = contents.images.iter().filter(|(id, _)| !known.contains(*id));
+    // Systems that share a directory share `.meta`, which names the users of all.
+    let mut known: BTreeMap<String, Vec<Grant>> = BTreeMap::new();
+    for record in &records {
+        known.entry(record.image.id.clone()).or_default().extend(record.grants.iter().cloned());
+    }
+    let orphans = contents.images.iter().filter(|(id, _)| !known.contains_key(*id));
     let mut faults: Vec<Fault> =
         orphans.map(|(id, files)| Fault::Orphan(id.clone(), files.clone())).collect();
     for record in records {
-        faults.extend(fault_of(scope, contents, record));
+        let grants = known.get(&record.image.id).map(Vec::as_slice).unwrap_or_default();
+        faults.extend(fault_of(scope, contents, record, grants));
     }
     faults
 }
 
-fn fault_of(scope: &Scope<'_>, contents: &Contents, record: Record) -> Option<Fault> {
+fn fault_of(scope: &Scope<'_>, contents: &Contents, record: Record, grants: &[Grant]) -> Option<Fault> {
     // Nobody may use it: whoever pulls it next makes it anew.
     if record.grants.is_empty() {
         return None;
@@ -162,7 +168,7 @@ fn fault_of(scope: &Scope<'_>, contents: &Contents, record: Record) -> Option<Fa
     if let Some(why) = broken {
         return Some(Fault::Broken(Box::new(record), why));
     }
-    let wanted = acl::for_meta(&record.grants, scope.gateway_uid).ok()?;
+    let wanted = acl::for_meta(grants, scope.gateway_uid).ok()?;
     let why = match files.meta.as_ref() {
         None => "has no .meta, so that nobody can use it".to_owned(),
         Some(text) => match Meta::parse(text) {
@@ -170,7 +176,7 @@ fn fault_of(scope: &Scope<'_>, contents: &Contents, record: Record) -> Option<Fa
             Ok(meta) if same_ids(&meta.acl.uids, &wanted.uids) && same_ids(&meta.acl.gids, &wanted.gids) => {
                 return None;
             }
-            Ok(_) if std::env::var_os("DISABLE_ACL_METADATA").is_some() => return None,
+            Ok(_) if scope.config.environment.no_acl_in_meta => return None,
             Ok(_) => "its .meta names other users than the catalog".to_owned(),
         },
     };
@@ -242,11 +248,20 @@ async fn take_away(scope: &Scope<'_>, place: &Place<'_>, found: &Record) -> anyh
 
 async fn write_meta(scope: &Scope<'_>, place: &Place<'_>, found: &Record) -> anyhow::Result<bool> {
     let Some((_guard, record)) = again(scope, found).await? else { return Ok(false) };
-    let mut meta = record.image.to_meta(acl::for_meta(&record.grants, scope.gateway_uid)?);
-    if record.image.sha256.is_empty() {
-        // Of an original gateway's image nothing is known that only our own line could say.
-        meta.rich = None;
+    let mut grants = Vec::new();
+    for system in &place.systems {
+        grants.extend(
+            scope
+                .catalog
+                .record(system, &record.image.id)
+                .await?
+                .map(|record| record.grants)
+                .unwrap_or_default(),
+        );
     }
+    let acl = acl::for_meta(&grants, scope.gateway_uid)?;
+    let acl = if scope.config.environment.no_acl_in_meta { Default::default() } else { acl };
+    let meta = record.image.to_meta(acl);
     let (directory, id, text) = (place.directory.to_owned(), record.image.id, meta.render());
     tokio::task::spawn_blocking(move || publish::publish_meta(&directory, &id, &text)).await??;
     Ok(true)
@@ -259,7 +274,10 @@ async fn again(
 ) -> anyhow::Result<Option<(Option<tokio::sync::OwnedMutexGuard<()>>, Record)>> {
     let (system, id) = (&found.image.system, &found.image.id);
     let guard = match scope.puller {
-        Some(puller) => Some(puller.hold(system, id).await),
+        Some(puller) => match scope.config.platforms.get(system) {
+            Some(platform) => Some(puller.hold(platform, id).await),
+            None => None,
+        },
         None => None,
     };
     let record = scope.catalog.record(system, id).await?;

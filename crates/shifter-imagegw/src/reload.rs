@@ -95,10 +95,12 @@ fn keep(old: &Config, new: &mut Config) -> Vec<&'static str> {
     keep(old.cache_limit != new.cache_limit, "CacheSizeLimit");
     keep(old.expand_directory != new.expand_directory, "ExpandDirectory");
     keep(old.conversion_time != new.conversion_time, "ConversionTimeLimit");
+    keep(old.metrics != new.metrics, "Metrics");
     keep(old.doors.listen != new.doors.listen, "Listen");
     keep(old.doors.tls.is_some() != new.doors.tls.is_some(), "TLSCertificate");
     keep(old.doors.admin_socket != new.doors.admin_socket, "AdminSocket");
     keep(old.doors.logs_json != new.doors.logs_json, "LogFormat");
+    new.metrics = old.metrics;
     new.database = old.database.clone();
     new.authentication = old.authentication;
     new.cache_directory = old.cache_directory.clone();

@@ -5,6 +5,7 @@
 //! A new route is one entry in one of the groups and one function that answers it.
 
 mod images;
+mod manage;
 
 use axum::response::Response;
 use futures_util::future::BoxFuture;
@@ -84,7 +85,7 @@ const fn parameter(name: &'static str, kind: Kind, meaning: &'static str) -> Par
 }
 
 /// All routes, by what they are about.
-const GROUPS: [&[Route]; 1] = [images::ROUTES];
+const GROUPS: [&[Route]; 2] = [images::ROUTES, manage::ROUTES];
 
 /// All routes.
 pub(crate) fn all() -> impl Iterator<Item = &'static Route> {

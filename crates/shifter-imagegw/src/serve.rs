@@ -85,6 +85,8 @@ pub(crate) async fn serve(
     let jobs = Jobs::new(catalog.clone(), puller, seal);
     jobs.recover().await?;
     let api = Api::new(config.clone(), catalog.clone(), jobs.clone());
+    api.managing.keeper.start(&api.managing.uses);
+    let uses = api.managing.uses.clone();
     let readiness = Readiness::new(config.clone(), catalog.clone());
     let front = Front::new(Arc::new(Service { api, authenticator }), readiness);
     let router = front::router(front.clone());
@@ -124,6 +126,7 @@ pub(crate) async fn serve(
     if tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
+    uses.close().await;
     // Before the catalog's lock is free: the next process has a socket of this name.
     drop(desk_open);
     catalog.close().await;

@@ -5,6 +5,7 @@
 mod access;
 mod http;
 mod malformed;
+mod manage;
 mod pull;
 mod waiting;
 
@@ -104,7 +105,7 @@ impl Gateway {
             "CacheDirectory": "{}", "ExpandDirectory": "{}", "WorkerThreads": 2,
             "Locations": {{"reg": {{"remotetype": "dockerv2", "url": "http://{registry}"}}}},
             "Platforms": {{
-                "sysa": {{"accesstype": "local", "architecture": "amd64", "local": {{"imageDir": "{}"}}}},
+                "sysa": {{"accesstype": "local", "architecture": "amd64", "admins": ["uid:1000"], "local": {{"imageDir": "{}"}}}},
                 "arm": {{"accesstype": "local", "architecture": "arm64", "local": {{"imageDir": "{}"}}}},
                 "far": {{"accesstype": "remote", "host": "h", "ssh": {{"username": "u", "imageDir": "/i"}}}}}}}}"#,
             at("cache"),

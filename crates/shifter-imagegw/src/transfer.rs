@@ -147,9 +147,20 @@ impl Store {
         }
     }
 
+    /// Removes `.meta` alone: nodes then take the image for one that is not there.
+    pub(crate) async fn remove_meta(&self, id: &str) -> Result<(), TransferError> {
+        let names = [format!("{id}.meta")];
+        match self {
+            Store::Local(directory) => {
+                let directory = directory.clone();
+                blocking(move || publish::remove_published(&directory, &names)).await
+            }
+            Store::Remote(remote) => remote.remove(&names).await,
+        }
+    }
+
     /// Removes `.meta`, then the image; what is not there is no failure. Where some hosts cannot be reached, the others
     /// are done, and it fails: to be called again.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the removal of expired images"))]
     pub(crate) async fn remove(&self, id: &str, format: &str) -> Result<(), TransferError> {
         let names = [format!("{id}.meta"), format!("{id}.{format}")];
         match self {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Catalog, CatalogError, Change, Lease, NewJob, Record};
+use super::{Catalog, CatalogError, Change, Lease, NewJob, Record, Turn, Use};
 use crate::model::{Grant, Image, Job, TagKey};
 
 /// Longest wait for one step; longer than what the databases take to give up a connection by themselves.
@@ -54,6 +54,34 @@ impl Catalog for Limited {
 
     async fn set_expiration(&self, system: &str, id: &str, at: f64) -> Result<(), CatalogError> {
         within("moving an image's expiration", self.0.set_expiration(system, id, at)).await
+    }
+
+    async fn retired(&self, system: Option<&str>, id: Option<&str>) -> Result<Vec<Record>, CatalogError> {
+        within("reading removed images", self.0.retired(system, id)).await
+    }
+
+    async fn turn(&self, record: &Record, turn: &Turn) -> Result<bool, CatalogError> {
+        within("changing an image's state", self.0.turn(record, turn)).await
+    }
+
+    async fn forget(&self, record: &Record) -> Result<(), CatalogError> {
+        within("forgetting a removed image", self.0.forget(record)).await
+    }
+
+    async fn history(&self, key: &TagKey) -> Result<Vec<(String, f64)>, CatalogError> {
+        within("reading what a tag meant", self.0.history(key)).await
+    }
+
+    async fn add_uses(&self, uses: &[Use]) -> Result<(), CatalogError> {
+        within("noting lookups", self.0.add_uses(uses)).await
+    }
+
+    async fn uses(&self, system: &str, limit: u32) -> Result<Vec<Use>, CatalogError> {
+        within("reading lookups", self.0.uses(system, limit)).await
+    }
+
+    async fn trim_uses(&self, keep: u32) -> Result<(), CatalogError> {
+        within("forgetting old lookups", self.0.trim_uses(keep)).await
     }
 
     async fn enter_job(&self, new: &NewJob) -> Result<Option<Job>, CatalogError> {

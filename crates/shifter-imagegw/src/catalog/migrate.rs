@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-use super::{Place, Purpose, Record, Tag, mongo, open, order};
+use super::{Place, Purpose, Record, State, Tag, mongo, open, order};
 use crate::acl;
-use crate::model::{Image, TagKey};
+use crate::model::{Image, TagKey, now};
 
 /// What is copied from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +61,16 @@ pub(crate) async fn migrate(source: &Source, target: &Place, is_trial: bool) -> 
         outcome.new = records.len();
         return Ok(outcome);
     };
+    let retired = catalog.retired(None, None).await?;
+    // Nothing of an expired image is in the way of what the source has of it, but what is being removed is.
+    for record in retired.iter().filter(|record| record.state == State::Expiring) {
+        let Image { system, id, .. } = &record.image;
+        if records.iter().any(|new| name(new) == name(record)) {
+            bail!(
+                "image {id} of system {system} is being removed from {target}; run this again when that is done"
+            );
+        }
+    }
     let steps = plan(records, &catalog.list(None).await?, &mut outcome);
     for record in steps.iter().filter(|_| !is_trial) {
         let Image { system, id, .. } = &record.image;
@@ -89,6 +99,10 @@ fn plan(source: Vec<Record>, target: &[Record], outcome: &mut Outcome) -> Vec<Re
     let mut steps = Vec::new();
     for mut record in source {
         let id = record.image.id.clone();
+        // One that is over does not count, and its users' time begins anew: nothing goes because it was moved.
+        if record.image.expiration < now() {
+            record.image.expiration = 0.0;
+        }
         let tags = std::mem::take(&mut record.tags);
         record.tags = tags.into_iter().filter(|tag| meanings[&key(&record, tag)].1 == id).collect();
         match known.get(&name(&record)) {

@@ -10,6 +10,7 @@
 mod documents;
 mod fields;
 mod jobs;
+mod life;
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use mongodb::{Client, Collection, IndexModel};
 
 use self::documents::READY;
 pub(super) use self::documents::{Merged, exported, merge};
-use super::{Catalog, CatalogError, Change, Lease, NewJob, Place, Purpose, Record, order};
+use super::{Catalog, CatalogError, Change, Lease, NewJob, Place, Purpose, Record, Turn, Use, order};
 use crate::model::{Grant, Image, Job, TagKey};
 
 /// The original's collection of images; its unique index has this name.
@@ -78,6 +79,9 @@ pub(super) struct Mongo {
     images: Collection<Document>,
     jobs: Collection<Document>,
     counters: Collection<Document>,
+    /// The original's, too.
+    metrics: Collection<Document>,
+    history: Collection<Document>,
 }
 
 impl Mongo {
@@ -104,6 +108,8 @@ impl Mongo {
             images: database.collection(IMAGES),
             jobs: database.collection("shifter_jobs"),
             counters: database.collection("shifter_counters"),
+            metrics: database.collection("metrics"),
+            history: database.collection("shifter_history"),
             client,
         };
         let collections = database.list_collection_names().await.map_err(opening)?;
@@ -146,6 +152,9 @@ impl Mongo {
             .build();
         let index = IndexModel::builder().keys(doc! { "system": 1, "flight": 1 }).options(unique).build();
         self.jobs.create_index(index).await.map_err(migrating)?;
+        for (collection, keys) in life::indexes(self) {
+            collection.create_index(IndexModel::builder().keys(keys).build()).await.map_err(migrating)?;
+        }
         Ok(())
     }
 
@@ -176,14 +185,16 @@ impl Mongo {
         Ok(())
     }
 
-    /// READY documents that match. One of an original gateway that cannot be understood is left out, for
+    /// READY documents that match, unless the filter says otherwise by `$or`. One of an original gateway that cannot be understood is left out, for
     /// the sake of the others.
     async fn find(
         &self,
         mut filter: Document,
         operation: &'static str,
     ) -> Result<Vec<Document>, CatalogError> {
-        filter.insert("status", READY);
+        if !filter.contains_key("$or") {
+            filter.insert("status", READY);
+        }
         let cursor = self.images.find(filter).await.during(operation)?;
         let mut found: Vec<Document> = cursor.try_collect().await.during(operation)?;
         found.retain(|document| match documents::record(document) {
@@ -199,13 +210,16 @@ impl Mongo {
     /// Leaves a tag with the image that was asked about last.
     async fn settle(&self, key: &TagKey) -> Result<(), CatalogError> {
         const DOING: &str = "moving a tag";
-        let filter = doc! { "system": &key.system, "itype": &key.itype, "tag": &key.tag };
+        let mut filter = doc! { "system": &key.system, "itype": &key.itype, "tag": &key.tag };
+        // A tag also leaves what we retired, or a restore would bring it back.
+        filter.insert("$or", vec![doc! { "status": READY }, life::retired()]);
         let found = self.find(filter, DOING).await?;
         let asked = found.iter().map(|found| Ok((documents::asked(found, key)?, documents::id(found)?)));
         let asked = asked.collect::<Result<Vec<(f64, String)>, CatalogError>>()?;
         let Some(last) = asked.iter().max_by(|a, b| order(a, b)) else { return Ok(()) };
         for (document, (at, id)) in found.iter().zip(&asked).filter(|(_, of)| *of != last) {
-            let mut filter = doc! { "system": &key.system, "id": id, "status": READY };
+            let status = document.get_str("status").unwrap_or(READY);
+            let mut filter = doc! { "system": &key.system, "id": id, "status": status };
             let is_ours = document.contains_key("shifter");
             filter.insert("shifter", doc! { "$exists": is_ours });
             // Only if the tag has not been given to it anew meanwhile.
@@ -280,8 +294,15 @@ impl Catalog for Mongo {
             0 => filter.insert("shifter", doc! { "$exists": false }),
             revision => filter.insert("shifter.revision", revision),
         };
+        let mut record = record.clone();
+        if record.revision == 0
+            && let Some(place) = life::place_of_retired(self, &record.image).await?
+        {
+            record.revision = place.revision;
+            filter = place.filter;
+        }
         let insert = UpdateOptions::builder().upsert(record.revision == 0).build();
-        let update = documents::update(record)?;
+        let update = documents::update(&record)?;
         match self.images.update_one(filter, update).with_options(insert).await {
             Ok(done) if done.matched_count == 0 && done.upserted_id.is_none() => return Ok(false),
             Ok(_) => {}
@@ -289,8 +310,10 @@ impl Catalog for Mongo {
             Err(error) => return Err(error).during(DOING),
         }
         for tag in &record.tags {
-            let (system, itype, tag) = (system.clone(), tag.itype.clone(), tag.tag.clone());
-            self.settle(&TagKey { system, itype, tag }).await?;
+            let (system, itype, name) = (system.clone(), tag.itype.clone(), tag.tag.clone());
+            let key = TagKey { system, itype, tag: name };
+            self.settle(&key).await?;
+            life::note_meaning(self, &key, id, tag.asked).await?;
         }
         Ok(true)
     }
@@ -300,6 +323,34 @@ impl Catalog for Mongo {
         let update = doc! { "$set": { "expiration": at } };
         self.images.update_one(filter, update).await.during("moving an image's expiration")?;
         Ok(())
+    }
+
+    async fn retired(&self, system: Option<&str>, id: Option<&str>) -> Result<Vec<Record>, CatalogError> {
+        life::all_retired(self, system, id).await
+    }
+
+    async fn turn(&self, record: &Record, turn: &Turn) -> Result<bool, CatalogError> {
+        life::turn(self, record, turn).await
+    }
+
+    async fn forget(&self, record: &Record) -> Result<(), CatalogError> {
+        life::forget(self, record).await
+    }
+
+    async fn history(&self, key: &TagKey) -> Result<Vec<(String, f64)>, CatalogError> {
+        life::history(self, key).await
+    }
+
+    async fn add_uses(&self, uses: &[Use]) -> Result<(), CatalogError> {
+        life::add_uses(self, uses).await
+    }
+
+    async fn uses(&self, system: &str, limit: u32) -> Result<Vec<Use>, CatalogError> {
+        life::uses(self, system, limit).await
+    }
+
+    async fn trim_uses(&self, keep: u32) -> Result<(), CatalogError> {
+        life::trim_uses(self, keep).await
     }
 
     async fn enter_job(&self, new: &NewJob) -> Result<Option<Job>, CatalogError> {

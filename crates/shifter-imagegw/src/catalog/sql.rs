@@ -6,6 +6,7 @@
 
 mod file;
 mod jobs;
+mod life;
 mod rows;
 
 use std::collections::HashMap;
@@ -19,7 +20,10 @@ use sqlx::migrate::Migrator;
 use sqlx::{Any, AnyPool, ConnectOptions, Executor, Transaction};
 
 use self::rows::{Operation, get, grant, image, key};
-use super::{Catalog, CatalogError, Change, Lease, NewJob, Place, Purpose, Record, Tag, latest_credible};
+use super::{
+    Catalog, CatalogError, Change, Lease, NewJob, Place, Purpose, Record, State, Tag, Turn, Use,
+    latest_credible,
+};
 use crate::model::{Grant, Image, Job, TagKey};
 
 pub(super) static SQLITE_SCHEMA: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -155,35 +159,49 @@ impl Sql {
         self.pool.begin_with(self.flavor.begin).await.during(operation)
     }
 
-    /// The records of a system, or of all; of one id, or of all.
-    async fn records(&self, system: Option<&str>, id: Option<&str>) -> Result<Vec<Record>, CatalogError> {
+    /// The records of a system, or of all; of one id, or of all; of images that are ready, or of others.
+    async fn records(
+        &self,
+        system: Option<&str>,
+        id: Option<&str>,
+        are_ready: bool,
+    ) -> Result<Vec<Record>, CatalogError> {
         const DOING: &str = "reading images";
         let mut tx = self.pool.begin_with(self.flavor.begin_reading).await.during(DOING)?;
         let mut records = Vec::new();
         let mut places: HashMap<(String, String), usize> = HashMap::new();
         for row in &all!(&mut tx, system, id, "images")? {
-            let image = image(row)?;
+            let (image, state) = (image(row)?, rows::state(row)?);
+            if (state == State::Ready) != are_ready {
+                continue;
+            }
             places.insert((image.system.clone(), image.id.clone()), records.len());
-            records.push(Record { revision: get(row, "revision")?, ..Record::new(image) });
+            let (revision, pinned) = (get(row, "revision")?, rows::truth(row, "pinned")?);
+            records.push(Record { revision, pinned, state, ..Record::new(image) });
         }
-        // Rows of images that are not there do not exist: the schema refuses them.
         let digests = all!(&mut tx, system, id, "digests")?;
         let tags = all!(&mut tx, system, id, "tags")?;
         let grants = all!(&mut tx, system, id, "grants")?;
         tx.commit().await.during(DOING)?;
-        let place = |row: &AnyRow| -> Result<usize, CatalogError> {
-            let owner = (get(row, "system")?, get(row, "id")?);
-            places.get(&owner).copied().ok_or_else(|| rows::odd("a row's image", &owner.1))
+        // Others belong to images in another state.
+        let place = |row: &AnyRow| -> Result<Option<usize>, CatalogError> {
+            Ok(places.get(&(get(row, "system")?, get(row, "id")?)).copied())
         };
         for row in &digests {
-            records[place(row)?].digests.push(get(row, "digest")?);
+            if let Some(place) = place(row)? {
+                records[place].digests.push(get(row, "digest")?);
+            }
         }
         for row in &tags {
-            let TagKey { itype, tag, .. } = key(row)?;
-            records[place(row)?].tags.push(Tag { itype, tag, asked: get(row, "asked")? });
+            if let Some(place) = place(row)? {
+                let TagKey { itype, tag, .. } = key(row)?;
+                records[place].tags.push(Tag { itype, tag, asked: get(row, "asked")? });
+            }
         }
         for row in &grants {
-            records[place(row)?].grants.push(grant(row)?);
+            if let Some(place) = place(row)? {
+                records[place].grants.push(grant(row)?);
+            }
         }
         records.iter_mut().for_each(Record::sort);
         records.sort_by(|a, b| (&a.image.system, &a.image.id).cmp(&(&b.image.system, &b.image.id)));
@@ -196,7 +214,7 @@ impl Sql {
 macro_rules! columns {
     ("images") => {
         "images.system, images.id, images.format, images.config, images.size, images.sha256, images.last_pull, \
-         images.expiration, images.revision"
+         images.expiration, images.revision, images.state, images.pinned"
     };
     ("digests") => {
         "system, digest, id"
@@ -237,7 +255,7 @@ impl Catalog for Sql {
             "SELECT ",
             columns!("images"),
             " FROM tags JOIN images ON images.system = tags.system AND images.id = tags.id \
-             WHERE tags.system = $1 AND tags.itype = $2 AND tags.tag = $3",
+             WHERE tags.system = $1 AND tags.itype = $2 AND tags.tag = $3 AND images.state = 'READY'",
         ))
         .bind(&wanted.system)
         .bind(&wanted.itype)
@@ -264,11 +282,11 @@ impl Catalog for Sql {
     }
 
     async fn list(&self, system: Option<&str>) -> Result<Vec<Record>, CatalogError> {
-        self.records(system, None).await
+        self.records(system, None, true).await
     }
 
     async fn record(&self, system: &str, id: &str) -> Result<Option<Record>, CatalogError> {
-        Ok(self.records(Some(system), Some(id)).await?.pop())
+        Ok(self.records(Some(system), Some(id), true).await?.pop())
     }
 
     async fn image_of_digest(&self, system: &str, digest: &str) -> Result<Option<Image>, CatalogError> {
@@ -277,7 +295,7 @@ impl Catalog for Sql {
             columns!("images"),
             " FROM digests JOIN images \
              ON images.system = digests.system AND images.id = digests.id \
-             WHERE digests.system = $1 AND digests.digest = $2",
+             WHERE digests.system = $1 AND digests.digest = $2 AND images.state = 'READY'",
         ))
         .bind(system)
         .bind(digest)
@@ -291,8 +309,9 @@ impl Catalog for Sql {
         const DOING: &str = "storing an image";
         let Image { system, id, .. } = &record.image;
         let mut tx = self.begin(DOING).await?;
-        if !rows::put_image(&mut tx, &record.image, record.revision).await? {
-            return Ok(false);
+        let Some(revision) = rows::put_image(&mut tx, record).await? else { return Ok(false) };
+        if record.revision == 0 && revision > 1 {
+            life::forget_tags(&mut tx, system, id).await?;
         }
         for digest in &record.digests {
             sqlx::query(
@@ -307,7 +326,7 @@ impl Catalog for Sql {
             .during(DOING)?;
         }
         for Tag { itype, tag, asked } in &record.tags {
-            sqlx::query(
+            let moved = sqlx::query(
                 "INSERT INTO tags (system, itype, tag, id, asked) VALUES ($1, $2, $3, $4, $5) \
                  ON CONFLICT (system, itype, tag) DO UPDATE SET id = excluded.id, asked = excluded.asked \
                  WHERE excluded.asked > tags.asked OR (excluded.asked = tags.asked AND excluded.id >= tags.id) \
@@ -322,6 +341,9 @@ impl Catalog for Sql {
             .execute(&mut *tx)
             .await
             .during(DOING)?;
+            if moved.rows_affected() > 0 {
+                life::note_meaning(&mut tx, record, tag, itype, *asked).await?;
+            }
         }
         sqlx::query("DELETE FROM grants WHERE system = $1 AND id = $2")
             .bind(system)
@@ -337,7 +359,7 @@ impl Catalog for Sql {
     }
 
     async fn set_expiration(&self, system: &str, id: &str, at: f64) -> Result<(), CatalogError> {
-        sqlx::query("UPDATE images SET expiration = $1 WHERE system = $2 AND id = $3")
+        sqlx::query("UPDATE images SET expiration = $1 WHERE system = $2 AND id = $3 AND state = 'READY'")
             .bind(at)
             .bind(system)
             .bind(id)
@@ -345,6 +367,45 @@ impl Catalog for Sql {
             .await
             .during("moving an image's expiration")?;
         Ok(())
+    }
+
+    async fn retired(&self, system: Option<&str>, id: Option<&str>) -> Result<Vec<Record>, CatalogError> {
+        self.records(system, id, false).await
+    }
+
+    async fn turn(&self, record: &Record, turn: &Turn) -> Result<bool, CatalogError> {
+        life::turn(&self.pool, record, turn).await
+    }
+
+    async fn forget(&self, record: &Record) -> Result<(), CatalogError> {
+        const DOING: &str = "forgetting an expired image";
+        let mut tx = self.begin(DOING).await?;
+        if life::is_unchanged(&mut tx, record).await? {
+            life::forget(&mut tx, record).await?;
+            tx.commit().await.during(DOING)?;
+        }
+        Ok(())
+    }
+
+    async fn history(&self, key: &TagKey) -> Result<Vec<(String, f64)>, CatalogError> {
+        life::history(&self.pool, key).await
+    }
+
+    async fn add_uses(&self, uses: &[Use]) -> Result<(), CatalogError> {
+        const DOING: &str = "noting lookups";
+        let mut tx = self.begin(DOING).await?;
+        for one in uses {
+            life::add_use(&mut tx, one).await?;
+        }
+        tx.commit().await.during(DOING)
+    }
+
+    async fn uses(&self, system: &str, limit: u32) -> Result<Vec<Use>, CatalogError> {
+        life::uses(&self.pool, system, limit).await
+    }
+
+    async fn trim_uses(&self, keep: u32) -> Result<(), CatalogError> {
+        life::trim_uses(&self.pool, keep).await
     }
 
     async fn enter_job(&self, new: &NewJob) -> Result<Option<Job>, CatalogError> {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod copying;
+mod life;
 mod original;
 mod outage;
 pub(crate) mod servers;

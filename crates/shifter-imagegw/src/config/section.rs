@@ -85,6 +85,11 @@ impl<'a> Section<'a> {
         self.get(key, &expected, |value| value.as_u64().filter(|n| (least..=most).contains(n)))
     }
 
+    pub(crate) fn decimal(&mut self, key: &str, least: f64, most: f64) -> Option<f64> {
+        let expected = format!("a number from {least} to {most}");
+        self.get(key, &expected, |value| value.as_f64().filter(|n| (least..=most).contains(n)))
+    }
+
     pub(crate) fn choice(&mut self, key: &str, choices: &[&'static str]) -> Option<&'static str> {
         let expected = format!("one of {}", choices.join(", "));
         self.get(key, &expected, |value| {

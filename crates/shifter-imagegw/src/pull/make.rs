@@ -17,7 +17,7 @@ use super::lines::{converting_line, pulling_line, transferring_line};
 use super::reuse::Offer;
 use super::{DOWNLOADS, PullError, Puller, blocking};
 use crate::acl;
-use crate::catalog::patiently;
+use crate::catalog::{State, patiently};
 use crate::config::{Access, Platform};
 use crate::confine::Reach;
 use crate::convert::{self, ConvertError, ConvertJob, ConvertLayer, Format, Supply};
@@ -84,11 +84,14 @@ impl<'a> Making<'a> {
         };
         let id = id.hex().to_owned();
         let system = self.job.key.system.clone();
-        let guard = puller.images.lock(format!("{system} {id}")).await;
+        let guard = puller.hold(self.platform, &id).await;
         if let Some(known) = patiently(|| puller.catalog.record(&system, &id)).await?
             && puller.find_published(&known.image).await?
         {
             return Ok((known.image, guard));
+        }
+        if puller.state_after_removal(&system, &id).await? == Some(State::Expiring) {
+            return Err(PullError::Removed);
         }
         let layers = convert_layers(&resolved);
         let store = puller.store(&system)?;

@@ -12,7 +12,7 @@ use shifter_core::meta::Acl;
 
 use super::fields::Fields;
 use crate::acl;
-use crate::catalog::{CatalogError, Record, Tag};
+use crate::catalog::{CatalogError, Record, State, Tag};
 use crate::model::{Grant, Image, RunConfig, TagKey};
 
 /// The status of images that are published.
@@ -92,10 +92,14 @@ pub(super) fn record(document: &Document) -> Result<Record, CatalogError> {
         image,
         digests,
         tags,
+        state: fields.text("status").ok().and_then(|status| State::parse(&status)).unwrap_or_default(),
+        pinned: false,
         revision: 0,
     };
     if is_ours {
         record.revision = own.number("revision")?;
+        // Absent from what earlier versions wrote.
+        record.pinned = own.get("pinned").and_then(Bson::as_bool).unwrap_or_default();
     }
     record.sort();
     record.tags.dedup_by(|a, b| a.tag == b.tag);
@@ -205,6 +209,7 @@ pub(super) fn update(record: &Record) -> Result<Document, CatalogError> {
     let (is_public, acl) = access(&record.grants);
     let mut set = doc! {
         // The original's.
+        "status": record.state.as_str(),
         "itype": itype,
         "format": &record.image.format,
         "tag": record.tags.iter().map(|tag| tag.tag.as_str()).collect::<Vec<_>>(),
@@ -216,6 +221,7 @@ pub(super) fn update(record: &Record) -> Result<Document, CatalogError> {
         // Ours.
         "shifter": {
             "revision": record.revision + 1,
+            "pinned": record.pinned,
             "format": &record.image.format,
             "config": serde_json::to_string(config).map_err(failed)?,
             "size": size,

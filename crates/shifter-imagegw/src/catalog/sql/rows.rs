@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 use sqlx::error::DatabaseError;
 use sqlx::{Any, Row, Transaction};
 
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, Record, State};
 use crate::model::{Grant, Image, Job, JobStatus, TagKey};
 
 const DOING: &str = "reading a row";
@@ -55,12 +55,12 @@ where
     row.try_get(column).during(DOING)
 }
 
-fn id(row: &AnyRow, column: &'static str) -> Result<u32, CatalogError> {
+pub(super) fn id(row: &AnyRow, column: &'static str) -> Result<u32, CatalogError> {
     let number: i64 = get(row, column)?;
     u32::try_from(number).map_err(|_| odd(column, &number.to_string()))
 }
 
-fn truth(row: &AnyRow, column: &'static str) -> Result<bool, CatalogError> {
+pub(super) fn truth(row: &AnyRow, column: &'static str) -> Result<bool, CatalogError> {
     let number: i64 = get(row, column)?;
     Ok(number != 0)
 }
@@ -126,27 +126,37 @@ pub(super) fn job(row: &AnyRow) -> Result<Job, CatalogError> {
     })
 }
 
-/// Writes an image's row if `revision` is the stored one, 0 meaning that there is none; whether it was.
+pub(super) fn state(row: &AnyRow) -> Result<State, CatalogError> {
+    let text: String = get(row, "state")?;
+    State::parse(&text).ok_or_else(|| odd("state", &text))
+}
+
+/// Writes an image's row if the record's revision is the stored one, 0 meaning that there is none, or an
+/// expired one's; its revision then, none where it was not written.
 pub(super) async fn put_image(
     tx: &mut Transaction<'_, Any>,
-    image: &Image,
-    revision: i64,
-) -> Result<bool, CatalogError> {
+    record: &Record,
+) -> Result<Option<i64>, CatalogError> {
     const DOING: &str = "writing an image";
+    let Record { image, revision, .. } = record;
     let size = i64::try_from(image.size).map_err(|_| odd("size", &image.size.to_string()))?;
     let config = serde_json::to_string(&image.config)
         .map_err(|source| CatalogError::Failed { operation: DOING, source: source.into() })?;
     let statement = match revision {
         0 => {
-            "INSERT INTO images (system, id, format, config, size, sha256, last_pull, expiration, revision) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9 + 1) ON CONFLICT (system, id) DO NOTHING"
+            "INSERT INTO images (system, id, format, config, size, sha256, last_pull, expiration, revision, \
+             state, pinned) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9 + 1, $10, $11) \
+             ON CONFLICT (system, id) DO UPDATE SET format = $3, config = $4, size = $5, sha256 = $6, \
+             last_pull = $7, expiration = $8, revision = images.revision + 1, state = $10, pinned = $11 \
+             WHERE images.state = 'EXPIRED' RETURNING revision"
         }
         _ => {
             "UPDATE images SET format = $3, config = $4, size = $5, sha256 = $6, last_pull = $7, \
-             expiration = $8, revision = revision + 1 WHERE system = $1 AND id = $2 AND revision = $9"
+             expiration = $8, revision = revision + 1, state = $10, pinned = $11 \
+             WHERE system = $1 AND id = $2 AND revision = $9 RETURNING revision"
         }
     };
-    let done = sqlx::query(statement)
+    let written = sqlx::query(statement)
         .bind(&image.system)
         .bind(&image.id)
         .bind(&image.format)
@@ -155,11 +165,13 @@ pub(super) async fn put_image(
         .bind(&image.sha256)
         .bind(image.last_pull)
         .bind(image.expiration)
-        .bind(revision)
-        .execute(&mut **tx)
+        .bind(*revision)
+        .bind(record.state.as_str())
+        .bind(i64::from(record.pinned))
+        .fetch_optional(&mut **tx)
         .await
         .during(DOING)?;
-    Ok(done.rows_affected() > 0)
+    written.as_ref().map(|row| get(row, "revision")).transpose()
 }
 
 pub(super) async fn put_grant(tx: &mut Transaction<'_, Any>, grant: &Grant) -> Result<(), CatalogError> {

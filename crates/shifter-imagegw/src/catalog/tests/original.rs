@@ -212,3 +212,37 @@ async fn an_image_of_two_types_is_refused_where_documents_have_one() {
     let error = catalog.store(&two).await.unwrap_err();
     assert!(matches!(&error, CatalogError::Type { id, .. } if id == "aa"), "{error}");
 }
+
+#[tokio::test]
+async fn an_original_gateway_reads_the_states_of_what_leaves() {
+    let server = Server::mongo();
+    let place = server.place().await;
+    let catalog = open_for_use(&place).await.unwrap();
+    let images = images(&place).await;
+    let mut tombstone = written_by_original("bb", &["b:1"], 1.0);
+    tombstone.insert("status", "EXPIRED");
+    images.insert_one(tombstone).await.unwrap();
+    assert!(catalog.store(&record("aa", "a:1", 4.0, 7, true)).await.unwrap());
+    let mut seen = catalog.record("sysa", "aa").await.unwrap().unwrap();
+    for to in [State::Expiring, State::Expired] {
+        assert!(catalog.turn(&seen, &Turn { to, expiration: 5.0, if_expired_by: None }).await.unwrap());
+        let document = images.find_one(doc! { "id": "aa" }).await.unwrap().unwrap();
+        assert_eq!(document.get_str("status").unwrap(), to.as_str());
+        assert_eq!(document.get_array("tag").unwrap().len(), 1, "the original keeps the tags, too");
+        // Its own tombstones have nothing to come back with.
+        seen = catalog.retired(None, None).await.unwrap().remove(0);
+        assert_eq!(
+            (seen.image.id.as_str(), catalog.retired(None, Some("bb")).await.unwrap().len()),
+            ("aa", 0)
+        );
+    }
+    assert!(catalog.store(&record("bb", "b:1", 4.0, 7, true)).await.unwrap());
+    assert_eq!(count(&images).await, 3);
+    // The original pulls it anew meanwhile: then there is nothing to restore.
+    images.insert_one(written_by_original("aa", &["a:1"], 9.0)).await.unwrap();
+    let back = Turn { to: State::Ready, expiration: 9.0, if_expired_by: None };
+    assert!(!catalog.turn(&seen, &back).await.unwrap());
+    let theirs = catalog.record("sysa", "aa").await.unwrap().unwrap();
+    assert_eq!(theirs.revision, 0);
+    assert!(catalog.store(&theirs).await.unwrap(), "and it becomes ours beside the tombstone");
+}

@@ -5,16 +5,18 @@ use std::pin::Pin;
 use super::servers::Server;
 use super::*;
 
-type Case = (&'static str, fn(Opened) -> Pin<Box<dyn Future<Output = ()> + Send>>);
+pub(super) type Case = (&'static str, fn(Opened) -> Pin<Box<dyn Future<Output = ()> + Send>>);
 
-struct Opened {
-    catalog: Arc<dyn Catalog>,
+pub(super) struct Opened {
+    pub(super) catalog: Arc<dyn Catalog>,
     place: Place,
 }
 
 macro_rules! cases {
     ($($case:ident),* $(,)?) => { [$((stringify!($case), |opened| Box::pin($case(opened)))),*] };
 }
+
+pub(super) use cases;
 
 const CASES: [Case; 22] = cases![
     a_caller_has_one_pull_per_tag_and_hears_its_end_once,
@@ -58,7 +60,7 @@ async fn mongodb_keeps_every_promise_of_the_catalog() {
 
 async fn check(server: &Server) {
     let mut broken = Vec::new();
-    for (name, case) in CASES {
+    for (name, case) in CASES.into_iter().chain(super::life::CASES) {
         let place = server.place().await;
         let catalog = open_for_use(&place).await.unwrap();
         // A task of its own, so that all broken promises are named.
@@ -93,7 +95,7 @@ impl Opened {
         self.catalog.change_job(job.number, &past).await.unwrap().unwrap();
     }
 
-    async fn meaning(&self, tag: &str) -> Option<(String, usize)> {
+    pub(super) async fn meaning(&self, tag: &str) -> Option<(String, usize)> {
         let found = self.catalog.lookup(&key(tag)).await.unwrap();
         found.map(|(image, grants)| (image.id, grants.len()))
     }

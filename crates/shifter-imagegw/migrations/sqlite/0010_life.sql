@@ -1,0 +1,30 @@
+-- Images that leave and may come back, what tags meant, and who looked what up.
+
+-- EXPIRING: nobody finds it any more; EXPIRED: its files are gone, too.
+ALTER TABLE images ADD COLUMN state TEXT NOT NULL DEFAULT 'READY' CHECK (state IN ('READY', 'EXPIRING', 'EXPIRED'));
+
+-- Kept by an administrator.
+ALTER TABLE images ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0 CHECK (pinned IN (0, 1));
+
+-- Which image a tag meant, and since when; also of images that are forgotten.
+CREATE TABLE history (
+    system  TEXT NOT NULL,
+    itype   TEXT NOT NULL,
+    tag     TEXT NOT NULL,
+    id      TEXT NOT NULL,
+    since   REAL NOT NULL,
+    PRIMARY KEY (system, itype, tag, since, id)
+) STRICT;
+
+-- Lookups that found their image.
+CREATE TABLE uses (
+    number    INTEGER PRIMARY KEY AUTOINCREMENT,
+    system    TEXT NOT NULL,
+    itype     TEXT NOT NULL,
+    tag       TEXT NOT NULL,
+    id        TEXT NOT NULL,
+    uid       INTEGER NOT NULL,
+    username  TEXT NOT NULL,
+    time      REAL NOT NULL
+) STRICT;
+CREATE INDEX uses_by_system ON uses (system, number);

@@ -12,6 +12,7 @@ mod confine;
 mod convert;
 mod examine;
 mod http;
+mod import;
 mod jobs;
 mod listen;
 mod locks;

@@ -7,7 +7,9 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
+use std::io::Seek;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,12 +18,15 @@ use ureq::Agent;
 use ureq::tls::TlsConfig;
 
 use crate::payload::{Payload, request_digest};
-use crate::wire::{Image, ImageList, PullRequest};
-
 mod authorities;
 mod error;
+mod requests;
 
 pub use error::{Attempt, AttemptError, ClientError};
+pub use requests::{Filter, Named};
+
+/// The header that carries the munge credential.
+const CREDENTIAL: &str = "authentication";
 
 /// Most bytes of an answer that are read: a list of some 100,000 images.
 pub const MAX_ANSWER: u64 = 64 * 1024 * 1024;
@@ -63,11 +68,40 @@ pub struct Client<'a> {
 /// One request, the same for all gateways.
 struct Request<'a> {
     operation: String,
-    method: &'static str,
+    method: Method,
     /// `list`, `lookup` or `pull`, the system, and what is asked for.
     segments: Vec<&'a str>,
-    body: Vec<u8>,
+    query: Vec<(&'static str, String)>,
+    body: Content<'a>,
     locations: BTreeMap<String, String>,
+}
+
+/// How a route is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    Get,
+    Post,
+    Delete,
+    Put,
+}
+
+/// What is sent with a request.
+enum Content<'a> {
+    Bytes(Vec<u8>),
+    /// From its beginning, at every attempt. It may take any time, and no digest covers it: what vouches for it
+    /// is the file's own digest in the query.
+    File(&'a File),
+}
+
+impl Method {
+    fn as_str(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Post => "POST",
+            Method::Delete => "DELETE",
+            Method::Put => "PUT",
+        }
+    }
 }
 
 impl<'a> Client<'a> {
@@ -114,67 +148,6 @@ impl<'a> Client<'a> {
         self
     }
 
-    /// `GET /api/list/SYSTEM/`: the images the caller may see.
-    ///
-    /// # Errors
-    /// [`ClientError`], one sentence per gateway.
-    pub fn images(&self) -> Result<Vec<Image>, ClientError> {
-        let request = Request {
-            operation: "list the images".to_owned(),
-            method: "GET",
-            segments: vec!["list", &self.system],
-            body: Vec::new(),
-            locations: BTreeMap::new(),
-        };
-        self.ask(&request, |bytes| serde_json::from_slice::<ImageList>(bytes)).map(|answer| answer.list)
-    }
-
-    /// `GET /api/lookup/SYSTEM/TYPE/TAG/`: the image a tag stands for.
-    ///
-    /// # Errors
-    /// [`ClientError`], one sentence per gateway.
-    pub fn lookup(&self, image_type: &str, tag: &str) -> Result<Image, ClientError> {
-        let request = Request {
-            operation: format!("look up {image_type}:{tag}"),
-            method: "GET",
-            segments: vec!["lookup", &self.system, image_type, tag],
-            body: Vec::new(),
-            locations: BTreeMap::new(),
-        };
-        self.ask(&request, |bytes| serde_json::from_slice(bytes))
-    }
-
-    /// `POST /api/pull/SYSTEM/TYPE/TAG/`: starts a pull, or tells how a started one is getting on.
-    ///
-    /// `locations` (`user:password` by registry location) travels inside the credential, and only here: no
-    /// other request needs passwords.
-    ///
-    /// # Errors
-    /// [`ClientError`], one sentence per gateway.
-    pub fn pull(
-        &self,
-        image_type: &str,
-        tag: &str,
-        access: &PullRequest,
-        locations: &BTreeMap<String, String>,
-    ) -> Result<Image, ClientError> {
-        // The original sends an empty body where no access list is given.
-        let body = if *access == PullRequest::default() {
-            Vec::new()
-        } else {
-            // Two strings cannot fail to serialize.
-            serde_json::to_vec(access).unwrap_or_default()
-        };
-        let request = Request {
-            operation: format!("pull {image_type}:{tag}"),
-            method: "POST",
-            segments: vec!["pull", &self.system, image_type, tag],
-            body,
-            locations: locations.clone(),
-        };
-        self.ask(&request, |bytes| serde_json::from_slice(bytes))
-    }
-
     /// Asks one gateway after another until an answer is 200 and understood.
     fn ask<T>(
         &self,
@@ -185,17 +158,31 @@ impl<'a> Client<'a> {
         for offset in 0..self.gateways.len() {
             let index = (self.preferred.get() + offset) % self.gateways.len();
             let Some(gateway) = self.gateways.get(index) else { continue };
-            let answer = self.attempt(gateway, request)?;
-            let cause = match answer.map(|bytes| read(&bytes)) {
-                Ok(Ok(value)) => {
+            match self.ask_one(gateway, request, &read) {
+                Ok(value) => {
                     self.preferred.set(index);
                     return Ok(value);
                 }
-                Ok(Err(error)) => AttemptError::Unreadable(error.to_string()),
-                Err(cause) => cause,
-            };
-            attempts.push(Attempt { gateway: gateway.clone(), cause });
+                Err(ClientError::Failed { attempts: failed, .. }) => attempts.extend(failed),
+                Err(other) => return Err(other),
+            }
         }
+        Err(ClientError::Failed { operation: request.operation.clone(), attempts })
+    }
+
+    /// Asks this gateway and no other.
+    fn ask_one<T>(
+        &self,
+        gateway: &str,
+        request: &Request<'_>,
+        read: impl Fn(&[u8]) -> Result<T, serde_json::Error>,
+    ) -> Result<T, ClientError> {
+        let cause = match self.attempt(gateway, request)?.map(|bytes| read(&bytes)) {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => AttemptError::Unreadable(error.to_string()),
+            Err(cause) => cause,
+        };
+        let attempts = vec![Attempt { gateway: gateway.to_owned(), cause }];
         Err(ClientError::Failed { operation: request.operation.clone(), attempts })
     }
 
@@ -205,23 +192,41 @@ impl<'a> Client<'a> {
         gateway: &str,
         request: &Request<'_>,
     ) -> Result<Result<Vec<u8>, AttemptError>, MungeError> {
+        let query = query(&request.query);
         let path = |spell: &dyn Fn(&str) -> String| {
             let segments: Vec<String> = request.segments.iter().map(|segment| spell(segment)).collect();
-            format!("/api/{}/", segments.join("/"))
+            format!("/api/{}/{query}", segments.join("/"))
         };
-        let digest = request_digest(request.method, &path(&str::to_owned), &request.body);
+        let bytes = match &request.body {
+            Content::Bytes(bytes) => bytes.as_slice(),
+            Content::File(_) => &[],
+        };
+        let digest = request_digest(request.method.as_str(), &path(&str::to_owned), bytes);
         let payload =
             Payload { authorized_locations: request.locations.clone(), request: Some(digest) }.render();
         let credential = (self.mint)(payload.as_bytes())?;
         let url = format!("{gateway}{}", path(&escape));
-        let sent = if request.method == "POST" {
-            self.agent
+        let sent = match (request.method, &request.body) {
+            (Method::Get, _) => self.agent.get(&url).header(CREDENTIAL, &credential).call(),
+            (Method::Delete, _) => self.agent.delete(&url).header(CREDENTIAL, &credential).call(),
+            (Method::Post | Method::Put, Content::Bytes(bytes)) => self
+                .agent
                 .post(&url)
-                .header("authentication", &credential)
+                .header(CREDENTIAL, &credential)
                 .header("Content-Type", "application/json")
-                .send(&request.body[..])
-        } else {
-            self.agent.get(&url).header("authentication", &credential).call()
+                .send(bytes.as_slice()),
+            (Method::Post | Method::Put, &Content::File(mut file)) => match file.rewind() {
+                Ok(()) => self
+                    .agent
+                    .put(&url)
+                    .config()
+                    .timeout_global(None)
+                    .build()
+                    .header(CREDENTIAL, &credential)
+                    .header("Content-Type", "application/octet-stream")
+                    .send(file),
+                Err(error) => Err(ureq::Error::Io(error)),
+            },
         };
         Ok(sent.map_err(transport).and_then(|mut answer| {
             let status = answer.status();
@@ -275,6 +280,12 @@ fn base_url(configured: &str) -> Result<String, ClientError> {
         return bad("it has characters that a gateway's address cannot have");
     }
     Ok(format!("{scheme}://{rest}"))
+}
+
+/// `?name=value&…`, or nothing.
+fn query(pairs: &[(&'static str, String)]) -> String {
+    let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={}", escape(value))).collect();
+    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
 }
 
 /// Percent-encodes all but RFC 3986's unreserved characters: of a tag that is `/`, `:`, `@` and `+`.

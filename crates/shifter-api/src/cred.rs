@@ -3,12 +3,13 @@
 //! One line per password, `SYSTEM:LOCATION=MUNGE:…:`; the payload of each credential is `user:password`. MUNGE
 //! serves as the seal here, so an expired or already opened credential is still good, but one made by another
 //! user is not: it could only be there to make this user pull with foreign credentials. The file is read only
-//! if nobody else can read or write it. Writing it is the login mode's business, not this file's.
+//! if nobody else can read or write it, and written anew as a whole. Asking for passwords is the program's
+//! business.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use shifter_munge::{Credential, DecodeError};
@@ -25,6 +26,14 @@ pub enum CredError {
     /// It is there but cannot be read.
     #[error("cannot read the stored registry credentials {path}: {source}")]
     Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It cannot be written anew.
+    #[error("cannot write the stored registry credentials {path}: {source}")]
+    Write {
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -66,6 +75,54 @@ pub fn load(
 ) -> Result<Stored, CredError> {
     let path = home.join(FILE);
     Ok(read(&path, uid)?.map_or_else(Stored::default, |text| open_lines(&text, uid, system, decode)))
+}
+
+/// Puts a sealed `user:password` in the place of what is stored for a location of a system, or, with `None`, takes
+/// that away; says whether there was something. The other lines stay as they are. The file has mode 0600, a
+/// directory made for it 0700; two writers at once take turns.
+///
+/// # Errors
+/// [`CredError`], also where the present file cannot be trusted: what is in it is not passed on.
+pub fn store(
+    home: &Path,
+    uid: u32,
+    system: &str,
+    location: &str,
+    sealed: Option<&str>,
+) -> Result<bool, CredError> {
+    let path = home.join(FILE);
+    let failed = |source| CredError::Write { path: path.clone(), source };
+    let Some(directory) = path.parent() else { return Err(failed(io::ErrorKind::InvalidInput.into())) };
+    if sealed.is_some() {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    }
+    let lock = match File::open(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        lock => lock.map_err(failed)?,
+    };
+    // A home on a file system without locks: the last one wins.
+    let _ = lock.lock();
+    let old = read(&path, uid)?.unwrap_or_default();
+    let key = format!("{system}:{location}=");
+    let mut text: String = old
+        .lines()
+        .filter(|line| !line.trim_start().starts_with(&key))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let was_there = text.lines().count() != old.lines().count();
+    if let Some(sealed) = sealed {
+        text.push_str(&format!("{key}{sealed}\n"));
+    }
+    let new = directory.join(format!(".cred.{}", std::process::id()));
+    // What a killed process of the same number left.
+    let _ = fs::remove_file(&new);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    written.and_then(|()| fs::rename(&new, &path)).map_err(|error| {
+        let _ = fs::remove_file(&new);
+        failed(error)
+    })?;
+    Ok(was_there)
 }
 
 /// Reads the file, if there is one; the checks are made on the opened file.
@@ -205,6 +262,31 @@ mod tests {
             assert!(stored.skipped[0].contains(expected), "{line}: {}", stored.skipped[0]);
             assert!(!stored.skipped[0].contains("secret"), "{}", stored.skipped[0]);
         }
+    }
+
+    #[test]
+    fn a_password_is_stored_replaced_and_forgotten_and_other_lines_stay() {
+        let home = tempfile::tempdir().unwrap();
+        let uid = fs::metadata(home.path()).unwrap().uid();
+        let path = home.path().join(FILE);
+        let change =
+            |location: &str, sealed: Option<&str>| store(home.path(), uid, "s", location, sealed).unwrap();
+        assert!(!change("default", None), "nothing is stored, and no directory is made for that");
+        assert!(!path.parent().unwrap().exists());
+        assert!(!change("default", Some("A=")));
+        fs::write(&path, "s:default=A=\nother:default=X\n# odd line\n").unwrap();
+        assert!(!change("host:5000", Some("B")));
+        assert!(change("default", Some("C")));
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "other:default=X\n# odd line\ns:host:5000=B\ns:default=C\n");
+        assert!(change("host:5000", None));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "other:default=X\n# odd line\ns:default=C\n");
+        for (path, mode) in [(path.as_path(), 0o600), (path.parent().unwrap(), 0o700)] {
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, mode, "{}", path.display());
+        }
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(store(home.path(), uid, "s", "x", None), Err(CredError::Untrusted { .. })));
     }
 
     #[test]

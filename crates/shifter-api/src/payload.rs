@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -106,12 +108,33 @@ impl Payload {
 ///
 /// `path` is the part below the gateway's base URL, percent-decoded once, with its trailing slash if sent:
 /// `/api/lookup/perlmutter/docker/org/app:v1/`. Decoded, because proxies on the way may spell `%2F` as `/`.
+/// Where there is a query, it follows as it is sent, from its question mark.
 #[must_use]
 pub fn request_digest(method: &str, path: &str, body: &[u8]) -> String {
     let mut hash = Sha256::new();
     for part in [method.as_bytes(), b"\n", path.as_bytes(), b"\n", body] {
         hash.update(part);
     }
+    hex(hash)
+}
+
+/// SHA-256 of a whole file, in lower-case hex, as an upload announces it.
+///
+/// # Errors
+/// What reading the file gives.
+pub fn file_digest(file: &File) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    let (mut reader, mut buffer) = (file, vec![0; 1 << 18]);
+    reader.rewind()?;
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => return Ok(hex(hash)),
+            length => hash.update(&buffer[..length]),
+        }
+    }
+}
+
+fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -329,5 +329,11 @@ fn labels(value: Value) -> Option<BTreeMap<String, String>> {
     map.into_iter().map(|(name, value)| Some((name, text(value)?))).collect()
 }
 
+mod more;
+
+pub use more::{
+    DENIED, Done, Expired, History, HistoryEntry, ImportRequest, Lookup, Probe, Progress, Pulled,
+};
+
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 //! stop working (unknown keys are reported with the nearest known name, unused keys are accepted).
 //! It deliberately does not look at the machine: whether directories exist is found out by `serve`.
 
+mod images;
 mod keys;
 mod registries;
 mod section;
@@ -18,7 +19,7 @@ use shifter_registry::Registries;
 
 use self::section::{Notes, Section};
 use crate::catalog::{Place, PlaceError};
-use crate::convert::{self, Converters, Program};
+use crate::convert::{self, Converters};
 use crate::examine::Examiner;
 
 /// Where the catalog is unless `DatabaseURI` says otherwise.
@@ -29,8 +30,6 @@ pub(crate) const DEFAULT_DATABASE: &str = "/var/lib/shifter/shifter.db";
 pub(crate) struct Config {
     pub(crate) platforms: BTreeMap<String, Platform>,
     pub(crate) registries: Registries,
-    /// Only `squashfs` can be served; other names of the original are accepted here.
-    pub(crate) format: String,
     pub(crate) cache_directory: PathBuf,
     /// Bytes of blobs that are kept.
     pub(crate) cache_limit: Option<u64>,
@@ -113,12 +112,6 @@ impl Config {
     /// be worse than not starting.
     pub(crate) fn check_servable(&self) -> Result<(), ConfigError> {
         let mut problems = self.unsupported.clone();
-        if self.format != "squashfs" {
-            problems.push(format!(
-                "DefaultImageFormat: \"{}\" cannot be made; set it to \"squashfs\"",
-                self.format
-            ));
-        }
         let systems: Vec<_> = self.platforms.iter().collect();
         for (index, (name, platform)) in systems.iter().enumerate() {
             for (other_name, other) in &systems[index + 1..] {
@@ -128,7 +121,8 @@ impl Config {
                 if platform.converters != other.converters {
                     problems.push(format!(
                         "Platforms: {name} and {other_name} share the image directory {}, but an image file is \
-                         written once; give them the same ConverterOptions or directories of their own",
+                         written once; give them the same DefaultImageFormat, ConverterOptions and LayerPolicy, or \
+                         directories of their own",
                         platform.image_dir.display()
                     ));
                 }
@@ -173,7 +167,7 @@ fn read(top: &mut Section<'_>) -> Config {
     }
     let registries = registries::read(top, locations, &default_location);
     let mut unsupported = Vec::new();
-    let converters = read_converters(top);
+    let converters = images::read(top, &Converters::default(), &mut unsupported);
     let platforms = top.objects("Platforms", keys::PLATFORM, |section| {
         read_platform(section, &converters, &mut unsupported)
     });
@@ -202,10 +196,6 @@ fn read(top: &mut Section<'_>) -> Config {
         conversion_time: conversion_time.map_or(convert::TIME, Duration::from_secs),
         unsupported,
         database,
-        format: top
-            .choice("DefaultImageFormat", &["squashfs", "cramfs", "ext4", "mock"])
-            .unwrap_or("squashfs")
-            .to_owned(),
         cache_directory: top.required_path("CacheDirectory").unwrap_or_default(),
         cache_limit: top
             .integer("CacheSizeLimit", 1, 1_000_000_000)
@@ -304,10 +294,7 @@ fn read_platform(
         access,
         image_dir: directory.flatten().unwrap_or_default(),
         architecture: read_architecture(section).unwrap_or_else(|| host_architecture().to_owned()),
-        converters: Converters {
-            options: read_converter_options(section).unwrap_or_else(|| converters.options.clone()),
-            ..*converters
-        },
+        converters: images::read(section, converters, unsupported),
         admins: section.names("admins"),
     }
 }
@@ -375,30 +362,6 @@ fn read_expiration(top: &mut Section<'_>) -> Duration {
             DEFAULT
         }
     }
-}
-
-fn read_converters(top: &mut Section<'_>) -> Converters {
-    let program = match top.choice("Converter", &["shifter", "mksquashfs", "tar2sqfs"]) {
-        Some("mksquashfs") => Some(Program::Mksquashfs),
-        Some("tar2sqfs") => Some(Program::Tar2sqfs),
-        _ => None,
-    };
-    Converters { program, options: read_converter_options(top).unwrap_or_default() }
-}
-
-/// `{"squashfs": [...]}` or `{"squashfs": "..."}`; other formats' options are accepted and unused.
-fn read_converter_options(section: &mut Section<'_>) -> Option<Vec<String>> {
-    let options = section.object("ConverterOptions", keys::CONVERTERS, |section| {
-        for unused in ["cramfs", "ext4", "mock"] {
-            section.names(unused);
-        }
-        section.names("squashfs")
-    });
-    // The original gave a string as one argument; split at blanks it can say what was meant.
-    let words = |options: Vec<String>| {
-        options.iter().flat_map(|option| option.split_whitespace()).map(str::to_owned).collect()
-    };
-    options.map(words)
 }
 
 #[cfg(test)]

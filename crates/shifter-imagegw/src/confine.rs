@@ -58,11 +58,18 @@ pub(crate) struct Reach {
     /// Whether mode and times of files that are open may be set.
     #[serde(default)]
     pub(crate) attributes: bool,
+    /// Whether times of what has a name, as symlinks have nothing else, may be set; Landlock does not keep others' back.
+    #[serde(default)]
+    pub(crate) times: bool,
+    /// Whether open files come over the socket that is standard input.
+    #[serde(default)]
+    pub(crate) files: bool,
 }
 
 impl Reach {
     fn beyond(&self) -> filter::Beyond {
-        filter::Beyond { programs: !self.run.is_empty(), attributes: self.attributes }
+        let (programs, attributes) = (!self.run.is_empty(), self.attributes);
+        filter::Beyond { programs, attributes, times: self.times, files: self.files }
     }
 
     /// Lets programs of the system and their libraries be run.

@@ -6,10 +6,12 @@
 //! standard input; the pipe then stays open as a lifeline, so that a child never outlives a killed gateway. It answers
 //! with lines of JSON: how far it is, and last how it ended. Other children that read hostile bytes are run likewise.
 
+mod asked;
 mod index;
 mod line;
 mod own;
 mod reuse;
+mod talk;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,15 +20,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shifter_core::digest::Digest;
-use shifter_layers::{Compression, Layer, Limits, Policy};
+use shifter_layers::{Compression, Layer, Limits, Origin, Policy};
 use shifter_squashfs::Options;
-use shifter_squashfs::writer::Encoder;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt};
-use tokio::process::{Child, Command};
+use shifter_squashfs::writer::{Codec, Encoder};
+use tokio::process::Command;
 
+pub(crate) use self::asked::Supply;
 pub(crate) use self::index::About;
 use self::line::{Answer, end, tell};
 pub(crate) use self::line::{answer, hand_over, read_job, shut_in};
+use self::talk::Talk;
 use crate::confine::{self, Holds, Reach};
 use crate::offspring;
 
@@ -34,12 +37,6 @@ pub(crate) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How long a child may work, unless the site says otherwise.
 pub(crate) const TIME: Duration = Duration::from_secs(14_400);
-
-/// How long a child may take to end once nobody wants its work.
-const ENDING: Duration = Duration::from_secs(3);
-
-/// Most answers, bytes.
-const MOST_ANSWERS: u64 = 64 << 20;
 
 /// Ways to run a program without network, best first; the first that works here is used.
 const ISOLATIONS: &[(&str, &[&str])] = &[
@@ -65,6 +62,24 @@ pub(crate) struct ConvertJob {
     pub(crate) image: PathBuf,
 }
 
+/// What kind of file an image is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Format {
+    #[default]
+    Squashfs,
+    Erofs,
+}
+
+impl Format {
+    /// As `.meta`, catalog and file names have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Format::Squashfs => "squashfs",
+            Format::Erofs => "erofs",
+        }
+    }
+}
+
 /// What a site says of conversion.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Converters {
@@ -72,6 +87,20 @@ pub(crate) struct Converters {
     pub(crate) program: Option<Program>,
     /// `mksquashfs` options; empty for our own choice.
     pub(crate) options: Vec<String>,
+    #[serde(default)]
+    pub(crate) format: Format,
+    /// `mkfs.erofs` options; empty for our own choice.
+    #[serde(default)]
+    pub(crate) erofs: Vec<String>,
+    /// What is kept of layers, by the names of `Policy::NAMES`.
+    #[serde(default)]
+    pub(crate) keep: Vec<String>,
+}
+
+impl Converters {
+    pub(crate) fn policy(&self) -> Result<Policy, String> {
+        Policy::keeping(&self.keep).map_err(|name| format!("LayerPolicy: \"{name}\" is not known"))
+    }
 }
 
 /// Programs that can make images beside our own writer.
@@ -90,8 +119,8 @@ enum Way {
 /// One layer, oldest first.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ConvertLayer {
-    /// Its verified file, or what is remembered of it.
-    pub(crate) path: PathBuf,
+    /// Its verified file, or what is remembered of it; what is neither is asked for when its turn comes.
+    pub(crate) path: Option<PathBuf>,
     /// The image that has the data of a remembered layer.
     pub(crate) kept: Option<PathBuf>,
     pub(crate) digest: String,
@@ -113,6 +142,8 @@ pub(crate) enum ConvertError {
     Image(String),
     #[error("layer number {0} cannot be taken from the image that had it")]
     Needs(usize),
+    #[error("the converter process asked for layer number {0}, which is none of those that are fetched")]
+    Asks(usize),
     #[error("starting the converter process failed: {0}")]
     Start(std::io::Error),
     #[error("talking to the converter process failed: {0}")]
@@ -193,65 +224,30 @@ impl Converter {
         Ok(command)
     }
 
-    /// Runs one conversion; dropping the future ends the child. `progress` hears of layers begun and bytes read.
+    /// Runs one conversion; dropping the future ends the child, which gets the layers without a path from `supply`.
+    /// `progress` hears of layers begun and bytes read.
     pub(crate) async fn run(
         &self,
         job: &ConvertJob,
+        supply: &mut Supply<'_, '_>,
         progress: &(dyn Fn(usize, u64) + Sync),
     ) -> Result<(), ConvertError> {
-        let (entries, bytes) = self.work("convert", job, progress).await?;
+        let (entries, bytes) = self.work("convert", job, Some(supply), progress).await?;
         tracing::info!(entries, bytes, output = %job.output.display(), "image converted");
         Ok(())
     }
 
     /// Runs a child that works on hostile bytes to its end, or to that of its time: entries and bytes that it worked on.
+    /// While it waits for a layer, its time stands still.
     pub(crate) async fn work(
         &self,
         verb: &str,
         job: &(impl Serialize + Sync),
+        supply: Option<&mut Supply<'_, '_>>,
         progress: &(dyn Fn(usize, u64) + Sync),
     ) -> Result<(u64, u64), ConvertError> {
-        let mut child = self
-            .command(false, verb)?
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(ConvertError::Start)?;
-        let answer = tokio::time::timeout(self.limit, listen(&mut child, job, progress)).await;
-        if answer.is_err() {
-            // Its lifeline is gone; what it started ends with it. If it does not end itself, this function's end does it.
-            let _ = tokio::time::timeout(ENDING, child.wait()).await;
-        }
-        answer.unwrap_or(Err(ConvertError::TooLong(self.limit)))
-    }
-}
-
-/// Hands a job to a child and listens to it until it ends.
-async fn listen(
-    child: &mut Child,
-    job: &(impl Serialize + Sync),
-    progress: &(dyn Fn(usize, u64) + Sync),
-) -> Result<(u64, u64), ConvertError> {
-    let lifeline = hand_over(child, job).await?;
-    let mut answer = None;
-    if let Some(stdout) = child.stdout.take() {
-        let mut lines = tokio::io::BufReader::new(stdout.take(MOST_ANSWERS)).lines();
-        while let Some(line) = lines.next_line().await.map_err(ConvertError::Talk)? {
-            match serde_json::from_str(&line) {
-                Ok(Answer::Progress(layers, bytes)) => progress(layers, bytes),
-                other => answer = other.ok(),
-            }
-        }
-    }
-    let status = child.wait().await.map_err(ConvertError::Talk)?;
-    drop(lifeline);
-    match answer {
-        Some(Answer::Done { entries, bytes }) if status.success() => Ok((entries, bytes)),
-        Some(Answer::Failed(why)) => Err(ConvertError::Image(why)),
-        Some(Answer::Needs(layer)) => Err(ConvertError::Needs(layer)),
-        _ => Err(ConvertError::Silent(status)),
+        let talk = Talk::start(self.command(false, verb)?, self.limit).map_err(ConvertError::Start)?;
+        talk.work(job, supply, progress).await
     }
 }
 
@@ -283,6 +279,7 @@ pub(crate) fn probe() -> anyhow::Result<()> {
 fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
     let layers = job.layers.iter().map(layer).collect::<Result<Vec<_>, String>>().map_err(Failure::Told)?;
     let way = way(&job.converter).map_err(Failure::Told)?;
+    let policy = job.converter.policy().map_err(Failure::Told)?;
     let mut reach = job.reach.clone();
     if let Way::Tool(options) = &way {
         reach.add_programs();
@@ -291,7 +288,16 @@ fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
         offspring::adopt().map_err(Failure::Told)?;
         reach.read.extend(options.extra.iter().map(PathBuf::from).filter(|p| p.is_absolute() && p.exists()));
     }
-    shut_in(&reach).map_err(Failure::Told)?;
+    let shut_in = match reach.files {
+        true => line::shut_in_with_files(&reach).map(Some),
+        false => line::shut_in(&reach).map(|()| None),
+    };
+    let files = shut_in.map_err(Failure::Told)?;
+    let origin = |(number, layer): (usize, &ConvertLayer)| match (&layer.path, &files) {
+        (None, Some(files)) => Origin::Later(Box::new(move || files.ask(number))),
+        _ => Origin::Archive,
+    };
+    let origins = job.layers.iter().enumerate().map(origin).collect();
     match way {
         Way::Own(encoder) => {
             let kept = job.layers.iter().map(reuse::Kept::of).collect();
@@ -300,16 +306,21 @@ fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
                 job: &job.layers,
                 image: &job.image,
             });
-            own::convert((&layers, kept), encoder, &job.output, (&job.scratch, records), &mut |begun| {
-                let read = layers.iter().map(|layer| layer.read.load(Ordering::Relaxed)).sum();
-                // The last answer is the one that counts.
-                let _nobody_listens = tell(&Answer::Progress(begun, read));
-            })
+            own::convert(
+                (&layers, origins, kept),
+                (encoder, policy),
+                &job.output,
+                (&job.scratch, records),
+                &mut |begun| {
+                    let read = layers.iter().map(|layer| layer.read.load(Ordering::Relaxed)).sum();
+                    // The last answer is the one that counts.
+                    let _nobody_listens = tell(&Answer::Progress(begun, read));
+                },
+            )
         }
         Way::Tool(options) => {
             let made = shifter_squashfs::convert(&options, &job.output, |out| {
-                let (limits, policy) = (Limits::default(), Policy::default());
-                shifter_layers::merge_to_tar(&layers, &limits, &policy, &job.scratch, out)
+                shifter_layers::merge_to_tar(&layers, origins, &Limits::default(), &policy, &job.scratch, out)
             });
             // Nobody may write to the image once it is looked at.
             offspring::end_all().map_err(Failure::Told)?;
@@ -320,19 +331,41 @@ fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
 
 /// Under what the layers of images made as the site says are remembered; nothing where only whole images are made.
 pub(crate) fn key(converters: &Converters) -> Option<String> {
-    match way(converters) {
-        Ok(Way::Own(encoder)) => Some(index::key(&encoder, &Policy::default())),
-        Ok(Way::Tool(_)) | Err(_) => None,
+    match (way(converters), converters.policy()) {
+        // Of an EROFS image, no squashfs is kept that layers could be taken from.
+        (Ok(Way::Own(encoder)), Ok(policy)) if converters.format == Format::Squashfs => {
+            Some(index::key(&encoder, &policy))
+        }
+        _ => None,
     }
 }
 
 /// Whether images can be made as the site says, on this machine.
 pub(crate) fn check(converters: &Converters) -> Result<(), String> {
-    way(converters).map(drop)
+    let policy = converters.policy()?;
+    let drops_all = policy == Policy::default();
+    match (way(converters)?, converters.format) {
+        (_, Format::Erofs) if !drops_all => {
+            Err("LayerPolicy: what layers hold besides names, data, permissions and \
+             times gets lost on the way to EROFS; remove the key, or set DefaultImageFormat to \"squashfs\""
+                .to_owned())
+        }
+        (_, Format::Erofs) => crate::erofs::check(&converters.erofs),
+        (Way::Tool(options), _) if !drops_all => Err(format!(
+            "LayerPolicy: only our own writer keeps more than permissions and times, and these options have {} write \
+             images; remove the key, or Converter and the options that need it",
+            options.converter
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Our own writer, unless another program is asked for, or options that only mksquashfs understands.
 fn way(converters: &Converters) -> Result<Way, String> {
+    if converters.format == Format::Erofs {
+        // Read once, and gone: compressing it is not worth the time.
+        return Ok(Way::Own(Encoder::new(Codec::None)));
+    }
     let tool = match converters.program {
         Some(Program::Tar2sqfs) => shifter_squashfs::Converter::Tar2sqfs,
         Some(Program::Mksquashfs) | None => shifter_squashfs::Converter::Mksquashfs,
@@ -352,7 +385,7 @@ fn layer(layer: &ConvertLayer) -> Result<Layer, String> {
     let digest =
         |text: &str| Digest::parse(text).map_err(|error| format!("the conversion job is malformed: {error}"));
     Ok(Layer {
-        path: layer.path.clone(),
+        path: layer.path.clone().unwrap_or_default(),
         digest: digest(&layer.digest)?,
         diff_id: layer.diff_id.as_deref().map(digest).transpose()?,
         compression: match layer.compression.as_str() {
@@ -398,8 +431,8 @@ mod tests {
         }
     }
 
-    async fn run(command: &[&str]) -> Result<(), ConvertError> {
-        Converter::from_command(command).run(&job(), &|_, _| {}).await
+    async fn run(command: &[&str]) -> Result<(u64, u64), ConvertError> {
+        Converter::from_command(command).work("convert", &job(), None, &|_, _| {}).await
     }
 
     #[tokio::test]
@@ -426,7 +459,7 @@ mod tests {
         let pid = dir.path().join("pid");
         let script = format!("echo $$ > {}; exec sleep 4323", pid.display());
         let converter = Converter::from_command(&["sh", "-c", &script]).within(Duration::from_secs(1));
-        let error = converter.run(&job(), &|_, _| {}).await.unwrap_err().to_string();
+        let error = converter.work("convert", &job(), None, &|_, _| {}).await.unwrap_err().to_string();
         assert!(error.contains("took longer than 1 s and was ended"), "{error}");
         let pid: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
@@ -450,7 +483,7 @@ mod tests {
     fn a_job_that_makes_no_sense_is_refused() {
         let bad = |digest: &str, compression: &str| {
             layer(&ConvertLayer {
-                path: "/x".into(),
+                path: Some("/x".into()),
                 kept: None,
                 digest: digest.into(),
                 diff_id: None,

@@ -8,9 +8,8 @@
 
 mod said;
 mod supervise;
-mod unpack;
 
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,13 +17,12 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 
 use self::supervise::{ExamineJob, Verdict};
-use self::unpack::UnpackJob;
 use crate::confine::{Reach, existing};
 use crate::convert::{ConvertError, Converter, hand_over};
-use crate::publish::{PublishError, Scratch};
+use crate::unpack::{UnpackError, Unpacked};
 
+pub(crate) use self::said::{LastWords, last_lines};
 pub(crate) use self::supervise::child;
-pub(crate) use self::unpack::child as unpack;
 
 /// How much longer than the examiner its supervisor may take: it ends all that the examiner started.
 const GRACE: Duration = Duration::from_secs(30);
@@ -57,11 +55,9 @@ pub(crate) enum ExamineError {
     #[error("this site's examiner took longer than {} s and was ended; the image is not published", .limit.as_secs())]
     TooLong { limit: Duration },
     #[error("the image could not be unpacked for this site's examiner: {0}")]
-    Unpack(ConvertError),
+    Unpack(#[from] UnpackError),
     #[error("this site's examiner could not be run: {0}")]
     Run(String),
-    #[error(transparent)]
-    Scratch(#[from] PublishError),
 }
 
 impl Examiner {
@@ -88,22 +84,7 @@ impl Examiner {
         expand: &Path,
         unpacked: &(dyn Fn() + Sync),
     ) -> Result<(), ExamineError> {
-        let place = Place::create(expand.to_owned(), id.to_owned()).await?;
-        let job = UnpackJob {
-            image: image.to_owned(),
-            tree: place.tree.clone(),
-            bytes: self.bytes,
-            reach: Reach {
-                read: vec![image.to_owned()],
-                make: vec![place.tree.clone()],
-                links: true,
-                attributes: true,
-                ..Reach::default()
-            },
-        };
-        let (entries, bytes) =
-            converter.work("unpack", &job, &|_, _| {}).await.map_err(ExamineError::Unpack)?;
-        tracing::debug!(id, entries, bytes, "image unpacked for the examiner");
+        let place = Unpacked::new(converter, image, (expand, id), self.bytes, false).await?;
         unpacked();
         match self.run(converter, place, id).await? {
             Verdict::Ended { passed: true, said, .. } => {
@@ -116,7 +97,7 @@ impl Examiner {
         }
     }
 
-    async fn run(&self, converter: &Converter, place: Place, id: &str) -> Result<Verdict, ExamineError> {
+    async fn run(&self, converter: &Converter, place: Unpacked, id: &str) -> Result<Verdict, ExamineError> {
         let job = ExamineJob {
             program: self.program.clone(),
             tree: place.tree.clone(),
@@ -163,7 +144,7 @@ impl Examiner {
         Ok(verdict)
     }
 
-    fn reach(&self, place: &Place) -> Reach {
+    fn reach(&self, place: &Unpacked) -> Reach {
         let mut reach = Reach::default();
         reach.add_programs();
         reach.run.push(self.program.clone());
@@ -186,32 +167,6 @@ fn public_configuration(directory: &Path, ours: &[&Path]) -> Vec<PathBuf> {
             && real.metadata().is_ok_and(|found| found.permissions().mode() & 0o004 != 0)
     };
     entries.filter(is_public).collect()
-}
-
-/// Where an image is unpacked; removed with the value.
-struct Place {
-    tree: PathBuf,
-    temporary: PathBuf,
-    _scratch: Scratch,
-}
-
-impl Place {
-    async fn create(expand: PathBuf, id: String) -> Result<Place, ExamineError> {
-        let made = tokio::task::spawn_blocking(move || {
-            let scratch = Scratch::create(&expand, &id)?;
-            let (tree, temporary) = (scratch.path().join("image"), scratch.path().join("tmp"));
-            for path in [&tree, &temporary] {
-                let made = std::fs::DirBuilder::new().mode(0o700).create(path);
-                made.map_err(|source| PublishError::Io {
-                    operation: "creating",
-                    path: path.clone(),
-                    source,
-                })?;
-            }
-            Ok(Place { tree, temporary, _scratch: scratch })
-        });
-        made.await.map_err(|error| ExamineError::Run(error.to_string()))?
-    }
 }
 
 #[cfg(test)]

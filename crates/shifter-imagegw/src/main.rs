@@ -10,6 +10,7 @@ mod catalog;
 mod config;
 mod confine;
 mod convert;
+mod erofs;
 mod examine;
 mod http;
 mod import;
@@ -25,6 +26,7 @@ mod serve;
 mod target;
 #[cfg(test)]
 mod tests;
+mod unpack;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -56,7 +58,10 @@ enum Command {
     /// The converter process; started by serve.
     #[command(hide = true)]
     Convert,
-    /// The process that unpacks an image for an examiner; started by serve.
+    /// The process that runs mkfs.erofs; started by serve.
+    #[command(hide = true)]
+    Erofs,
+    /// The process that unpacks an image for another program; started by serve.
     #[command(hide = true)]
     Unpack,
     /// The process that runs a site's examiner; started by serve.
@@ -131,7 +136,8 @@ fn main() -> ExitCode {
         Command::CheckConfig(arguments) => check_config(&arguments),
         Command::Migrate(arguments) => migrate(&arguments),
         Command::Convert => return ExitCode::from(convert::child()),
-        Command::Unpack => return ExitCode::from(examine::unpack()),
+        Command::Unpack => return ExitCode::from(unpack::child()),
+        Command::Erofs => return ExitCode::from(erofs::child()),
         Command::Examine => return ExitCode::from(examine::child()),
         Command::Probe => convert::probe(),
     };
@@ -209,7 +215,7 @@ fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {
         .with_context(|| format!("{} is in order but cannot be served", path.display()))?;
     for (name, platform) in &config.platforms {
         convert::check(&platform.converters).map_err(anyhow::Error::msg).with_context(|| {
-            format!("the ConverterOptions of system {name} in {} cannot be used", path.display())
+            format!("images for system {name} in {} cannot be made as asked for", path.display())
         })?;
     }
     if let Some(examiner) = &config.examiner {

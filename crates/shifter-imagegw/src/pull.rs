@@ -22,14 +22,12 @@ use crate::acl;
 use crate::catalog::{Catalog, CatalogError, Record, Tag, patiently};
 use crate::config::{Access, Config, Platform};
 use crate::convert::{ConvertError, Converter};
+use crate::erofs::ErofsError;
 use crate::examine::ExamineError;
 use crate::locks::Locks;
 use crate::model::{Grant, Image, Job, JobStatus, now};
 use crate::publish::{self, PublishError};
 use crate::target::{Target, TargetError};
-
-/// The one format that is made.
-const FORMAT: &str = "squashfs";
 
 /// Layers of one image that are downloaded at the same time.
 const DOWNLOADS: usize = 4;
@@ -51,6 +49,8 @@ pub(crate) enum PullError {
     Convert(#[from] ConvertError),
     #[error(transparent)]
     Examine(#[from] ExamineError),
+    #[error(transparent)]
+    Erofs(#[from] ErofsError),
     #[error(transparent)]
     Publish(#[from] PublishError),
     #[error(transparent)]
@@ -80,9 +80,11 @@ impl PullError {
             // Registries count requests per account.
             PullError::Registry(RegistryError::RateLimited { .. }) => false,
             PullError::Registry(error) => !error.is_auth() && !error.is_not_found(),
-            PullError::Catalog(_) | PullError::Convert(_) | PullError::Examine(_) | PullError::Publish(_) => {
-                true
-            }
+            PullError::Catalog(_)
+            | PullError::Convert(_)
+            | PullError::Examine(_)
+            | PullError::Erofs(_)
+            | PullError::Publish(_) => true,
             _ => false,
         }
     }

@@ -37,7 +37,7 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     for (name, platform) in &config.platforms {
         convert::check(&platform.converters)
             .map_err(anyhow::Error::msg)
-            .with_context(|| format!("the ConverterOptions of system {name} cannot be used"))?;
+            .with_context(|| format!("images for system {name} cannot be made as asked for"))?;
     }
     if let Some(examiner) = &config.examiner {
         examiner.check().map_err(anyhow::Error::msg)?;

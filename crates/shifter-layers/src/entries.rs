@@ -1,5 +1,6 @@
 //! One layer's entries, whether they come from its archive or from what was recorded of it.
 
+use std::fs::File;
 use std::io::Read;
 
 use crate::archive::{Archive, Entry};
@@ -20,7 +21,17 @@ impl<'a> Opened<'a> {
     pub(crate) fn open(layer: &Layer, origin: Origin<'a>, limits: &Limits) -> Result<Self, MergeError> {
         match origin {
             Origin::Archive => {
-                LayerStream::open(layer, limits).map(|stream| Opened::Archive(Box::new(stream)))
+                let opening = |source| {
+                    let (layer, path) = (layer.digest.clone(), layer.path.clone());
+                    MergeError::OpenLayer { layer, path, source }
+                };
+                let file = File::open(&layer.path).map_err(opening)?;
+                LayerStream::start(layer, file, limits).map(|stream| Opened::Archive(Box::new(stream)))
+            }
+            Origin::Later(ask) => {
+                let asking = |source| MergeError::ReadLayer { layer: layer.digest.clone(), source };
+                let file = ask().map_err(asking)?;
+                LayerStream::start(layer, file, limits).map(|stream| Opened::Archive(Box::new(stream)))
             }
             Origin::Records(records) => Ok(Opened::Records(records)),
         }

@@ -16,7 +16,7 @@ use crate::Compression;
 
 /// Bytes of a buffer; large enough that handing it over costs nothing.
 const BUFFER_BYTES: usize = 256 * 1024;
-/// Buffers of a layer. Two layers are open at most, so a merge holds 2 MiB of them.
+/// Buffers of a layer, and there is one layer at a time.
 const BUFFERS: usize = 4;
 
 /// A layer's file, and how much of it was read.

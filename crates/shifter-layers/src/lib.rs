@@ -5,7 +5,8 @@
 //! the data of files goes to a [`Sink`] as it comes. So there is no path on disk that a hostile name,
 //! symlink or hard link could reach, and no privilege is needed.
 //!
-//! Every layer is decompressed once, newest first, by a thread of its own. Thus it is known of nearly every
+//! Every layer is decompressed once, newest first, by a thread of its own; an older one need not be there before its
+//! turn comes. Thus it is known of nearly every
 //! file, when it comes, whether a newer layer hides it; `live.rs` says how the rest is decided. Memory is
 //! bound by the number of entries (about 120 bytes each plus the last component of their names), never by
 //! the size of files.
@@ -41,7 +42,8 @@ mod tar_tree;
 mod tree;
 mod writer;
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -88,6 +90,9 @@ pub struct Layer {
 pub enum Origin<'a> {
     /// From its archive.
     Archive,
+    /// From its archive, which is asked for when its turn comes; [`Layer::path`] is not used. Whoever hands it over
+    /// has verified it by then.
+    Later(Box<dyn FnOnce() -> io::Result<File> + 'a>),
     /// From what the sink [recorded](Sink::records) when the archive was read; [`Layer::path`] is not used.
     /// Whoever kept the records knows that they are the layer's, and that its diff_id was right.
     Records(Box<dyn Read + 'a>),
@@ -144,14 +149,8 @@ pub fn read_layers_from<S: Sink>(
     }
     let limits = limits.countable();
     let mut scan = Scan::new(sink, &limits, policy);
-    let open = |(layer, origin)| (layer, Opened::open(layer, origin, &limits));
-    let mut newest_first = layers.iter().zip(origins).rev().map(open);
-    let mut next = newest_first.next();
-    while let Some((layer, opened)) = next {
-        let opened = opened?;
-        // The thread of an archive gets a few buffers ahead while this layer is read.
-        next = newest_first.next();
-        scan.read_layer(layer, opened, next.is_none())?;
+    for (number, (layer, origin)) in layers.iter().zip(origins).enumerate().rev() {
+        scan.read_layer(layer, Opened::open(layer, origin, &limits)?, number == 0)?;
     }
     let Scan { mut stock, counters, summary, .. } = scan;
     let tree = apply::apply_layers(&mut stock, layers, counters, &limits)?;
@@ -165,20 +164,22 @@ pub fn read_layers_from<S: Sink>(
 /// the writer nothing.
 pub fn merge(layers: &[Layer], limits: &Limits, out: &mut dyn Write) -> Result<Summary, MergeError> {
     let folder = layers.last().and_then(|layer| layer.path.parent()).unwrap_or(Path::new("."));
-    merge_to_tar(layers, limits, &Policy::default(), folder, out)
+    let archives = layers.iter().map(|_| Origin::Archive).collect();
+    merge_to_tar(layers, archives, limits, &Policy::default(), folder, out)
 }
 
-/// As [`merge`], with a policy, and a folder for the temporary file, which takes up to the uncompressed size
+/// As [`merge`], with an origin for each layer, a policy, and a folder for the temporary file, which takes up to the uncompressed size
 /// of the image.
 pub fn merge_to_tar(
     layers: &[Layer],
+    origins: Vec<Origin<'_>>,
     limits: &Limits,
     policy: &Policy,
     folder: &Path,
     out: &mut dyn Write,
 ) -> Result<Summary, MergeError> {
     let mut spool = spool::Spool::new(folder);
-    let read = read_layers(layers, limits, policy, &mut spool);
+    let read = read_layers_from(layers, origins, limits, policy, &mut spool);
     let image = match (read, spool.failure()) {
         (Err(MergeError::WriteOutput { source }), true) => {
             return Err(MergeError::Spool { folder: folder.to_owned(), source });

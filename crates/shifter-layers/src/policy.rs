@@ -41,6 +41,25 @@ pub const SHADOWS: [&[u8]; 4] = [b"etc/shadow", b"etc/shadow-", b"etc/gshadow", 
 pub const EMPTIED_DIRECTORY: &[u8] = b"dev";
 
 impl Policy {
+    /// What may be kept, as configurations name it.
+    pub const NAMES: [&str; 5] = ["owners", "setuid", "devices", "fifos", "xattrs"];
+
+    /// The policy that keeps what is named; or the first name that means nothing.
+    pub fn keeping(names: &[String]) -> Result<Policy, &str> {
+        let mut policy = Policy::default();
+        for name in names {
+            match name.as_str() {
+                "owners" => policy.owners = true,
+                "setuid" => policy.setuid = true,
+                "devices" => policy.devices = true,
+                "fifos" => policy.fifos = true,
+                "xattrs" => policy.xattrs = true,
+                unknown => return Err(unknown),
+            }
+        }
+        Ok(policy)
+    }
+
     /// Permissions that a directory gets. The sticky bit stays: it means something on directories.
     pub fn directory_mode(&self, archived: u16) -> u16 {
         (archived & (0o1777 | self.kept_bits())) | 0o755
@@ -66,6 +85,25 @@ pub(crate) fn is_storable_xattr(name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_name_keeps_one_thing_and_no_other_does() {
+        let keeping = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            Policy::keeping(&names).map_err(str::to_owned)
+        };
+        let flags = |policy: Policy| {
+            let Policy { owners, setuid, devices, fifos, xattrs } = policy;
+            [owners, setuid, devices, fifos, xattrs]
+        };
+        for (place, name) in Policy::NAMES.iter().enumerate() {
+            let expected: Vec<bool> = (0..5).map(|flag| flag == place).collect();
+            assert_eq!(keeping(&[name]).map(|policy| flags(policy).to_vec()), Ok(expected), "{name}");
+        }
+        assert_eq!(keeping(&[]), Ok(Policy::default()));
+        assert_eq!(keeping(&Policy::NAMES).map(flags), Ok([true; 5]));
+        assert_eq!(keeping(&["owners", "Setuid"]), Err("Setuid".to_owned()));
+    }
 
     #[test]
     fn modes_open_reading_and_close_setuid() {

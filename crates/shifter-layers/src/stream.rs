@@ -24,15 +24,13 @@ pub(crate) struct LayerStream {
 }
 
 impl LayerStream {
-    /// Opens a layer; it starts to be decompressed at once. Hashed only where a diff_id is known.
-    pub(crate) fn open(layer: &Layer, limits: &Limits) -> Result<Self, MergeError> {
-        let opening =
-            |source| MergeError::OpenLayer { layer: layer.digest.clone(), path: layer.path.clone(), source };
-        let file = File::open(&layer.path).map_err(opening)?;
-        let compressed_bytes = file.metadata().map_err(opening)?.len();
+    /// Starts to decompress a layer's file. Hashed only where a diff_id is known.
+    pub(crate) fn start(layer: &Layer, file: File, limits: &Limits) -> Result<Self, MergeError> {
+        let reading = |source| MergeError::ReadLayer { layer: layer.digest.clone(), source };
+        let compressed_bytes = file.metadata().map_err(reading)?.len();
         let algorithm = layer.diff_id.as_ref().map(Digest::algorithm);
         let file = Counted { file, read: layer.read.clone() };
-        let feeder = Feeder::start(file, layer.compression, algorithm).map_err(opening)?;
+        let feeder = Feeder::start(file, layer.compression, algorithm).map_err(reading)?;
         Ok(Self {
             layer: layer.digest.clone(),
             feeder,

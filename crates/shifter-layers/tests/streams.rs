@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use common::{dir, file, gzip, layer, listing, sha256, tar_of};
 use shifter_core::digest::Digest;
 use shifter_layers::{
-    Compression, Layer, Limits, MergeError, Policy, Sink, merge, merge_to_tar, read_layers,
+    Compression, Layer, Limits, MergeError, Origin, Policy, Sink, merge, merge_to_tar, read_layers,
 };
 
 fn zstd(bytes: &[u8]) -> Vec<u8> {
@@ -210,7 +210,14 @@ fn a_temporary_file_that_cannot_be_made_is_named_with_its_folder() {
     let layer = layer(folder.path(), 0, &sample(), Compression::None);
     let nowhere = folder.path().join("nowhere");
     let mut out = Vec::new();
-    let error = merge_to_tar(&[layer], &Limits::default(), &Policy::default(), &nowhere, &mut out);
+    let error = merge_to_tar(
+        &[layer],
+        vec![Origin::Archive],
+        &Limits::default(),
+        &Policy::default(),
+        &nowhere,
+        &mut out,
+    );
     let expected = format!(
         "cannot keep file data in a temporary file in {}: No such file or directory (os error 2)",
         nowhere.display()

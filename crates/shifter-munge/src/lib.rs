@@ -176,12 +176,24 @@ impl Munge {
     /// # Errors
     /// A sentence that tells an unreachable daemon from a payload above [`MAX_PAYLOAD`].
     pub fn encode(&self, socket: Option<&Path>, payload: &[u8]) -> Result<String, MungeError> {
+        self.wrap(socket, None, payload)
+    }
+
+    /// As [`Munge::encode`], but only `uid` and root can open the result: for what is stored rather than sent.
+    ///
+    /// # Errors
+    /// As [`Munge::encode`].
+    pub fn seal(&self, socket: Option<&Path>, uid: u32, payload: &[u8]) -> Result<String, MungeError> {
+        self.wrap(socket, Some(uid), payload)
+    }
+
+    fn wrap(&self, socket: Option<&Path>, reader: Option<u32>, payload: &[u8]) -> Result<String, MungeError> {
         if payload.len() > MAX_PAYLOAD {
             return Err(MungeError::PayloadTooLarge { bytes: payload.len() });
         }
         let path = socket_path(socket)
             .map_err(|cause| MungeError::BadSocketPath { socket: socket_name(socket), cause })?;
-        let encoded = self.api.encode(path.as_deref(), payload);
+        let encoded = self.api.encode(path.as_deref(), reader, payload);
         let failed =
             |cause| MungeError::Failed { socket: socket_name(socket), status: encoded.status, cause };
         match (Status::of(encoded.status), encoded.credential) {

@@ -12,6 +12,8 @@ use libloading::Library;
 
 /// `MUNGE_OPT_SOCKET`: path of the daemon's socket (string).
 const OPT_SOCKET: c_int = 8;
+/// `MUNGE_OPT_UID_RESTRICTION`: the only user (besides root) who may open the credential (`uid_t`).
+const OPT_UID_RESTRICTION: c_int = 9;
 /// `EMUNGE_SUCCESS`.
 pub(crate) const SUCCESS: c_int = 0;
 /// `EMUNGE_NO_MEMORY`, also used where `munge_ctx_create` returns null.
@@ -124,13 +126,21 @@ impl Api {
         })
     }
 
-    /// Asks the daemon behind `socket` (the library's default where `None`) to wrap `payload`.
-    pub(crate) fn encode(&self, socket: Option<&CStr>, payload: &[u8]) -> Encoded {
+    /// Asks the daemon behind `socket` (the library's default where `None`) to wrap `payload`, for everybody or
+    /// for one user to open.
+    pub(crate) fn encode(&self, socket: Option<&CStr>, reader: Option<u32>, payload: &[u8]) -> Encoded {
         let failed = |status, message| Encoded { status, message, credential: None };
         let context = match self.context(socket) {
             Ok(context) => context,
             Err((status, message)) => return failed(status, message),
         };
+        if let Some(uid) = reader {
+            // SAFETY: the context is live; MUNGE_OPT_UID_RESTRICTION takes one `uid_t`, 32 bits, unpromoted.
+            let status = unsafe { (self.ctx_set)(context.raw, OPT_UID_RESTRICTION, uid) };
+            if status != SUCCESS {
+                return failed(status, self.explain(Some(&context), status));
+            }
+        }
         // The public functions cap the length at 1 MiB, so this never saturates.
         let length = c_int::try_from(payload.len()).unwrap_or(c_int::MAX);
         let mut credential: *mut c_char = ptr::null_mut();

@@ -50,7 +50,7 @@ mod xattr;
 pub use codec::Codec;
 pub use data::{Chunk, FileData};
 pub use error::{Category, Part, Place, Problem, ReadError};
-pub use extract::{Allowance, ExtractError, Extracted, extract};
+pub use extract::{Allowance, ExtractError, Extracted, Fidelity, extract};
 pub use image::Image;
 pub use inode::{Attributes, FileLayout, Inode, Kind};
 pub use limits::Limits;

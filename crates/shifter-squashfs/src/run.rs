@@ -5,7 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crate::converter::SEARCH_PATH;
 use crate::error::ConvertError;
@@ -15,6 +16,8 @@ use crate::superblock::Superblock;
 /// What is kept of the beginning and of the end of a tool's standard error. mksquashfs names a wrong option
 /// first and then prints pages of help; on other failures the last words count.
 const MESSAGE_BYTES: usize = 600;
+/// How long after a tool's end its standard error may stay open: something that it started may have it.
+const READING: Duration = Duration::from_millis(500);
 /// More than any tool writes at once: when this does not fit, the disk was what it failed on.
 const SPACE_PROBE_BYTES: usize = 2 << 20;
 
@@ -99,8 +102,20 @@ fn run<T, E>(mut child: Child, feed: impl FnOnce(&mut dyn Write) -> Result<T, E>
     }
     drop(pipe);
     let status = child.wait()?;
-    let message = listener.join().unwrap_or_default();
+    let message = end_of_words(listener);
     Ok(Fed { result, pipe_broke, status, message })
+}
+
+/// What was said, unless somebody may yet say more.
+fn end_of_words(listener: JoinHandle<String>) -> String {
+    let begun = Instant::now();
+    while !listener.is_finished() {
+        if begun.elapsed() > READING {
+            return "what it said is not known, because something that it started still runs".to_owned();
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    listener.join().unwrap_or_default()
 }
 
 /// Kills and reaps; both can only fail when the child is gone already.

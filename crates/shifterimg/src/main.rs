@@ -1,4 +1,4 @@
-//! `shifterimg`: the users' command for the image gateway: pull, list and look up images.
+//! `shifterimg`: the users' command for the image gateway: pull, import, list, look up and manage images.
 //!
 //! Everything a script may want is on standard output; every diagnostic is one sentence on standard error. The
 //! runtime and the Slurm plugin run `shifterimg lookup` as the user and read the identifier from its output.
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use shifter_api::client::Client;
+use shifter_api::client::{Client, ClientError, Filter, Named};
 use shifter_api::cred;
 use shifter_api::munge::Munge;
 use shifter_api::wire::{Image, ImageList, PullRequest};
@@ -19,10 +19,19 @@ use shifter_core::descriptor::Descriptor;
 mod accounts;
 mod cli;
 mod config;
+mod import;
+mod login;
+mod manage;
 mod pull;
 mod show;
 
 use cli::{Cli, Mode};
+
+/// Exit status of a pull or import that goes on.
+const PENDING: u8 = 3;
+
+/// Exit status where the gateway or the registry denies access.
+const DENIED: u8 = 4;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -44,38 +53,41 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::FAILURE,
         Err(error) => {
             say(&format!("{error:#}"));
-            ExitCode::FAILURE
+            let is_denied = error.downcast_ref::<ClientError>().is_some_and(ClientError::is_denied);
+            if is_denied { ExitCode::from(DENIED) } else { ExitCode::FAILURE }
         }
     }
 }
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    cli.check()?;
     let settings = config::load()?;
     let munge = Munge::load()?;
     let mut client = Client::new(&settings.client, Box::new(|payload: &[u8]| munge.encode(None, payload)))?;
     if cli.verbose {
         client = client.observed_by(Box::new(show_message));
     }
-    let named = || -> anyhow::Result<Descriptor> {
-        let text = cli.image.as_deref().context("name the image, e.g. docker:debian:12")?;
+    let named = |number: usize| -> anyhow::Result<Descriptor> {
+        let text = cli.word(number)?;
         Descriptor::parse(text, settings.default_image_type)
             .with_context(|| format!("{text:?} names no image"))
     };
     let gives_access = !cli.user.is_empty() || !cli.group.is_empty();
-    if gives_access && matches!(cli.mode, Mode::Images | Mode::Lookup) {
-        say("--user and --group belong to pull and are ignored here");
+    if gives_access && !matches!(cli.mode, Mode::Pull | Mode::Pullnb | Mode::Import) {
+        say("--user and --group belong to pull and import and are ignored here");
     }
+    let system = settings.client.system.as_str();
     match cli.mode {
         Mode::Images => {
-            anyhow::ensure!(cli.image.is_none(), "images takes no image name; look one up with lookup");
-            let list = client.images()?;
+            let filter = Filter { mine: cli.mine, name: cli.name.clone(), labels: cli.label.clone() };
+            let list = client.images(&filter)?;
             let text = if cli.json { document(&ImageList { list })? } else { show::table(&list) };
             write_out(&text)?;
             Ok(ExitCode::SUCCESS)
         }
         Mode::Lookup => {
-            let wanted = named()?;
-            let image = client.lookup(wanted.image_type.as_str(), &wanted.tag)?;
+            let wanted = named(0)?;
+            let image = client.lookup(name(&wanted))?;
             let id = show::identifier(&image)
                 .with_context(|| format!("the gateway knows {wanted} but sent no identifier for it"))?;
             let text = if cli.json { document(&image)? } else { format!("{id}\n") };
@@ -83,38 +95,78 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Mode::Pull | Mode::Pullnb => {
-            let wanted = named()?;
-            let access = PullRequest {
-                allowed_uids: accounts::ids(accounts::Database::Users, &cli.user)?,
-                allowed_gids: accounts::ids(accounts::Database::Groups, &cli.group)?,
-            };
-            let locations = stored_credentials(&munge, &settings.client.system)?;
-            let ask = || client.pull(wanted.image_type.as_str(), &wanted.tag, &access, &locations);
-            let style = match () {
-                () if cli.json => pull::Style::Silent,
-                () if cli.verbose => pull::Style::EveryAnswer,
-                () if io::stdout().is_terminal() => pull::Style::OneLine { columns: show::columns() },
-                () => pull::Style::Changes,
-            };
-            let mut out = io::stdout().lock();
-            let mut progress = pull::Progress::new(&mut out, style, wanted.to_string());
-            let pace = if cli.mode == Mode::Pullnb { pull::Pace::ONCE } else { pull::Pace::DEFAULT };
-            let image = pull::follow(&pace, &ask, &mut progress)?;
-            drop(out);
-            finish(cli, &wanted, &image)
+            let wanted = named(0)?;
+            let access = access(cli)?;
+            let locations = stored_credentials(&munge, system)?;
+            let pace =
+                if is_waiting(cli) { pull::Pace::waiting(settings.client.timeout) } else { pull::Pace::ONCE };
+            let ask = |seen: &str| client.pull(name(&wanted), &access, &locations, pace.wait(seen));
+            follow(cli, "Pulling Image", &wanted, &pace, &ask)
+        }
+        Mode::Import => {
+            let wanted = named(1)?;
+            let pace =
+                if is_waiting(cli) { pull::Pace::waiting(settings.client.timeout) } else { pull::Pace::ONCE };
+            let import = import::Import::new(cli, &client, name(&wanted), access(cli)?)?;
+            follow(cli, "Importing Image", &wanted, &pace, &|seen| import.ask(pace.wait(seen)))
+        }
+        Mode::Login => login::login(cli, &client, &munge, system),
+        Mode::Logout => login::logout(cli, system),
+        Mode::Queue | Mode::Metrics | Mode::Autoexpire | Mode::Status => manage::overall(cli, &client),
+        _ => {
+            let wanted = named(0)?;
+            manage::about(cli, &client, &wanted.to_string(), name(&wanted))
         }
     }
 }
 
-/// The end of a pull: what the gateway made of it decides the exit status.
-fn finish(cli: &Cli, wanted: &Descriptor, image: &Image) -> anyhow::Result<ExitCode> {
+fn name(wanted: &Descriptor) -> Named<'_> {
+    Named { itype: wanted.image_type.as_str(), tag: &wanted.tag }
+}
+
+fn access(cli: &Cli) -> anyhow::Result<PullRequest> {
+    Ok(PullRequest {
+        allowed_uids: accounts::ids(accounts::Database::Users, &cli.user)?,
+        allowed_gids: accounts::ids(accounts::Database::Groups, &cli.group)?,
+    })
+}
+
+fn is_waiting(cli: &Cli) -> bool {
+    cli.mode != Mode::Pullnb && !cli.no_wait
+}
+
+/// Shows a pull or import until it is over; what the gateway made of it decides the exit status.
+fn follow(
+    cli: &Cli,
+    doing: &str,
+    wanted: &Descriptor,
+    pace: &pull::Pace,
+    ask: &pull::Ask<'_>,
+) -> anyhow::Result<ExitCode> {
+    let style = match () {
+        () if cli.json => pull::Style::Silent,
+        () if cli.verbose => pull::Style::EveryAnswer,
+        () if io::stdout().is_terminal() => pull::Style::OneLine { columns: show::columns() },
+        () => pull::Style::Changes,
+    };
+    let mut out = io::stdout().lock();
+    let mut progress = pull::Progress::new(&mut out, style, format!("{doing}: {wanted}"));
+    let image = pull::follow(pace, ask, &mut progress)?;
+    drop(out);
     if cli.json {
-        write_out(&document(image)?)?;
+        write_out(&document::<Image>(&image)?)?;
     }
-    match pull::outcome(image) {
-        pull::Outcome::Ready | pull::Outcome::Going => Ok(ExitCode::SUCCESS),
+    match pull::outcome(&image) {
+        pull::Outcome::Ready => Ok(ExitCode::SUCCESS),
+        // Scripts written for the original take every other status of pullnb for a failure.
+        pull::Outcome::Going if cli.mode == Mode::Pullnb => Ok(ExitCode::SUCCESS),
+        pull::Outcome::Going => Ok(ExitCode::from(PENDING)),
+        pull::Outcome::Denied(reason) => {
+            say(&format!("{wanted} cannot be had: {reason}"));
+            Ok(ExitCode::from(DENIED))
+        }
         pull::Outcome::Failed(reason) => {
-            say(&format!("pulling {wanted} failed: {reason}"));
+            say(&format!("{doing} {wanted} failed: {reason}"));
             Ok(ExitCode::FAILURE)
         }
     }

@@ -1,33 +1,55 @@
-//! Following a pull: ask, show, wait half a second, ask again, until the gateway is done with it.
+//! Following a pull or an import: ask, show, wait, ask again, until the gateway is done with it.
 //!
-//! The request that starts a pull is also the one that polls it. There is no overall limit: large images take
+//! The request that starts a pull is also the one that polls it; our gateway keeps it until there is something to
+//! tell, an original's answers at once and is asked every half second. There is no overall limit: large images take
 //! their time, and the status tells whether anything happens. A gateway that cannot be reached for a while is
 //! forgiven, because a restarted one goes on with its pulls.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use shifter_api::client::ClientError;
-use shifter_api::wire::{Image, MISSING, status};
+use shifter_api::wire::{DENIED, Image, MISSING, Pulled, status};
 
 use crate::show;
+
+/// Asks how the pull stands; the text is the state that was seen last.
+pub(crate) type Ask<'a> = dyn Fn(&str) -> Result<Pulled, ClientError> + 'a;
 
 /// How long to wait for what.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     /// Between two requests; `None` asks only once.
     interval: Option<Duration>,
+    /// Seconds that the gateway may keep one request, if it can.
+    hold: u64,
     /// How long gateways may stay silent once one has answered.
     patience: Duration,
 }
 
 impl Pace {
-    /// The original's interval, and a minute for a gateway to come back.
-    pub(crate) const DEFAULT: Pace =
-        Pace { interval: Some(Duration::from_millis(500)), patience: Duration::from_secs(60) };
     /// `pullnb`: one request.
-    pub(crate) const ONCE: Pace = Pace { interval: None, patience: Duration::ZERO };
+    pub(crate) const ONCE: Pace = Pace { interval: None, hold: 0, patience: Duration::ZERO };
+
+    /// The original's interval, and a minute for a gateway to come back. A gateway of ours is asked to answer when
+    /// something changed, well within the time limit of one request.
+    pub(crate) fn waiting(limit: Option<Duration>) -> Pace {
+        let hold = limit.map_or(30, |limit| (limit.as_secs() / 2).clamp(1, 30));
+        Pace { interval: Some(Duration::from_millis(500)), hold, patience: Duration::from_secs(60) }
+    }
+
+    /// What is to be sent for a held request.
+    pub(crate) fn wait<'s>(&self, seen: &'s str) -> Option<(u64, &'s str)> {
+        (self.hold > 0).then_some((self.hold, seen))
+    }
 }
+
+/// Longest pause between requests to gateways that do not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Shortest time between two answers of a gateway that says when something changed: enough to see the bytes run.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +71,8 @@ pub(crate) enum Outcome {
     Ready,
     /// The gateway is working on it.
     Going,
+    /// The registry gives it to others only, with this reason.
+    Denied(String),
     /// It gave up, with this reason.
     Failed(String),
 }
@@ -60,13 +84,16 @@ pub(crate) fn outcome(image: &Image) -> Outcome {
         // SUCCESS is how very old records say READY.
         status::READY | "SUCCESS" => Outcome::Ready,
         status if status::is_in_progress(status) => Outcome::Going,
-        status::FAILURE => Outcome::Failed(match image.status_message.as_deref() {
+        status::FAILURE => match image.status_message.as_deref() {
             // The original's gateway has no more to say than this.
             None | Some("" | "FAILED" | "FAILURE" | "Operation Failed") => {
-                "the gateway gives no reason".to_owned()
+                Outcome::Failed("the gateway gives no reason".to_owned())
             }
-            Some(reason) => show::printable(reason),
-        }),
+            Some(reason) => match reason.strip_prefix(DENIED) {
+                Some(reason) => Outcome::Denied(show::printable(reason)),
+                None => Outcome::Failed(show::printable(reason)),
+            },
+        },
         other => Outcome::Failed(format!("the gateway reports status {}", show::printable(other))),
     }
 }
@@ -75,22 +102,29 @@ pub(crate) fn outcome(image: &Image) -> Outcome {
 ///
 /// # Errors
 /// If the first request fails, a later one is refused, or no gateway can be reached for the pace's patience.
-pub(crate) fn follow(
-    pace: &Pace,
-    ask: &dyn Fn() -> Result<Image, ClientError>,
-    progress: &mut Progress<'_>,
-) -> anyhow::Result<Image> {
+pub(crate) fn follow(pace: &Pace, ask: &Ask<'_>, progress: &mut Progress<'_>) -> anyhow::Result<Image> {
     let mut answered = false;
     let mut silent_since: Option<Instant> = None;
+    let mut seen = String::new();
+    let mut pause = pace.interval.unwrap_or_default();
     loop {
-        match ask() {
-            Ok(image) => {
+        let asked = Instant::now();
+        match ask(&seen) {
+            Ok(pulled) => {
                 (answered, silent_since) = (true, None);
-                progress.show(&image)?;
-                if pace.interval.is_none() || outcome(&image) != Outcome::Going {
+                progress.show(&pulled)?;
+                if pace.interval.is_none() || outcome(&pulled.image) != Outcome::Going {
                     progress.end()?;
-                    return Ok(image);
+                    return Ok(pulled.image);
                 }
+                pause = match pulled.state {
+                    // It answers when there is something to tell; an answer with nothing new was a time-out.
+                    Some(state) if state != seen || asked.elapsed() > SHORTEST_PAUSE => {
+                        seen = state;
+                        SHORTEST_PAUSE.saturating_sub(asked.elapsed())
+                    }
+                    _ => pace.interval.unwrap_or_default(),
+                };
             }
             Err(error) => {
                 let since = *silent_since.get_or_insert_with(Instant::now);
@@ -98,17 +132,27 @@ pub(crate) fn follow(
                     progress.end()?;
                     return Err(error.into());
                 }
+                // A thousand clients of a gateway that comes back should not come all at once.
+                pause = jittered((pause * 2).max(pace.interval.unwrap_or_default()).min(LONGEST_PAUSE));
             }
         }
-        std::thread::sleep(pace.interval.unwrap_or_default());
+        std::thread::sleep(pause);
     }
+}
+
+/// Three to five quarters of the pause.
+fn jittered(pause: Duration) -> Duration {
+    // std's hasher keys are random for every instance.
+    let quarter = u32::try_from(RandomState::new().hash_one(0) % 512).unwrap_or(256);
+    pause * 3 / 4 + pause * quarter / 1024
 }
 
 /// The progress display.
 pub(crate) struct Progress<'a> {
     out: &'a mut dyn Write,
     style: Style,
-    image: String,
+    /// What is being done to which image.
+    doing: String,
     /// What was shown last, without its time.
     last: Option<String>,
     /// The clock; tests have their own.
@@ -116,18 +160,20 @@ pub(crate) struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    /// Will show the pull of `image` (as `type:tag`) on `out`.
-    pub(crate) fn new(out: &'a mut dyn Write, style: Style, image: String) -> Progress<'a> {
-        Progress { out, style, image, last: None, now: show::now }
+    /// Will show on `out` how it goes with `doing`, `Pulling Image: type:tag`.
+    pub(crate) fn new(out: &'a mut dyn Write, style: Style, doing: String) -> Progress<'a> {
+        Progress { out, style, doing, last: None, now: show::now }
     }
 
-    fn show(&mut self, image: &Image) -> io::Result<()> {
+    fn show(&mut self, pulled: &Pulled) -> io::Result<()> {
+        let image = &pulled.image;
         let status = show::printable(image.status.as_deref().unwrap_or(MISSING));
-        let mut text = format!("Pulling Image: {}, status: {status}", self.image);
+        let mut text = format!("{}, status: {status}", self.doing);
         // The last line stays as scripts know it; only work in progress says more.
         let message = image.status_message.as_deref().filter(|m| !m.is_empty() && *m != status);
+        let message = pulled.progress.as_ref().map(show::progress).or(message.map(show::printable));
         if let (Outcome::Going, Some(message)) = (outcome(image), message) {
-            text.push_str(&format!(" ({})", show::printable(message)));
+            text.push_str(&format!(" ({message})"));
         }
         // A pipe gets a line per status; how far the download has come would fill log files.
         let seen = if self.style == Style::Changes { status } else { text.clone() };

@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use shifter_api::wire::{Image, MISSING};
+use shifter_api::wire::{History, Image, Lookup, MISSING, Progress, Queue};
 
 /// The table of `shifterimg images`: one line per tag, sorted bytewise by tag, columns as the original's
 /// `%-10s %-10s %-8s %-.10s   %s %-30s`: system, type, status, identifier, time of the last pull, tag.
@@ -32,6 +32,50 @@ fn table_in(images: &[Image], zone: &TimeZone) -> String {
         ));
     }
     table
+}
+
+/// `shifterimg queue`: status and tag, one line each.
+pub(crate) fn queue(queue: &Queue) -> String {
+    let line = |status: &str, image: &str| format!("{:<11} {}\n", printable(status), printable(image));
+    queue.list.iter().map(|entry| line(&entry.status, &entry.image)).collect()
+}
+
+/// `shifterimg history`: time and identifier, newest first.
+pub(crate) fn history(history: &History) -> String {
+    let zone = TimeZone::system();
+    let time = |seconds| local_time(seconds, &zone).unwrap_or_else(|| "-".to_owned());
+    history.list.iter().map(|entry| format!("{:<19} {}\n", time(entry.since), printable(&entry.id))).collect()
+}
+
+/// `shifterimg metrics`: time, user, identifier and tag, newest last.
+pub(crate) fn lookups(lookups: &[Lookup]) -> String {
+    let zone = TimeZone::system();
+    let line = |entry: &Lookup| {
+        let time = local_time(entry.time, &zone).unwrap_or_else(|| "-".to_owned());
+        let (user, id) = (printable(&entry.user), printable(&entry.id));
+        format!("{time:<19} {user:<12} {id:.10}   {}:{}\n", printable(&entry.itype), printable(&entry.tag))
+    };
+    lookups.iter().map(line).collect()
+}
+
+/// `shifterimg inspect`: JSON with a key per line.
+pub(crate) fn pretty(value: &serde_json::Value) -> Result<String, serde_json::Error> {
+    let text = serde_json::to_string_pretty(value)?;
+    Ok(text.lines().map(|line| printable(line) + "\n").collect())
+}
+
+/// `Pulling layers: 3.2 of 10.0 MiB, 32 %`.
+pub(crate) fn progress(progress: &Progress) -> String {
+    let stage = printable(&progress.stage);
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    match progress.total.filter(|total| *total > 0) {
+        Some(total) => {
+            let share = u128::from(progress.done) * 100 / u128::from(total);
+            format!("{stage}: {:.1} of {:.1} MiB, {share} %", mib(progress.done), mib(total))
+        }
+        None if progress.done > 0 => format!("{stage}: {:.1} MiB", mib(progress.done)),
+        None => stage,
+    }
 }
 
 /// The identifier of a looked-up image: 64 lower-case hexadecimal digits, anything else is none.
@@ -96,6 +140,24 @@ mod tests {
         ];
         assert_eq!(table_in(&images, &TimeZone::UTC), expected.concat());
         assert_eq!(table_in(&[], &TimeZone::UTC), "");
+    }
+
+    #[test]
+    fn other_answers_are_lines_of_columns_without_control_characters() {
+        let waiting = r#"{"list":[{"status":"PULLING","image":"a:1"},{"status":"x\u001b","image":"b"}]}"#;
+        assert_eq!(queue(&serde_json::from_str(waiting).unwrap()), "PULLING     a:1\nx?          b\n");
+        let moved = serde_json::from_str(r#"{"list":[{"id":"ab","since":1e300}]}"#).unwrap();
+        assert_eq!(history(&moved), "-                   ab\n");
+        let looked: Vec<Lookup> =
+            serde_json::from_str(r#"[{"user":"al","type":"docker","tag":"a:1","id":"0123456789abc"}]"#)
+                .unwrap();
+        assert!(
+            lookups(&looked).ends_with(" al           0123456789   docker:a:1\n"),
+            "{}",
+            lookups(&looked)
+        );
+        let value = serde_json::json!({"a": ["\u{9b}x"]});
+        assert_eq!(pretty(&value).unwrap(), "{\n  \"a\": [\n    \"?x\"\n  ]\n}\n");
     }
 
     #[test]

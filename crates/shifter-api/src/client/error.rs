@@ -60,6 +60,25 @@ impl ClientError {
     }
 }
 
+impl ClientError {
+    /// The HTTP status of every gateway, if each of them answered.
+    #[must_use]
+    pub fn statuses(&self) -> Option<Vec<u16>> {
+        let ClientError::Failed { attempts, .. } = self else { return None };
+        let status = |attempt: &Attempt| match attempt.cause {
+            AttemptError::Refused { status, .. } => Some(status),
+            _ => None,
+        };
+        attempts.iter().map(status).collect()
+    }
+
+    /// Whether a gateway refused the caller: it does not believe the credential, or the caller may not.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.statuses().is_some_and(|statuses| statuses.iter().any(|status| matches!(status, 401 | 403)))
+    }
+}
+
 /// What one gateway did.
 #[derive(Debug, thiserror::Error)]
 #[error("the image gateway {gateway} {cause}")]

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::*;
+use crate::wire::PullRequest;
 
 const READY: &str = r#"{"id":"a2fb","status":"READY","tag":["app:v1"],"last_pull":1.5,"ENV":"MISSING"}"#;
 
@@ -101,6 +102,10 @@ fn config(gateways: &[&str]) -> ClientConfig {
     }
 }
 
+fn docker(tag: &str) -> Named<'_> {
+    Named { itype: "docker", tag }
+}
+
 fn client<'a>(gateways: &[&str]) -> Client<'a> {
     Client::new(&config(gateways), Box::new(|_| Ok("MUNGE:test:".to_owned()))).unwrap()
 }
@@ -110,12 +115,14 @@ fn requests_look_as_the_original_gateway_expects() {
     let list = format!("{{\"list\":[{READY}]}}");
     let server = serve(vec![ok(&list), ok(READY), ok(READY), ok(READY)]);
     let client = client(&[&format!("{}/", server.url)]);
-    assert_eq!(client.images().unwrap()[0].tag, ["app:v1"]);
-    let image = client.lookup("docker", "host:5000/a/b@sha256:00+x").unwrap();
+    assert_eq!(client.images(&Filter::default()).unwrap()[0].tag, ["app:v1"]);
+    let image = client.lookup(docker("host:5000/a/b@sha256:00+x")).unwrap();
     assert_eq!((image.id.as_deref(), image.last_pull, image.env), (Some("a2fb"), Some(1.5), None));
-    client.pull("custom", "imp:1", &PullRequest::default(), &BTreeMap::new()).unwrap();
+    client
+        .pull(Named { itype: "custom", tag: "imp:1" }, &PullRequest::default(), &BTreeMap::new(), None)
+        .unwrap();
     let access = PullRequest { allowed_uids: vec![1, 2], allowed_gids: vec![] };
-    client.pull("docker", "app:v1", &access, &BTreeMap::new()).unwrap();
+    client.pull(docker("app:v1"), &access, &BTreeMap::new(), None).unwrap();
     let requests = server.requests.lock().unwrap();
     let expected = [
         ("GET /api/list/sysa/ HTTP/1.1", ""),
@@ -139,6 +146,65 @@ fn requests_look_as_the_original_gateway_expects() {
 }
 
 #[test]
+fn what_the_original_lacks_is_asked_by_method_path_and_query() {
+    let answers = [
+        r#"{"list":[]}"#,
+        r#"{"status":"PULLING","state":"4"}"#,
+        r#"{"status":"PENDING"}"#,
+        r#"{"status":"PENDING"}"#,
+        r#"{"status":true}"#,
+        r#"{"status":null}"#,
+        r#"{"status":["a"]}"#,
+        r#"{"status":false,"message":"no"}"#,
+        r#"[{"type":"docker","time":1.5}]"#,
+    ];
+    let server = serve(answers.iter().map(|body| ok(body)).collect());
+    let minted = RefCell::new(Vec::new());
+    let mint: Mint<'_> = Box::new(|payload| {
+        minted.borrow_mut().push(Payload::parse(payload).unwrap());
+        Ok("MUNGE:test:".to_owned())
+    });
+    let client = Client::new(&config(&[&server.url]), mint).unwrap();
+    let (nobody, none) = (PullRequest::default(), BTreeMap::new());
+    let filter = Filter { mine: true, name: Some("a*".to_owned()), labels: vec!["k=v".to_owned()] };
+    assert!(client.images(&filter).unwrap().is_empty());
+    let pulled = client.pull(docker("x"), &nobody, &none, Some((30, "3 a"))).unwrap();
+    assert_eq!(pulled.state.as_deref(), Some("4"));
+    client.import(docker("x"), "/f", "squashfs", &nobody, None).unwrap();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"content").unwrap();
+    client.upload(docker("x"), &file, "00", "squashfs", &nobody).unwrap();
+    client.remove(docker("x"), true).unwrap();
+    assert_eq!(client.change("pin", "a2fb").unwrap().status, None);
+    assert_eq!(client.autoexpire(true).unwrap().ids(), Some(vec!["a"]));
+    let probe = client.probe("default", &none).unwrap();
+    assert_eq!((probe.status, probe.message.as_deref()), (false, Some("no")));
+    assert_eq!(client.metrics(3).unwrap()[0].itype, "docker");
+    let expected = [
+        ("GET", "/api/list/sysa/", "?mine=1&name=a%2A&label=k%3Dv", ""),
+        ("POST", "/api/pull/sysa/docker/x/", "?wait=30&seen=3%20a", ""),
+        ("POST", "/api/doimport/sysa/docker/x/", "", r#"{"filepath":"/f","format":"squashfs"}"#),
+        ("PUT", "/api/upload/sysa/docker/x/", "?format=squashfs&sha256=00", "content"),
+        ("DELETE", "/api/image/sysa/docker/x/", "?all=1", ""),
+        ("POST", "/api/pin/sysa/", "?id=a2fb", ""),
+        ("GET", "/api/autoexpire/sysa/", "?dry_run=1", ""),
+        ("POST", "/api/login/sysa/", "", r#"{"location":"default"}"#),
+        ("GET", "/api/metrics/sysa/", "?limit=3", ""),
+    ];
+    let requests = server.requests.lock().unwrap();
+    for ((request, payload), (method, path, query, body)) in
+        requests.iter().zip(minted.borrow().iter()).zip(expected)
+    {
+        assert!(request.starts_with(&format!("{method} {path}{query} HTTP/1.1\r\n")), "{request}");
+        assert!(request.ends_with(&format!("\r\n\r\n{body}")), "{request}");
+        let covered = if method == "PUT" { "" } else { body };
+        assert!(payload.allows(method, &format!("{path}{query}"), covered.as_bytes()), "{request}");
+        assert!(!payload.allows(method, &format!("{path}?all=2"), covered.as_bytes()), "{request}");
+    }
+    assert_eq!(requests.len(), expected.len());
+}
+
+#[test]
 fn every_attempt_mints_a_credential_bound_to_its_request() {
     let (first, second) = (nobody(), nobody());
     let minted = RefCell::new(Vec::new());
@@ -148,8 +214,8 @@ fn every_attempt_mints_a_credential_bound_to_its_request() {
     });
     let client = Client::new(&config(&[&first, &second]), mint).unwrap();
     let locations = BTreeMap::from([("default".to_owned(), "u:p".to_owned())]);
-    client.lookup("docker", "a/b:1").unwrap_err();
-    client.pull("docker", "a/b:1", &PullRequest::default(), &locations).unwrap_err();
+    client.lookup(docker("a/b:1")).unwrap_err();
+    client.pull(docker("a/b:1"), &PullRequest::default(), &locations, None).unwrap_err();
     let minted = minted.borrow();
     assert_eq!(minted.len(), 4, "two requests on two gateways");
     for payload in &minted[..2] {
@@ -168,8 +234,8 @@ fn a_gateway_that_is_down_leads_to_the_next() {
         // The order is random: eight times makes both orders all but certain.
         let server = serve(vec![ok(READY), ok(READY)]);
         let client = client(&[&nobody(), &server.url]);
-        assert_eq!(client.lookup("docker", "a:1").unwrap().id.as_deref(), Some("a2fb"));
-        assert_eq!(client.lookup("docker", "a:1").unwrap().id.as_deref(), Some("a2fb"));
+        assert_eq!(client.lookup(docker("a:1")).unwrap().id.as_deref(), Some("a2fb"));
+        assert_eq!(client.lookup(docker("a:1")).unwrap().id.as_deref(), Some("a2fb"));
     }
 }
 
@@ -180,9 +246,9 @@ fn a_refusal_leads_to_the_next_gateway() {
         serve(vec![answer("404 Not Found", "application/json", body)])
     };
     let (refuses, serves) = (refusing(), serve(vec![ok(READY)]));
-    assert!(client(&[&refuses.url, &serves.url]).lookup("docker", "a:1").is_ok());
+    assert!(client(&[&refuses.url, &serves.url]).lookup(docker("a:1")).is_ok());
     let (one, other) = (refusing(), refusing());
-    let error = client(&[&one.url, &other.url]).lookup("docker", "a:1").unwrap_err();
+    let error = client(&[&one.url, &other.url]).lookup(docker("a:1")).unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with("cannot look up docker:a:1: the image gateway http://127.0.0.1:"), "{text}");
     assert_eq!(text.matches("answered 404: image not found").count(), 2, "{text}");
@@ -240,7 +306,7 @@ fn useless_answers_become_one_sentence_each() {
     ];
     for (number, (act, expected, transient)) in table.into_iter().enumerate() {
         let server = serve(vec![act]);
-        let result = client(&[&server.url]).lookup("docker", "a:1");
+        let result = client(&[&server.url]).lookup(docker("a:1"));
         match (result, expected) {
             (Ok(image), None) => assert_eq!(image.id.as_deref(), Some("a2fb"), "row {number}"),
             (Err(error), Some(expected)) => {
@@ -260,7 +326,7 @@ fn a_silent_gateway_is_given_up_in_time() {
     config.timeout = Some(Duration::from_millis(300));
     let client = Client::new(&config, Box::new(|_| Ok(String::new()))).unwrap();
     let start = Instant::now();
-    let error = client.images().unwrap_err();
+    let error = client.images(&Filter::default()).unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     assert!(error.to_string().contains("did not answer in time"), "{error}");
     assert!(error.is_transient());
@@ -272,7 +338,7 @@ fn an_endless_answer_is_cut_off() {
     let mut config = config(&[&server.url]);
     config.timeout = Some(Duration::from_secs(60));
     let client = Client::new(&config, Box::new(|_| Ok(String::new()))).unwrap();
-    let error = client.images().unwrap_err();
+    let error = client.images(&Filter::default()).unwrap_err();
     assert!(error.to_string().contains("sent more than 67108864 bytes"), "{error}");
 }
 
@@ -281,7 +347,7 @@ fn a_failing_munge_ends_the_operation_at_once() {
     let server = serve(vec![ok(READY)]);
     let mint: Mint<'_> = Box::new(|_| Err(MungeError::PayloadTooLarge { bytes: 9 }));
     let client = Client::new(&config(&[&server.url]), mint).unwrap();
-    let error = client.images().unwrap_err();
+    let error = client.images(&Filter::default()).unwrap_err();
     assert!(matches!(error, ClientError::Munge(_)) && !error.is_transient(), "{error:?}");
     let away = MungeError::Unavailable { socket: String::new(), cause: String::new() };
     assert!(ClientError::Munge(away).is_transient(), "munged may be restarted while a pull is polled");
@@ -294,7 +360,7 @@ fn the_observer_sees_refusals_too() {
     let seen = RefCell::new(Vec::new());
     let observer: Observer<'_> =
         Box::new(|gateway, status, body| seen.borrow_mut().push((gateway.to_owned(), status, body.to_vec())));
-    client(&[&server.url]).observed_by(observer).images().unwrap_err();
+    client(&[&server.url]).observed_by(observer).images(&Filter::default()).unwrap_err();
     assert_eq!(*seen.borrow(), [(server.url.clone(), 403, b"no".to_vec())]);
 }
 

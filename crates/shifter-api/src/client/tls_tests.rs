@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::*;
+use crate::wire::Image;
 
 fn openssl(directory: &Path, arguments: &str) {
     let output = Command::new("openssl")
@@ -82,7 +83,7 @@ fn ask(url: &str, ca_bundle: &Path) -> Result<Vec<Image>, ClientError> {
         timeout: Some(Duration::from_secs(10)),
         ca_bundle: Some(ca_bundle.to_owned()),
     };
-    Client::new(&config, Box::new(|_| Ok("MUNGE:x:".to_owned())))?.images()
+    Client::new(&config, Box::new(|_| Ok("MUNGE:x:".to_owned())))?.images(&Filter::default())
 }
 
 #[test]

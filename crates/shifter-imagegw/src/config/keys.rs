@@ -44,14 +44,14 @@ pub(crate) const TOP: &[Key] = &[
     key(
         "ConverterOptions",
         "{}",
-        "mksquashfs options per format; [] means zstd level 3 in blocks of 128 KiB",
+        "options per format; for squashfs [] means zstd level 3 in blocks of 128 KiB",
     ),
     key(
         "DatabaseURI",
         "MongoDBURI's, else SQLite's",
         "the catalog: sqlite:///FILE, postgres://HOST/DATABASE or mongodb://HOST/DATABASE; ours",
     ),
-    key("DefaultImageFormat", "squashfs", "squashfs"),
+    key("DefaultImageFormat", "squashfs", "squashfs, or erofs, which needs mkfs.erofs"),
     key("DefaultImageLocation", "required", "the Locations entry for references without a registry"),
     key("DefaultImageRemote", "-", "unused"),
     key("DefaultLustreReplication", "-", "unused"),
@@ -63,6 +63,11 @@ pub(crate) const TOP: &[Key] = &[
     key("ExpandDirectory", "required", "scratch space for conversion"),
     key("ImageExpirationTimeout", "90:00:00:00", "days:hours:minutes:seconds since the last pull or lookup"),
     key("ImportUsers", "nobody", "all, None, or exact user names that may import files"),
+    key(
+        "LayerPolicy",
+        "[]",
+        "what images keep of layers, some of owners, setuid, devices, fifos, xattrs; else all are dropped; ours",
+    ),
     key("Locations", "required", "the registries that may be pulled from"),
     key("LogLevel", "info", "debug, info, warn, error or critical"),
     key("Metrics", "false", "record lookups"),
@@ -80,7 +85,10 @@ pub(crate) const TOP: &[Key] = &[
 ];
 
 pub(crate) const PLATFORM: &[Key] = &[
+    key("Converter", "the common one", "the same for this system's images; ours"),
     key("ConverterOptions", "the common ones", "the same for this system's images; ours"),
+    key("DefaultImageFormat", "the common one", "the same for this system's images; ours"),
+    key("LayerPolicy", "the common one", "the same for this system's images; ours"),
     key("accesstype", "required", "local or remote"),
     key("admins", "nobody", "exact user names; a string is one name"),
     key(
@@ -125,6 +133,7 @@ pub(crate) const LOCATION: &[Key] = &[
 
 pub(crate) const CONVERTERS: &[Key] = &[
     key("cramfs", "-", "accepted, unused"),
+    key("erofs", "[]", "options for mkfs.erofs, as a list or one string; [] means -zlz4hc; ours"),
     key("ext4", "-", "accepted, unused"),
     key("mock", "-", "accepted, unused"),
     key("squashfs", "[]", "options for mksquashfs, as a list or one string"),

@@ -145,6 +145,10 @@ pub(super) struct Beyond {
     pub(super) programs: bool,
     /// Set mode and times of files that are open.
     pub(super) attributes: bool,
+    /// Set times by name, of what is no symlink's target.
+    pub(super) times: bool,
+    /// Receive open files over a socket that it has; it cannot make one.
+    pub(super) files: bool,
 }
 
 /// Installs the filter, for this thread and what it starts. A kernel without seccomp goes without.
@@ -171,11 +175,19 @@ fn program(beyond: Beyond, processor: TargetArch) -> Result<BpfProgram, seccompi
         allow(PROGRAMS);
         allow(OLD.programs);
     }
+    if beyond.files {
+        allow(&[libc::SYS_recvmsg]);
+    }
     if beyond.attributes {
         allow(&[libc::SYS_fchmod]);
         // Without a name, it is the open file's times.
         let no_name = SeccompCondition::new(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
-        calls.insert(libc::SYS_utimensat, vec![SeccompRule::new(vec![no_name])?]);
+        let mut allowed = vec![SeccompRule::new(vec![no_name])?];
+        if beyond.times {
+            let itself = argument(3, SeccompCmpOp::Eq, number(libc::AT_SYMLINK_NOFOLLOW))?;
+            allowed.push(SeccompRule::new(vec![itself])?);
+        }
+        calls.insert(libc::SYS_utimensat, allowed);
     }
     let first_is = |operation, value| SeccompRule::new(vec![argument(0, operation, value)?]);
     // Landlock before Linux 6.12 keeps no signals back. Programs have process ids that are not known here.

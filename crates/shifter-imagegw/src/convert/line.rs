@@ -5,10 +5,11 @@ use std::io::{BufRead, Read, Write};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin};
 
 use super::ConvertError;
+use super::asked::Files;
 use crate::confine::{self, Reach};
 
 /// Longest job, bytes.
@@ -28,6 +29,8 @@ struct Line<J> {
 pub(super) enum Answer {
     /// Layers begun, bytes of their files read.
     Progress(usize, u64),
+    /// This layer, by number, is to be handed over.
+    Asks(usize),
     Done {
         entries: u64,
         bytes: u64,
@@ -42,15 +45,22 @@ pub(crate) async fn hand_over(
     child: &mut Child,
     job: &impl Serialize,
 ) -> Result<Option<ChildStdin>, ConvertError> {
-    let line = Line { version: env!("CARGO_PKG_VERSION").to_owned(), job };
-    let mut line = serde_json::to_vec(&line).map_err(|e| ConvertError::Talk(e.into()))?;
-    line.push(b'\n');
     let mut lifeline = child.stdin.take();
     if let Some(stdin) = &mut lifeline {
-        stdin.write_all(&line).await.map_err(ConvertError::Talk)?;
-        stdin.flush().await.map_err(ConvertError::Talk)?;
+        write_job(stdin, job).await.map_err(ConvertError::Talk)?;
     }
     Ok(lifeline)
+}
+
+pub(super) async fn write_job(
+    to: &mut (impl AsyncWrite + Unpin),
+    job: &impl Serialize,
+) -> std::io::Result<()> {
+    let line = Line { version: env!("CARGO_PKG_VERSION").to_owned(), job };
+    let mut line = serde_json::to_vec(&line)?;
+    line.push(b'\n');
+    to.write_all(&line).await?;
+    to.flush().await
 }
 
 /// Tells the gateway how the work ended: entries and bytes, or why not. Returns the exit status.
@@ -95,9 +105,19 @@ pub(crate) fn shut_in(reach: &Reach) -> Result<(), String> {
     confine::confine(reach)?;
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        // A tool's processes; our own writer has none, and may not even look.
-        let _ = crate::offspring::end_all();
-        std::process::exit(3);
+        go();
     });
     Ok(())
+}
+
+/// The same, where standard input is a socket on which files come.
+pub(super) fn shut_in_with_files(reach: &Reach) -> Result<Files, String> {
+    confine::confine(reach)?;
+    Ok(Files::listen(go))
+}
+
+fn go() {
+    // A tool's processes; our own writer has none, and may not even look.
+    let _ = crate::offspring::end_all();
+    std::process::exit(3);
 }

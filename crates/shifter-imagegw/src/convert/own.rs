@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use shifter_layers::{
-    Attributes, Layer, Limits, MergeError, Policy, Sink, Special, Summary, Tables, read_layers_from,
+    Attributes, Layer, Limits, MergeError, Origin, Policy, Sink, Special, Summary, Tables, read_layers_from,
 };
 use shifter_squashfs::writer::{self, Data, Encoder, Inode, Settings, SpoolDir, WriteError, Writer};
 
@@ -22,18 +22,17 @@ const MOST_SPOOLED: u64 = 64 << 30;
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Writes the image `output`, which may exist as an empty file. Temporary files are made in `spool` and have no names.
-/// Of the layers, oldest first, some are `kept` in images written before, and what is made of them is remembered in
-/// `records`. `report` hears, now and then, of how many layers have begun.
+/// Of the layers, oldest first, some are `kept` in images written before, the others come from `origins`; what is made of
+/// them is remembered in `records`. `report` hears, now and then, of how many layers have begun.
 pub(super) fn convert(
-    (layers, kept): (&[Layer], Vec<Option<Kept>>),
-    encoder: Encoder,
+    (layers, origins, kept): (&[Layer], Vec<Origin<'_>>, Vec<Option<Kept>>),
+    (encoder, policy): (Encoder, Policy),
     output: &Path,
     (spool, records): (&Path, Option<Records<'_>>),
     report: &mut dyn FnMut(usize),
 ) -> Result<Summary, Failure> {
-    let policy = Policy::default();
     let reuse = Reuse::open(&encoder, &policy, layers, kept, records).map_err(Failure::Needs)?;
-    let origins = reuse.origins();
+    let origins = reuse.origins(origins);
     let file = OpenOptions::new()
         .read(true)
         .write(true)

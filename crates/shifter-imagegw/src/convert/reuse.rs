@@ -24,7 +24,8 @@ pub(super) struct Kept {
 
 impl Kept {
     pub(super) fn of(layer: &ConvertLayer) -> Option<Self> {
-        layer.kept.clone().map(|image| Kept { index: layer.path.clone(), image })
+        let (index, image) = layer.path.clone().zip(layer.kept.clone())?;
+        Some(Kept { index, image })
     }
 }
 
@@ -72,13 +73,13 @@ impl<'a> Reuse<'a> {
         Ok(Reuse { key, kept, records, begun: 0, writing: None, needs: None })
     }
 
-    /// Where the entries of each layer are read.
-    pub(super) fn origins(&self) -> Vec<Origin<'static>> {
-        let origin = |index: &Option<Index>| match index {
+    /// Where the entries of each layer are read: of those that are not kept, as `others` says.
+    pub(super) fn origins<'o>(&self, others: Vec<Origin<'o>>) -> Vec<Origin<'o>> {
+        let origin = |(index, other): (&Option<Index>, Origin<'o>)| match index {
             Some(index) => Origin::Records(Box::new(index.records())),
-            None => Origin::Archive,
+            None => other,
         };
-        self.kept.iter().map(origin).collect()
+        self.kept.iter().zip(others).map(origin).collect()
     }
 
     /// The layer being read.

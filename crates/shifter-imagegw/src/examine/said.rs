@@ -11,14 +11,14 @@ const KEPT: usize = 2048;
 const TOLD: usize = 400;
 
 /// The end of a stream that is being read.
-pub(super) struct LastWords {
+pub(crate) struct LastWords {
     kept: Arc<Mutex<Vec<u8>>>,
     thread: std::thread::JoinHandle<()>,
 }
 
 impl LastWords {
     /// Reads the stream in a thread, so that its writer never waits.
-    pub(super) fn listen(stream: Option<impl Read + Send + 'static>) -> LastWords {
+    pub(crate) fn listen(stream: Option<impl Read + Send + 'static>) -> LastWords {
         let kept = Arc::new(Mutex::new(Vec::new()));
         let held = kept.clone();
         let thread = std::thread::spawn(move || {
@@ -35,7 +35,7 @@ impl LastWords {
     }
 
     /// The last lines, when the stream has ended, or when `patience` has.
-    pub(super) fn text(&self, patience: Duration) -> String {
+    pub(crate) fn text(&self, patience: Duration) -> String {
         let begun = Instant::now();
         while !self.thread.is_finished() && begun.elapsed() < patience {
             std::thread::sleep(Duration::from_millis(2));
@@ -45,7 +45,7 @@ impl LastWords {
 }
 
 /// The last lines as one, without control characters, as many as fit; of a longer last line, its end.
-fn last_lines(bytes: &[u8]) -> String {
+pub(crate) fn last_lines(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let clean = |line: &str| {
         let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

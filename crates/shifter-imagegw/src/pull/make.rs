@@ -1,24 +1,26 @@
-//! The making of an image that is not published yet: resolve, download, convert, publish.
+//! The making of an image that is not published yet: resolve, download, convert, publish. Conversion begins with the
+//! newest layer, which is fetched first, and goes on as older ones arrive.
 //!
 //! Runs with the flight of its digest held, so once at a time; enters nothing into the catalog.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt};
 use shifter_core::digest::Digest;
 use shifter_registry::{Blob, BlobCache, Client, Compression, RegistryError, Resolved};
-use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit, SetOnce};
 
 use super::reuse::Offer;
-use super::{DOWNLOADS, FORMAT, Progress, PullError, Puller, blocking};
+use super::{DOWNLOADS, Progress, PullError, Puller, blocking};
 use crate::acl;
 use crate::catalog::patiently;
 use crate::config::Platform;
 use crate::confine::Reach;
-use crate::convert::{self, ConvertError, ConvertJob, ConvertLayer};
+use crate::convert::{self, ConvertError, ConvertJob, ConvertLayer, Format, Supply};
+use crate::erofs;
 use crate::model::{Image, Job, JobStatus, RunConfig};
 use crate::publish::{self, NewImage, Scratch};
 use crate::target::Target;
@@ -28,13 +30,28 @@ const MOST_ATTEMPTS: u32 = 3;
 
 /// An image that is not published yet.
 struct Made<'a> {
-    _worker: SemaphorePermit<'a>,
+    converted: Converted<'a>,
+    layers: Vec<ConvertLayer>,
+    offers: Vec<Option<Offer>>,
+}
+
+/// What a conversion made.
+struct Converted<'a> {
+    /// Kept to the end: publishing is work, too.
+    _turn: Option<SemaphorePermit<'a>>,
     part: NewImage,
     scratch: Scratch,
     /// What is to be remembered of it.
     records: Option<Scratch>,
-    layers: Vec<ConvertLayer>,
-    offers: Vec<Option<Offer>>,
+}
+
+/// How far one attempt at an image has come.
+#[derive(Default)]
+struct Stage {
+    /// There is a child.
+    begun: SetOnce<()>,
+    /// All layers are there; from now on the caller hears of the conversion.
+    fetched: AtomicBool,
 }
 
 /// The making of an image that is not there yet.
@@ -77,14 +94,23 @@ impl<'a> Making<'a> {
             None => vec![None; layers.len()],
         };
         let made = self.make_image(&resolved, &id, layers, offers, key.is_some()).await?;
-        self.examine(&made.part, &id).await?;
+        let format = self.platform.converters.format;
+        let written = written(format, &made.converted.part, &made.converted.scratch);
+        self.examine(&written, &id).await?;
+        if format == Format::Erofs {
+            puller.move_on(self.job, JobStatus::Conversion, "Making EROFS image", self.progress).await?;
+            let (expand, options) = (&puller.config.expand_directory, &self.platform.converters.erofs);
+            let part = made.converted.part.path();
+            erofs::make(&puller.converter, &written, part, (expand, &id), options).await?;
+        }
         puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
         let indexes = puller.indexes.clone();
-        let image_path = publish::image_path(&self.platform.image_dir, &id, FORMAT);
+        let image_path = publish::image_path(&self.platform.image_dir, &id, format.name());
         let published = blocking(move || {
-            drop(made.scratch);
-            let published = made.part.publish()?;
-            if let (Some(records), Some(key)) = (made.records, key) {
+            let Converted { part, scratch, records, .. } = made.converted;
+            drop(scratch);
+            let published = part.publish()?;
+            if let (Some(records), Some(key)) = (records, key) {
                 indexes.install(&records, &key, &made.layers, &made.offers, &image_path);
                 drop(records);
                 indexes.collect();
@@ -95,7 +121,7 @@ impl<'a> Making<'a> {
         let image = Image {
             system,
             id,
-            format: FORMAT.to_owned(),
+            format: format.name().to_owned(),
             config: run_config(&resolved),
             size: published.size,
             sha256: published.sha256,
@@ -150,24 +176,19 @@ impl<'a> Making<'a> {
         mut offers: Vec<Option<Offer>>,
         remember: bool,
     ) -> Result<Made<'a>, PullError> {
-        let mut blobs: Vec<Option<Blob>> = layers.iter().map(|_| None).collect();
+        let blobs: Vec<SetOnce<Blob>> = layers.iter().map(|_| SetOnce::new()).collect();
         let mut attempts = 0;
         loop {
             attempts += 1;
-            self.fetch(resolved, &offers, &mut blobs).await?;
-            self.progress.set("Waiting for a free worker".to_owned());
-            let worker = self.puller.workers.acquire().await.map_err(|_| PullError::Stopping)?;
-            for ((layer, blob), offer) in layers.iter_mut().zip(&blobs).zip(&offers) {
-                (layer.path, layer.kept) = match (offer, blob) {
-                    (Some(offer), _) => (offer.index.clone(), Some(offer.image.clone())),
-                    (None, Some(blob)) => (blob.path().to_owned(), None),
-                    (None, None) => continue,
-                };
+            for (layer, offer) in layers.iter_mut().zip(&offers) {
+                (layer.path, layer.kept) =
+                    offer.as_ref().map(|offer| (offer.index.clone(), offer.image.clone())).unzip();
             }
-            let error = match self.convert(id, resolved, &layers, remember).await {
-                Ok((part, scratch, records)) => {
-                    return Ok(Made { _worker: worker, part, scratch, records, layers, offers });
-                }
+            let stage = Stage::default();
+            let converting = self.convert(id, resolved, &layers, &blobs, remember, &stage);
+            // Whichever fails first ends the other: a child whose layers will not come, downloads that nobody wants.
+            let error = match tokio::try_join!(converting, self.provide(resolved, &offers, &blobs, &stage)) {
+                Ok((converted, ())) => return Ok(Made { converted, layers, offers }),
                 Err(PullError::Convert(error)) if offers.iter().any(Option::is_some) => error,
                 Err(error) => return Err(error),
             };
@@ -182,69 +203,99 @@ impl<'a> Making<'a> {
         }
     }
 
-    /// One attempt at an image.
+    /// Fetches what is not offered, and says so when it is done.
+    async fn provide(
+        &self,
+        resolved: &Resolved,
+        offers: &[Option<Offer>],
+        blobs: &[SetOnce<Blob>],
+        stage: &Stage,
+    ) -> Result<(), PullError> {
+        self.fetch(resolved, offers, blobs).await?;
+        if stage.begun.get().is_none() {
+            self.progress.set("Waiting for a free worker".to_owned());
+            stage.begun.wait().await;
+        }
+        self.puller.move_on(self.job, JobStatus::Conversion, "Converting image", self.progress).await?;
+        stage.fetched.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes the image of layers as they come; those that come are the ones without a path.
     async fn convert(
         &self,
         id: &str,
         resolved: &Resolved,
         layers: &[ConvertLayer],
+        blobs: &[SetOnce<Blob>],
         remember: bool,
-    ) -> Result<(NewImage, Scratch, Option<Scratch>), PullError> {
+        stage: &Stage,
+    ) -> Result<Converted<'a>, PullError> {
         let puller = self.puller;
-        puller.move_on(self.job, JobStatus::Conversion, "Converting image", self.progress).await?;
+        let due: Vec<bool> = layers.iter().map(|layer| layer.path.is_none()).collect();
+        let files = due.contains(&true);
+        let mut supply = Supply::begin(blobs, due, &puller.workers).await?;
+        // Set once: an attempt has one conversion.
+        let _is_first = stage.begun.set(());
         let (expand, directory) = (puller.config.expand_directory.clone(), self.platform.image_dir.clone());
+        let format = self.platform.converters.format;
         let (new_id, indexes) = (id.to_owned(), puller.indexes.clone());
         let (scratch, part, records) = blocking(move || {
             let scratch = Scratch::create(&expand, &new_id)?;
-            let part = NewImage::create(&directory, &new_id, FORMAT)?;
+            let part = NewImage::create(&directory, &new_id, format.name())?;
             Ok((scratch, part, if remember { indexes.scratch(&new_id) } else { None }))
         })
         .await?;
+        let output = written(format, &part, &scratch);
         let reach = Reach {
             read: layers
                 .iter()
-                .flat_map(|layer| [Some(layer.path.clone()), layer.kept.clone()])
+                .flat_map(|layer| [layer.path.clone(), layer.kept.clone()])
                 .flatten()
                 .collect(),
-            write: vec![part.path().to_owned()],
+            write: if format == Format::Squashfs { vec![output.clone()] } else { Vec::new() },
             make: [Some(&scratch), records.as_ref()]
                 .into_iter()
                 .flatten()
                 .map(|s| s.path().to_owned())
                 .collect(),
+            files,
             ..Reach::default()
         };
         let job = ConvertJob {
             layers: layers.to_vec(),
-            output: part.path().to_owned(),
+            output,
             scratch: scratch.path().to_owned(),
             converter: self.platform.converters.clone(),
             reach,
             records: records.as_ref().map(|records| records.path().to_owned()),
-            image: publish::image_path(&self.platform.image_dir, id, FORMAT),
+            image: publish::image_path(&self.platform.image_dir, id, format.name()),
         };
         let read = layers.iter().zip(&resolved.layers).filter(|(layer, _)| layer.kept.is_none());
         let total = read.map(|(_, layer)| layer.size).sum();
         let progress = |begun: usize, read: u64| {
+            if !stage.fetched.load(Ordering::Relaxed) {
+                return;
+            }
             let (of, begun) = (layers.len(), begun.min(layers.len()));
             // They begin with the newest.
             let layer = of.checked_sub(begun).and_then(|number| layers.get(number));
             let is_kept = layer.is_some_and(|layer| layer.kept.is_some());
             self.progress.set(converting_line(is_kept, begun, of, read, total));
         };
-        puller.converter.run(&job, &progress).await?;
-        Ok((part, scratch, records))
+        puller.converter.run(&job, &mut supply, &progress).await?;
+        Ok(Converted { _turn: supply.into_turn(), part, scratch, records })
     }
 
     /// Has the site's examiner look at the image, where there is one.
-    async fn examine(&self, part: &NewImage, id: &str) -> Result<(), PullError> {
+    async fn examine(&self, image: &Path, id: &str) -> Result<(), PullError> {
         let puller = self.puller;
         let Some(examiner) = &puller.config.examiner else { return Ok(()) };
         let begin = "Unpacking image for examination";
         puller.move_on(self.job, JobStatus::Examination, begin, self.progress).await?;
         let unpacked = || self.progress.set("Examining image".to_owned());
         let expand = &puller.config.expand_directory;
-        Ok(examiner.examine(&puller.converter, part.path(), id, expand, &unpacked).await?)
+        Ok(examiner.examine(&puller.converter, image, id, expand, &unpacked).await?)
     }
 
     /// Fetches the layers of which nothing is remembered.
@@ -252,7 +303,7 @@ impl<'a> Making<'a> {
         &self,
         resolved: &Resolved,
         offers: &[Option<Offer>],
-        blobs: &mut [Option<Blob>],
+        blobs: &[SetOnce<Blob>],
     ) -> Result<(), PullError> {
         match self.download(resolved, offers, blobs).await {
             // The cache's directories were removed under a running gateway: made again, once.
@@ -284,15 +335,15 @@ impl<'a> Making<'a> {
         Ok(resolved)
     }
 
-    /// Fetches the layers that are neither offered nor there, some at a time.
+    /// Fetches the layers that are neither offered nor there, newest first, some at a time.
     async fn download(
         &self,
         resolved: &Resolved,
         offers: &[Option<Offer>],
-        blobs: &mut [Option<Blob>],
+        blobs: &[SetOnce<Blob>],
     ) -> Result<(), PullError> {
-        let places = resolved.layers.iter().zip(offers).zip(blobs);
-        let places = places.filter(|((_, offer), blob)| offer.is_none() && blob.is_none());
+        let places = resolved.layers.iter().zip(offers).zip(blobs).rev();
+        let places = places.filter(|((_, offer), blob)| offer.is_none() && blob.get().is_none());
         let (layers, places): (Vec<_>, Vec<_>) = places.map(|((layer, _), blob)| (layer, blob)).unzip();
         if layers.is_empty() {
             return Ok(());
@@ -305,19 +356,30 @@ impl<'a> Making<'a> {
             self.progress.set(pulling_line(kept, layers));
         };
         show();
-        let fetches = layers.iter().zip(&received).map(|(layer, bytes)| {
+        let fetches = layers.iter().zip(places).zip(&received).map(|((layer, place), bytes)| {
             let report = |progress: shifter_registry::Progress| {
                 bytes.store(progress.received, Ordering::Relaxed);
                 show();
             };
-            async move { self.puller.cache.fetch(self.client, &self.target.repository, layer, &report).await }
+            async move {
+                let repository = &self.target.repository;
+                let blob = self.puller.cache.fetch(self.client, repository, layer, &report).await?;
+                // Empty until now, and nobody else fetches it.
+                let _is_first = place.set(blob);
+                Ok::<(), PullError>(())
+            }
         });
         // Collected first: over a lazy iterator the compiler cannot prove the whole to be Send.
         let fetches: Vec<_> = fetches.collect();
-        let fetched: Vec<Blob> =
-            futures_util::stream::iter(fetches).buffered(DOWNLOADS).try_collect().await?;
-        places.into_iter().zip(fetched).for_each(|(place, blob)| *place = Some(blob));
-        Ok(())
+        futures_util::stream::iter(fetches).buffer_unordered(DOWNLOADS).try_collect().await
+    }
+}
+
+/// Where our writer writes: what is published, or what that is made of.
+fn written(format: Format, part: &NewImage, scratch: &Scratch) -> PathBuf {
+    match format {
+        Format::Squashfs => part.path().to_owned(),
+        Format::Erofs => scratch.path().join("squashfs"),
     }
 }
 
@@ -348,7 +410,7 @@ fn convert_layers(resolved: &Resolved) -> Vec<ConvertLayer> {
     let layers = resolved.layers.iter();
     layers
         .map(|layer| ConvertLayer {
-            path: PathBuf::new(),
+            path: None,
             kept: None,
             digest: layer.digest.to_string(),
             diff_id: diff_ids.next().map(Digest::to_string),

@@ -2,7 +2,7 @@
 //!
 //! Everything is made by descriptor and by one name at a time, never through a symlink, and nothing that is there
 //! is written over; so whatever the image holds, nothing outside of the directory is touched. Devices, pipes and
-//! sockets are left out; setuid, setgid and sticky bits, owners and extended attributes are not taken over. The
+//! sockets are left out; setuid and setgid bits, owners and extended attributes are not taken over. The
 //! caller gives a directory that only its own user can enter, and removes it, also after an error.
 
 use std::collections::HashMap;
@@ -27,6 +27,16 @@ pub struct Allowance {
     pub bytes: u64,
     /// Files, directories and links.
     pub entries: u64,
+}
+
+/// How much is taken over besides names, data, permissions and times of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fidelity {
+    /// What a reader needs.
+    ToRead,
+    /// Also the sticky bits and times of directories and links, and mode and time of the root, for a tool that
+    /// makes another image of the tree.
+    ToCopy,
 }
 
 /// What was written, and what was left out.
@@ -68,23 +78,28 @@ pub enum ExtractError {
     },
 }
 
-/// Writes the tree below this directory, whose own attributes stay.
+/// Writes the tree below this directory, whose own attributes stay unless it is [`Fidelity::ToCopy`].
 pub fn extract<S: Source>(
     image: &Image<S>,
     below: BorrowedFd<'_>,
     allowance: &Allowance,
+    fidelity: Fidelity,
 ) -> Result<Extracted, ExtractError> {
     let mut target = Target {
         image,
         below,
         here: enter(below, &[])?,
         allowance: *allowance,
+        fidelity,
         done: Extracted::default(),
         first_names: HashMap::new(),
     };
     let mut walk = image.walk()?;
     while let Some(event) = walk.next()? {
         match event {
+            Event::Leave(entry) if entry.path.is_empty() && fidelity == Fidelity::ToCopy => {
+                target.finish(below, &entry, 0o700)?;
+            }
             Event::Enter(entry) | Event::Leave(entry) if entry.path.is_empty() => {}
             Event::Enter(entry) => target.directory(&entry)?,
             Event::Leaf(entry) => target.leaf(&entry)?,
@@ -100,6 +115,7 @@ struct Target<'a, S> {
     /// The directory that the walk is in.
     here: OwnedFd,
     allowance: Allowance,
+    fidelity: Fidelity,
     done: Extracted,
     /// By number: an inode's first name, if it may have others.
     first_names: HashMap<u32, Vec<u8>>,
@@ -114,7 +130,7 @@ impl<S: Source> Target<'_, S> {
     }
 
     fn leave(&mut self, entry: &Entry) -> Result<(), ExtractError> {
-        finish(self.here.as_fd(), &entry.inode.attributes, 0o700).map_err(failed("set mode of", entry))?;
+        self.finish(self.here.as_fd(), entry, 0o700)?;
         self.here = enter(self.below, parent(&entry.path))?;
         Ok(())
     }
@@ -136,8 +152,7 @@ impl<S: Source> Target<'_, S> {
                 .map_err(failed("link", entry));
         }
         match &entry.inode.kind {
-            Kind::Symlink { target } => fs::symlinkat(target.as_slice(), &self.here, entry.name())
-                .map_err(failed("make symlink", entry))?,
+            Kind::Symlink { target } => self.symlink(target, entry)?,
             _ => self.file(entry)?,
         }
         if entry.inode.links > 1 {
@@ -146,13 +161,38 @@ impl<S: Source> Target<'_, S> {
         Ok(())
     }
 
+    fn symlink(&self, target: &[u8], entry: &Entry) -> Result<(), ExtractError> {
+        fs::symlinkat(target, &self.here, entry.name()).map_err(failed("make symlink", entry))?;
+        match self.fidelity {
+            Fidelity::ToRead => Ok(()),
+            // A symlink has no descriptor that its times could be set by.
+            Fidelity::ToCopy => {
+                let times = times(&entry.inode.attributes);
+                fs::utimensat(&self.here, entry.name(), &times, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(failed("set the time of", entry))
+            }
+        }
+    }
+
+    /// Sets mode and time; `least` is what the owner needs to look at it and to remove it.
+    fn finish(&self, fd: BorrowedFd<'_>, entry: &Entry, least: u16) -> Result<(), ExtractError> {
+        let sticky = match (self.fidelity, &entry.inode.kind) {
+            (Fidelity::ToCopy, Kind::Directory(_)) => 0o1000,
+            _ => 0,
+        };
+        let mode = (entry.inode.attributes.mode & (0o777 | sticky)) | least;
+        let set = fs::fchmod(fd, Mode::from_raw_mode(u32::from(mode)));
+        set.and_then(|()| fs::futimens(fd, &times(&entry.inode.attributes)))
+            .map_err(failed("set mode of", entry))
+    }
+
     fn file(&mut self, entry: &Entry) -> Result<(), ExtractError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = fs::openat(&self.here, entry.name(), flags, Mode::RUSR | Mode::WUSR);
         let file = File::from(file.map_err(failed("make file", entry))?);
         let size = self.fill(&file, entry)?;
         file.set_len(size).map_err(|source| write_error("set the length of", entry, source))?;
-        finish(file.as_fd(), &entry.inode.attributes, 0o400).map_err(failed("set mode of", entry))
+        self.finish(file.as_fd(), entry, 0o400)
     }
 
     fn fill(&mut self, file: &File, entry: &Entry) -> Result<u64, ExtractError> {
@@ -205,11 +245,9 @@ fn step(here: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     fs::openat(here, name, flags, Mode::empty())
 }
 
-/// Sets mode and time; `least` is what the owner needs to look at it and to remove it.
-fn finish(fd: BorrowedFd<'_>, attributes: &Attributes, least: u16) -> rustix::io::Result<()> {
-    fs::fchmod(fd, Mode::from_raw_mode(u32::from((attributes.mode & 0o777) | least)))?;
+fn times(attributes: &Attributes) -> Timestamps {
     let time = Timespec { tv_sec: i64::from(attributes.modified), tv_nsec: 0 };
-    fs::futimens(fd, &Timestamps { last_access: time, last_modification: time })
+    Timestamps { last_access: time, last_modification: time }
 }
 
 fn parent(path: &[u8]) -> &[u8] {

@@ -5,7 +5,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use shifter_squashfs::reader::{Allowance, ExtractError, Extracted, Image, Limits, Source, extract};
+use shifter_squashfs::reader::{
+    Allowance, ExtractError, Extracted, Fidelity, Image, Limits, Source, extract,
+};
 
 use crate::craft::Craft;
 use crate::tree::{grow, mksquashfs};
@@ -14,7 +16,7 @@ const PLENTY: Allowance = Allowance { bytes: 1 << 30, entries: 10_000 };
 
 fn unpack<S: Source>(source: S, to: &Path, allowance: &Allowance) -> Result<Extracted, ExtractError> {
     let image = Image::open(source, &Limits::default()).unwrap();
-    extract(&image, File::open(to).unwrap().as_fd(), allowance)
+    extract(&image, File::open(to).unwrap().as_fd(), allowance, Fidelity::ToRead)
 }
 
 /// Path, mode, size, names, time and link target of everything below, in order.

@@ -6,10 +6,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use shifter_api::client::{Attempt, AttemptError};
+use shifter_api::wire;
 
 use super::*;
 
-const FAST: Pace = Pace { interval: Some(Duration::from_millis(1)), patience: Duration::from_millis(40) };
+const FAST: Pace =
+    Pace { interval: Some(Duration::from_millis(1)), hold: 0, patience: Duration::from_millis(40) };
 
 fn image(status: &str, message: &str) -> Image {
     let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
@@ -33,14 +35,14 @@ fn play(
 ) -> (anyhow::Result<Image>, String, usize) {
     let script = RefCell::new(VecDeque::from(answers));
     let asked = RefCell::new(0);
-    let ask = || {
+    let ask = |_: &str| {
         *asked.borrow_mut() += 1;
         let mut script = script.borrow_mut();
         let answer = if script.len() > 1 { script.pop_front().unwrap() } else { script[0].clone() };
-        answer.map_err(|error| error())
+        answer.map(|image| Pulled { image, ..Pulled::default() }).map_err(|error| error())
     };
     let mut out = Vec::new();
-    let mut progress = Progress::new(&mut out, style, "docker:x".to_owned());
+    let mut progress = Progress::new(&mut out, style, "Pulling Image: docker:x".to_owned());
     progress.now = || "T".to_owned();
     let result = follow(pace, &ask, &mut progress);
     let count = *asked.borrow();
@@ -105,14 +107,15 @@ fn verbose_has_a_line_per_answer_and_json_none() {
 fn a_long_line_is_cut_to_the_terminal() {
     let mut out = Vec::new();
     let mut progress = Progress::new(&mut out, Style::OneLine { columns: 40 }, "docker:x".to_owned());
-    progress.show(&image("PULLING", &"long ".repeat(50))).unwrap();
+    let image = image("PULLING", &"long ".repeat(50));
+    progress.show(&Pulled { image, ..Pulled::default() }).unwrap();
     assert_eq!(out.len(), "\r\x1b[2K".len() + 40);
 }
 
 #[test]
 fn statuses_mean_what_the_gateway_means() {
     let none = "the gateway gives no reason";
-    let table: [(&str, &str, Outcome); 18] = [
+    let table: [(&str, &str, Outcome); 19] = [
         ("READY", "Transferring image", Outcome::Ready),
         ("SUCCESS", "", Outcome::Ready),
         ("", "", Outcome::Going),
@@ -126,6 +129,7 @@ fn statuses_mean_what_the_gateway_means() {
         ("HASHING", "", Outcome::Going),
         ("ENQUEUED", "", Outcome::Going),
         ("FAILURE", "no such tag", Outcome::Failed("no such tag".to_owned())),
+        ("FAILURE", "access denied: log in", Outcome::Denied("log in".to_owned())),
         ("FAILURE", "", Outcome::Failed(none.to_owned())),
         ("FAILURE", "FAILED", Outcome::Failed(none.to_owned())),
         ("FAILURE", "a\u{1b}[2Jb", Outcome::Failed("a?[2Jb".to_owned())),
@@ -189,4 +193,54 @@ fn pullnb_asks_once() {
     let (result, text, asked) = play(&Pace::ONCE, Style::Changes, vec![Ok(image("PENDING", ""))]);
     assert_eq!(outcome(&result.unwrap()), Outcome::Going);
     assert_eq!((text.as_str(), asked), ("T Pulling Image: docker:x, status: PENDING\n", 1));
+}
+
+#[test]
+fn a_gateway_that_holds_requests_is_asked_with_what_was_seen() {
+    let answers = RefCell::new(VecDeque::from([
+        ("PENDING", Some("1"), None),
+        ("PULLING", Some("2"), Some((1 << 20, Some(4 << 20)))),
+        ("PULLING", Some("3"), Some((5 << 20, None))),
+        ("READY", Some("4"), None),
+    ]));
+    let asked = RefCell::new(Vec::new());
+    let ask = |seen: &str| {
+        asked.borrow_mut().push(seen.to_owned());
+        let (status, state, progress) = answers.borrow_mut().pop_front().unwrap();
+        Ok(Pulled {
+            image: image(status, ""),
+            state: state.map(str::to_owned),
+            progress: progress.map(|(done, total)| wire::Progress {
+                stage: "Pulling layers".to_owned(),
+                done,
+                total,
+            }),
+        })
+    };
+    let mut out = Vec::new();
+    let mut progress = Progress::new(&mut out, Style::EveryAnswer, "Pulling Image: docker:x".to_owned());
+    progress.now = || "T".to_owned();
+    follow(&Pace::waiting(None), &ask, &mut progress).unwrap();
+    assert_eq!(*asked.borrow(), ["", "1", "2", "3"]);
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.contains("PULLING (Pulling layers: 1.0 of 4.0 MiB, 25 %)\n"), "{text}");
+    assert!(text.contains("PULLING (Pulling layers: 5.0 MiB)\n"), "{text}");
+    assert_eq!(Pace::waiting(Some(Duration::from_secs(8))).wait("x"), Some((4, "x")));
+    assert_eq!(Pace::ONCE.wait("x"), None);
+}
+
+#[test]
+fn a_gateway_that_answers_the_same_at_once_is_not_asked_without_pause() {
+    let start = Instant::now();
+    let asked = RefCell::new(0);
+    let ask = |_: &str| {
+        *asked.borrow_mut() += 1;
+        let status = if *asked.borrow() < 4 { "PULLING" } else { "READY" };
+        Ok(Pulled { image: image(status, ""), state: Some("same".to_owned()), progress: None })
+    };
+    let mut out = Vec::new();
+    let mut progress = Progress::new(&mut out, Style::Silent, String::new());
+    let pace = Pace { interval: Some(Duration::from_millis(150)), ..Pace::waiting(None) };
+    follow(&pace, &ask, &mut progress).unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
 }

@@ -123,7 +123,13 @@ impl Place {
         let path = self.folder.path().join(digest.hex());
         fs::write(&path, bytes).unwrap();
         let digest = digest.to_string();
-        ConvertLayer { path, kept: None, diff_id: Some(digest.clone()), digest, compression: "none".into() }
+        ConvertLayer {
+            path: Some(path),
+            kept: None,
+            diff_id: Some(digest.clone()),
+            digest,
+            compression: "none".into(),
+        }
     }
 
     /// Converts, with layers that are kept in others' images.
@@ -140,7 +146,7 @@ impl Place {
         let read: Vec<Layer> = layers
             .iter()
             .map(|layer| Layer {
-                path: layer.path.clone(),
+                path: layer.path.clone().unwrap_or_default(),
                 digest: Digest::parse(&layer.digest).unwrap(),
                 diff_id: layer.diff_id.as_deref().map(|text| Digest::parse(text).unwrap()),
                 compression: Compression::None,
@@ -152,7 +158,8 @@ impl Place {
         // One name for all, so that what is remembered can be compared.
         let remembered = Records { folder: &records, job: layers, image: Path::new("/images/x.squashfs") };
         let places = (self.folder.path(), Some(remembered));
-        own::convert((&read, from), encoder, &image, places, &mut |_| {})?;
+        let archives = read.iter().map(|_| Origin::Archive).collect();
+        own::convert((&read, archives, from), (encoder, Policy::default()), &image, places, &mut |_| {})?;
         let indexes = (0..layers.len()).map(|number| records.join(number.to_string())).collect();
         Ok(Made { image, indexes })
     }
@@ -326,7 +333,7 @@ fn a_new_layer_on_top_needs_no_other_to_be_read() {
     let mut place = Place::new();
     let (mut layers, before, whole) = two_and_three(&mut place);
     for layer in &mut layers[..2] {
-        layer.path = "/nonexistent".into();
+        layer.path = None;
     }
     let made = place.try_make(&layers, &[Some(before.kept(0)), Some(before.kept(1)), None], encoder());
     assert!(made.is_ok_and(|made| made.bytes() == whole.bytes()));

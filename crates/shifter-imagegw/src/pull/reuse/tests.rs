@@ -58,7 +58,7 @@ impl Place {
 
 fn layer(number: u8) -> ConvertLayer {
     ConvertLayer {
-        path: PathBuf::new(),
+        path: None,
         kept: None,
         digest: format!("sha256:{}", format!("{number:02x}").repeat(32)),
         diff_id: Some(format!("sha256:{}", "d".repeat(64))),

@@ -5,6 +5,7 @@
 //! published under that digest is only granted; else one caller at a time downloads, converts and
 //! publishes it while the others with the same digest wait for the outcome.
 
+pub(crate) mod import;
 mod make;
 mod reuse;
 
@@ -51,6 +52,10 @@ pub(crate) enum PullError {
     Examine(#[from] ExamineError),
     #[error(transparent)]
     Erofs(#[from] ErofsError),
+    #[error(transparent)]
+    Unpack(#[from] crate::unpack::UnpackError),
+    #[error(transparent)]
+    Import(#[from] import::ImportError),
     #[error(transparent)]
     Publish(#[from] PublishError),
     #[error(transparent)]

@@ -36,14 +36,23 @@ const PRIMARY_SYSTEM: u32 = 2;
 pub(crate) enum Form {
     Squashfs,
     Sif,
+    /// A root file system as one tar, as `docker export` writes it, packed or not.
+    Tar,
+    /// An OCI layout or what `docker save` writes, as a tar.
+    Archive,
 }
 
 impl Form {
+    /// The names that requests use.
+    pub(crate) const NAMES: &str = "squashfs, sif, tar, oci-archive, docker-archive";
+
     /// By the name that requests use.
     pub(crate) fn parse(name: &str) -> Option<Form> {
         match name {
             "squashfs" => Some(Form::Squashfs),
             "sif" => Some(Form::Sif),
+            "tar" => Some(Form::Tar),
+            "oci-archive" | "docker-archive" => Some(Form::Archive),
             _ => None,
         }
     }
@@ -76,18 +85,18 @@ impl Source for Window {
 pub(super) fn find(file: File, form: Form) -> Result<Window, String> {
     let length = file.length().map_err(|error| format!("the file cannot be read: {error}"))?;
     let (start, length) = match form {
-        Form::Squashfs => (0, length),
         Form::Sif => partition(&file, length)?,
+        _ => (0, length),
     };
     let window = Window { file, start, length };
     let mut magic = [0; 4];
     match window.read_exact_at(&mut magic, 0) {
         Ok(()) if magic == *SQUASHFS => Ok(window),
         Ok(()) | Err(_) => Err(match form {
-            Form::Squashfs => "the file is no squashfs image: it does not begin like one",
             Form::Sif => {
                 "the SIF file's system partition is no squashfs image; encrypted ones cannot be imported"
             }
+            _ => "the file is no squashfs image: it does not begin like one",
         }
         .to_owned()),
     }

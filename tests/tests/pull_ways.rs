@@ -63,7 +63,7 @@ fn pulls_go_through_the_proxies_of_the_gateways_environment() {
 fn a_registry_with_a_token_service_opens_to_its_users_and_what_is_open_to_all() {
     let mut tokens = None;
     let site = Site::new(|sandbox| {
-        let service = sandbox.token_service(("ada", "pass:word")).unwrap();
+        let service = sandbox.token_service(&[("ada", "pass:word")]).unwrap();
         let registry = sandbox
             .registry(RegistryOptions { tokens: Some(&service), ..RegistryOptions::default() })
             .unwrap();

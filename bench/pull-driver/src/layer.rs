@@ -84,6 +84,8 @@ pub(crate) fn image(layers: &[Layer]) -> Result<Built> {
     let config = serde_json::to_vec(&json!({
         "architecture": architecture(),
         "config": {},
+        // Charliecloud takes no image without.
+        "history": layers.iter().map(|_| json!({"created_by": "bench"})).collect::<Vec<_>>(),
         "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     }))?;

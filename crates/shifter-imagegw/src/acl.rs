@@ -44,12 +44,14 @@ pub(crate) fn of_grant(requested: &Acl, uid: u32) -> Acl {
     }
 }
 
-/// Whether one grant lets the caller in.
-pub(crate) fn allows(grant: &Grant, member: &Member) -> bool {
-    grant.public
-        || grant.acl.uids.contains(&member.uid)
-        || grant.acl.gids.contains(&member.gid)
-        || member.groups.iter().any(|group| grant.acl.gids.contains(group))
+/// Whether one grant lets the caller in; who is nobody gets what is public.
+pub(crate) fn allows(grant: &Grant, member: &Option<Member>) -> bool {
+    let is_named = |member: &Member| {
+        grant.acl.uids.contains(&member.uid)
+            || grant.acl.gids.contains(&member.gid)
+            || member.groups.iter().any(|group| grant.acl.gids.contains(group))
+    };
+    grant.public || member.as_ref().is_some_and(is_named)
 }
 
 /// Whether one of the grants lets a user in whose groups are not asked.
@@ -117,23 +119,37 @@ pub(crate) fn merged<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Vec<Gra
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
     known: Mutex<HashMap<u32, (Instant, Vec<u32>)>>,
+    turns: [tokio::sync::Mutex<()>; Groups::TURNS],
 }
 
 impl Groups {
     const LIFETIME: Duration = Duration::from_secs(60);
     const TIMEOUT: Duration = Duration::from_secs(5);
     const MOST: usize = 10_000;
+    const TURNS: usize = 16;
+
+    /// What is known of a uid's groups without asking.
+    fn recall(&self, uid: u32) -> Option<Vec<u32>> {
+        let known = self.known.lock().ok()?;
+        let (when, groups) = known.get(&uid)?;
+        (when.elapsed() < Self::LIFETIME).then(|| groups.clone())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn knows(&self, uid: u32) -> bool {
+        self.recall(uid).is_some()
+    }
 
     /// All groups of a uid; none where the host does not know the user or does not answer in time:
     /// then only the primary group of the credential counts, which can only narrow access.
     pub(crate) async fn of(&self, uid: u32) -> Vec<u32> {
-        let cached = self.known.lock().ok().and_then(|known| {
-            known
-                .get(&uid)
-                .filter(|(when, _)| when.elapsed() < Self::LIFETIME)
-                .map(|(_, groups)| groups.clone())
-        });
-        if let Some(groups) = cached {
+        if let Some(groups) = self.recall(uid) {
+            return groups;
+        }
+        // One at a time: of many requests of one user the first asks, and the others find the answer.
+        let turn = &self.turns[uid as usize % Self::TURNS];
+        let _turn = turn.lock().await;
+        if let Some(groups) = self.recall(uid) {
             return groups;
         }
         let groups = ask_host(uid, Self::TIMEOUT).await;
@@ -192,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_grant_lets_in_whom_it_names() {
-        let member = Member { uid: 10, gid: 20, groups: vec![20, 21] };
+        let member = Some(Member { uid: 10, gid: 20, groups: vec![20, 21] });
         for (grant, expected) in [
             (grant("a:1", 9, true, &[], &[]), true),
             (grant("a:1", 9, false, &[10], &[]), true),
@@ -202,6 +218,7 @@ mod tests {
             (grant("a:1", 9, false, &[], &[]), false),
         ] {
             assert_eq!(allows(&grant, &member), expected, "{grant:?}");
+            assert_eq!(allows(&grant, &None), grant.public, "nobody gets what is public: {grant:?}");
         }
     }
 

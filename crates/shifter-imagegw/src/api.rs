@@ -1,22 +1,34 @@
-//! What the routes do, once a caller is proven: list, lookup, pull and queue. Answers are wire types
+//! What the routes do, once a caller is proven: list, lookup, pull, cancel and queue. Answers are wire types
 //! or a `Refusal`; HTTP itself is next door.
 //!
-//! Images that a caller may not use do not exist for that caller. A pull answers with the caller's own
+//! Images that a caller may not use do not exist for that caller: the same questions are asked and the same
+//! answer is given. A pull answers with the caller's own
 //! job or with an image they may use, so nobody sees another one's failure, access list or private name.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shifter_api::wire::{self, ImageList, PullRequest, Queue, QueueEntry};
 use shifter_core::image_type::ImageType;
 
 use crate::acl::{self, Groups, Member};
 use crate::auth::Caller;
-use crate::catalog::{Catalog, CatalogError, NewJob, Submitted, submit};
+use crate::catalog::{Catalog, CatalogError, NewJob, Submitted, Tag, submit};
 use crate::config::{Access, Config, Platform};
 use crate::convert::sentence;
+use crate::filter::Filter;
 use crate::jobs::Jobs;
+use crate::login::Logins;
 use crate::model::{Grant, Image, Job, JobStatus, TagKey, now};
 use crate::target::{Target, parse_reference};
+use crate::waiting::{Elsewhere, Pulled, Wait};
+
+/// What a puller is told who named nobody to share a private image with.
+const ALONE: &str =
+    "Image is ready; it is private and yours alone: pull it again with --user or --group to share it";
+
+/// Shortest time between two looks for a waiting client.
+const BREATH: Duration = Duration::from_millis(50);
 
 /// Everything the handlers need.
 pub(crate) struct Api {
@@ -24,6 +36,17 @@ pub(crate) struct Api {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) groups: Groups,
+    pub(crate) logins: Logins,
+    pub(crate) elsewhere: Arc<Elsewhere>,
+}
+
+/// What a tag means for a caller.
+enum Found {
+    /// With the grants that let them in.
+    Usable(Box<Image>, Vec<Grant>),
+    /// Something, of this id.
+    Denied(String),
+    Nothing,
 }
 
 /// Why a request is not answered with what it asked for.
@@ -33,6 +56,13 @@ pub(crate) enum Refusal {
     BadRequest(String),
     #[error("image not found")]
     NoImage,
+    /// There is one, of this id, and not for the caller, who is told the same as of none.
+    #[error("image not found")]
+    Denied(String),
+    #[error("you have no unfinished pull of this image")]
+    NoJob,
+    #[error("you asked too often; try again in a minute")]
+    TooOften,
     #[error("{0}")]
     Unprocessable(String),
     #[error("there are too many unfinished pulls, of all callers or of yours; try again in a minute")]
@@ -42,50 +72,75 @@ pub(crate) enum Refusal {
 }
 
 impl Api {
-    /// `GET list`: what the caller may use, one record per image and type.
-    pub(crate) async fn list(&self, system: &str, caller: &Caller) -> Result<ImageList, Refusal> {
+    /// The handlers' common ground.
+    pub(crate) fn new(config: Arc<Config>, catalog: Arc<dyn Catalog>, jobs: Arc<Jobs>) -> Api {
+        let (groups, logins) = (Groups::default(), Logins::default());
+        let elsewhere = Elsewhere::new(catalog.clone());
+        Api { config, catalog, jobs, groups, logins, elsewhere }
+    }
+
+    /// `GET list`: what the caller may use, one record per image and type. Who is nobody sees what is public.
+    pub(crate) async fn list<'a>(
+        &self,
+        system: &str,
+        caller: impl Into<Option<&'a Caller>>,
+        filter: &Filter,
+    ) -> Result<ImageList, Refusal> {
+        let caller = caller.into();
         let records = self.catalog.list(Some(system)).await?;
         let member = self.member(caller, records.iter().any(|record| name_groups(&record.grants))).await;
         let mut list = Vec::new();
-        for record in &records {
-            let visible =
-                record.tags.iter().filter(|tag| record.grants_of(tag).any(|g| acl::allows(g, &member)));
+        for record in records.iter().filter(|record| filter.has_labels(&record.image.config.labels)) {
+            let is_own = |grant: &&Grant| caller.is_some_and(|caller| caller.uid == grant.puller);
+            let is_wanted = |tag: &Tag| {
+                filter.has_name(&tag.tag) && (!filter.mine || record.grants_of(tag).any(|g| is_own(&g)))
+            };
             let mut by_type: std::collections::BTreeMap<&str, (Vec<String>, Vec<&Grant>)> =
                 Default::default();
-            for tag in visible {
-                let (tags, of_tags) = by_type.entry(&tag.itype).or_default();
-                tags.push(tag.tag.clone());
-                of_tags.extend(record.grants_of(tag));
+            for tag in record.tags.iter().filter(|tag| is_wanted(tag)) {
+                let open: Vec<&Grant> =
+                    record.grants_of(tag).filter(|grant| acl::allows(grant, &member)).collect();
+                if !open.is_empty() {
+                    let (tags, of_tags) = by_type.entry(&tag.itype).or_default();
+                    tags.push(tag.tag.clone());
+                    of_tags.extend(open);
+                }
             }
             for (itype, (tags, grants)) in by_type {
-                list.push(record.image.to_wire(itype, tags, acl::union(grants).unwrap_or_default()));
+                list.push(self.show(&record.image, itype, tags, grants));
             }
         }
         Ok(ImageList { list })
     }
 
     /// `GET lookup`: one tag; not found and not allowed are one answer.
-    pub(crate) async fn lookup(
+    pub(crate) async fn lookup<'a>(
         &self,
         system: &str,
         itype: &str,
         tag: &str,
-        caller: &Caller,
+        caller: impl Into<Option<&'a Caller>>,
     ) -> Result<wire::Image, Refusal> {
+        let caller = caller.into();
+        let mut refusal = Refusal::NoImage;
         for tag in self.spellings(itype, tag) {
             let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
-            if let Some((image, grants)) = self.usable(&key, caller).await? {
-                // A catalog that cannot be written at the moment still answers.
-                if let Err(error) = self.keep_alive(&image).await {
-                    tracing::warn!(error = sentence(&error), "a lookup could not move an expiration");
+            match self.find(&key, caller).await? {
+                Found::Usable(image, grants) => {
+                    // A catalog that cannot be written at the moment still answers.
+                    if let Err(error) = self.keep_alive(&image).await {
+                        tracing::warn!(error = sentence(&error), "a lookup could not move an expiration");
+                    }
+                    return Ok(self.show(&image, itype, vec![key.tag], &grants));
                 }
-                return Ok(image.to_wire(itype, vec![key.tag], acl::union(&grants).unwrap_or_default()));
+                Found::Denied(id) => refusal = Refusal::Denied(id),
+                Found::Nothing => {}
             }
         }
-        Err(Refusal::NoImage)
+        Err(refusal)
     }
 
-    /// `POST pull`: starts a pull, or tells how the caller's earlier one stands. Answers at once.
+    /// `POST pull`: starts a pull, or tells how the caller's earlier one stands. Answers at once; `wait` does not.
     pub(crate) async fn pull(
         &self,
         system: &str,
@@ -94,7 +149,7 @@ impl Api {
         tag: &str,
         body: &[u8],
         caller: &Caller,
-    ) -> Result<wire::Image, Refusal> {
+    ) -> Result<Pulled, Refusal> {
         let request = PullRequest::parse(body).map_err(|error| match error {
             wire::PullRequestError::Json(_) => Refusal::BadRequest(sentence(&error)),
             wire::PullRequestError::Ids { .. } => Refusal::Unprocessable(sentence(&error)),
@@ -110,8 +165,7 @@ impl Api {
             );
             return Err(Refusal::Unprocessable(why));
         }
-        let target =
-            Target::parse(&self.config, tag).map_err(|error| Refusal::Unprocessable(sentence(&error)))?;
+        let target = self.target(tag)?;
         let credentials = target.credentials(&self.config, &caller.payload);
         let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag: target.tag };
         let acl = acl::with_author(&request.allowed_uids, &request.allowed_gids, caller.uid, caller.gid)
@@ -129,31 +183,101 @@ impl Api {
         let is_shared = |number| self.jobs.is_end_shared(number);
         match submit(&*self.catalog, &new, fresh, telling, &is_shared).await? {
             Submitted::Started(job) => {
-                let reply = job.to_wire(true);
+                let image = job.to_wire(true);
                 self.jobs.start(job.number, credentials);
-                Ok(reply)
+                Ok(Pulled::unfinished(image, job, None))
             }
-            Submitted::Going(mut job) => {
-                if let Some(line) = self.jobs.poll(job.number) {
-                    job.message = line;
-                }
-                let reply = job.to_wire(false);
+            Submitted::Going(job) => {
+                let pulled = self.going(job);
                 // It runs, here or elsewhere, unless its process died and it waits for its credentials.
-                if self.jobs.may_take(&job) {
+                if let Some(job) = pulled.job.as_ref().filter(|job| self.jobs.may_take(job)) {
                     self.jobs.start(job.number, credentials);
                 }
-                Ok(reply)
+                Ok(pulled)
             }
             Submitted::Over(job) => self.told(job, caller).await,
             Submitted::Fresh => match usable {
-                Some((image, grants)) => {
-                    let acl = acl::union(&grants).unwrap_or_default();
-                    Ok(image.to_wire(itype, vec![new.key.tag], acl))
-                }
+                Some((image, grants)) => Ok(self.ready(&image, &new.key, &grants, caller)),
                 None => Err(Refusal::NoImage),
             },
             Submitted::TooMany => Err(Refusal::Busy),
         }
+    }
+
+    /// `GET job`: how the caller's own pull stands, or stood at its end.
+    pub(crate) async fn job(
+        &self,
+        system: &str,
+        itype: &str,
+        tag: &str,
+        caller: &Caller,
+    ) -> Result<Pulled, Refusal> {
+        for tag in self.spellings(itype, tag) {
+            let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
+            if let Some(job) = self.catalog.job_of(&key, caller.uid).await? {
+                return match job.status.is_over() {
+                    true => self.told(job, caller).await,
+                    false => Ok(self.going(job)),
+                };
+            }
+        }
+        Err(Refusal::NoJob)
+    }
+
+    /// Asks again until there is something that the client has not seen, or its time is over.
+    pub(crate) async fn wait<F>(&self, wait: &Wait, once: impl Fn() -> F) -> Result<Pulled, Refusal>
+    where
+        F: Future<Output = Result<Pulled, Refusal>>,
+    {
+        let until = tokio::time::Instant::now() + wait.longest;
+        let mut place = None;
+        loop {
+            let mut pulled = once().await?;
+            let state = pulled.seen();
+            let is_news = state != wait.seen || tokio::time::Instant::now() >= until;
+            let job = match pulled.job.take() {
+                Some(job) if !is_news => job,
+                _ => {
+                    pulled.state = Some(state);
+                    return Ok(pulled);
+                }
+            };
+            if place.is_none() {
+                place = Some(self.elsewhere.place().ok_or(Refusal::Busy)?);
+            }
+            let stage = pulled.standing.map(|standing| standing.stage).unwrap_or_default();
+            let moved = async {
+                match self.jobs.watch(job.number) {
+                    // Closed: the pull is over, or another process's.
+                    Some(mut watched) => drop(watched.wait_for(|now| now.stage != stage).await),
+                    None => self.elsewhere.changed(&job).await,
+                }
+            };
+            // Time that is over is noticed at the next round.
+            let _ = tokio::time::timeout_at(until, moved).await;
+            // Stages that follow each other fast are told as one, and nothing can make this loop spin.
+            tokio::time::sleep(BREATH).await;
+        }
+    }
+
+    /// `DELETE pull`: ends the caller's unfinished pull. Others who pull the same are not concerned.
+    pub(crate) async fn cancel(
+        &self,
+        system: &str,
+        itype: &str,
+        tag: &str,
+        caller: &Caller,
+    ) -> Result<(), Refusal> {
+        for tag in self.spellings(itype, tag) {
+            let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
+            if let Some(job) = self.catalog.job_of(&key, caller.uid).await?
+                && self.catalog.cancel(job.number, "canceled by its user").await?
+            {
+                self.jobs.end(job.number);
+                return Ok(());
+            }
+        }
+        Err(Refusal::NoJob)
     }
 
     /// `GET queue`: the caller's unfinished pulls, and others' where the registry gives the tag to all.
@@ -164,26 +288,86 @@ impl Api {
         Ok(Queue { list: visible.map(entry).collect() })
     }
 
+    /// An unfinished pull.
+    fn going(&self, mut job: Job) -> Pulled {
+        let standing = self.jobs.poll(job.number);
+        if let Some(standing) = &standing {
+            job.message.clone_from(&standing.line);
+        }
+        Pulled::unfinished(job.to_wire(false), job, standing)
+    }
+
     /// The end of a pull, told once.
-    async fn told(&self, job: Job, caller: &Caller) -> Result<wire::Image, Refusal> {
+    async fn told(&self, job: Job, caller: &Caller) -> Result<Pulled, Refusal> {
         if job.status == JobStatus::Ready
             && let Some((image, grants)) = self.usable(&job.key, caller).await?
         {
-            let acl = acl::union(&grants).unwrap_or_default();
-            return Ok(image.to_wire(&job.key.itype, vec![job.key.tag], acl));
+            return Ok(self.ready(&image, &job.key, &grants, caller));
         }
-        Ok(job.to_wire(false))
+        Ok(Pulled::over(job.to_wire(false)))
     }
 
-    /// The image of a tag with the tag's own grants, if one of them lets the caller in.
-    async fn usable(
+    /// An image as its puller is told of it: with a hint, where it is theirs alone.
+    fn ready(&self, image: &Image, key: &TagKey, grants: &[Grant], caller: &Caller) -> Pulled {
+        let mut shown = self.show(image, &key.itype, vec![key.tag.clone()], grants);
+        if shown.user_acl.as_deref() == Some(&[caller.uid]) && shown.group_acl.as_deref() == Some(&[]) {
+            shown.status_message = Some(ALONE.to_owned());
+        }
+        Pulled::over(shown)
+    }
+
+    /// A record with the access list of the given grants, which are those that let its reader in: whom others
+    /// share the same image with is not theirs to know.
+    fn show<'g>(
+        &self,
+        image: &Image,
+        itype: &str,
+        tags: Vec<String>,
+        grants: impl IntoIterator<Item = &'g Grant>,
+    ) -> wire::Image {
+        let mut shown = image.to_wire(itype, tags, acl::union(grants).unwrap_or_default());
+        if !self.config.environment.show_labels {
+            shown.labels = None;
+        }
+        shown
+    }
+
+    /// The image of a tag with those of the tag's own grants that let the caller in, if any does.
+    pub(crate) async fn usable<'a>(
         &self,
         key: &TagKey,
-        caller: &Caller,
+        caller: impl Into<Option<&'a Caller>>,
     ) -> Result<Option<(Image, Vec<Grant>)>, CatalogError> {
-        let Some((image, grants)) = self.catalog.lookup(key).await? else { return Ok(None) };
-        let member = self.member(caller, name_groups(&grants)).await;
-        Ok(grants.iter().any(|grant| acl::allows(grant, &member)).then_some((image, grants)))
+        Ok(match self.find(key, caller.into()).await? {
+            Found::Usable(image, grants) => Some((*image, grants)),
+            Found::Denied(_) | Found::Nothing => None,
+        })
+    }
+
+    /// Where there is nothing, the caller's groups are asked as if there was something, so that nobody can
+    /// tell one from the other by the time it takes.
+    async fn find(&self, key: &TagKey, caller: Option<&Caller>) -> Result<Found, CatalogError> {
+        let found = self.catalog.lookup(key).await?;
+        let grants = found.as_ref().map_or(&[][..], |(_, grants)| grants);
+        let mut member = self.member(caller, false).await;
+        if !grants.iter().any(|grant| acl::allows(grant, &member)) || name_groups(grants) {
+            member = self.member(caller, true).await;
+        }
+        Ok(match found {
+            None => Found::Nothing,
+            Some((image, mut grants)) => {
+                grants.retain(|grant| acl::allows(grant, &member));
+                if grants.is_empty() {
+                    Found::Denied(image.id)
+                } else {
+                    Found::Usable(Box::new(image), grants)
+                }
+            }
+        })
+    }
+
+    fn target(&self, tag: &str) -> Result<Target, Refusal> {
+        Target::parse(&self.config, tag).map_err(|error| Refusal::Unprocessable(sentence(&error)))
     }
 
     /// Whether the registry need not be asked: somebody else was accepted for the tag within
@@ -200,9 +384,10 @@ impl Api {
     }
 
     /// The caller; with all groups only where they can matter, since asking for them costs a process.
-    async fn member(&self, caller: &Caller, needs_groups: bool) -> Member {
+    async fn member(&self, caller: Option<&Caller>, needs_groups: bool) -> Option<Member> {
+        let caller = caller?;
         let groups = if needs_groups { self.groups.of(caller.uid).await } else { Vec::new() };
-        Member { uid: caller.uid, gid: caller.gid, groups }
+        Some(Member { uid: caller.uid, gid: caller.gid, groups })
     }
 
     /// A lookup moves the expiration; the write is spared while it would move by little.

@@ -23,7 +23,10 @@ pub(crate) struct Caller {
 /// Why a request was not believed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AuthError {
-    #[error("the request carries no credential; the header \"authentication\" is missing")]
+    #[error(
+        "the request carries no credential; the header \"authentication\" is missing (list and lookup of public \
+         images can be opened to everybody by the site, with AllowAnonymousReads in imagemanager.json)"
+    )]
     Missing,
     #[error("the request's credential was refused: {0}")]
     Refused(String),
@@ -83,18 +86,29 @@ fn by_munge(munge: &Munge, socket: Option<PathBuf>, header: &str) -> Result<Call
     Ok(Caller { uid: credential.uid, gid: credential.gid, payload })
 }
 
-/// `status:user:group[:token[:uid:gid]]`, as the original's tests send it. Only the six-field form
-/// says uid and gid, without which nothing can be decided here.
+/// `status:user:group[:token[:uid:gid]]`, as the original's tests send it. In the forms without ids, user and
+/// group are ids themselves: names say nothing here, since nothing is decided by them. The token is not a
+/// password for any location, so it is not looked at.
 fn mock(header: &str) -> Result<Caller, AuthError> {
     let refused = |why: &str| AuthError::Refused(why.to_owned());
     let fields: Vec<&str> = header.split(':').collect();
     if fields.first() != Some(&"good") {
         return Err(refused("its status is not \"good\""));
     }
-    let &[_, _user, _group, _token, uid, gid] = fields.as_slice() else {
-        return Err(refused("mock credentials are good:USER:GROUP:TOKEN:UID:GID here"));
+    let (uid, gid) = match fields.as_slice() {
+        [_, user, group] | [_, user, group, _] => (*user, *group),
+        [_, _, _, _, uid, gid] => (*uid, *gid),
+        _ => {
+            return Err(refused("a mock credential has 3, 4 or 6 fields: good:USER:GROUP[:TOKEN[:UID:GID]]"));
+        }
     };
-    let id = |text: &str| text.parse::<u32>().map_err(|_| refused("uid and gid must be numbers"));
+    let id = |text: &str| {
+        let is_digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let id = text.parse::<u32>().ok().filter(|id| is_digits && *id != u32::MAX);
+        id.ok_or_else(|| {
+            refused("uid and gid of a mock credential must be numbers, as good:USER:GROUP:TOKEN:UID:GID")
+        })
+    };
     Ok(Caller { uid: id(uid)?, gid: id(gid)?, payload: Payload::default() })
 }
 
@@ -110,6 +124,12 @@ mod tests {
             (Some("good:alice:users::500:501"), Some((500, 501))),
             (Some(" good:alice:users:tok:500:501 "), Some((500, 501))),
             (Some("good:alice:users"), None),
+            (Some("good:500:501"), Some((500, 501))),
+            (Some("good:500:501:token"), Some((500, 501))),
+            (Some("good:500:501:token:502"), None),
+            (Some("good:alice:users::4294967295:501"), None),
+            (Some("good:alice:users::+5:501"), None),
+            (Some("good:alice:users:tok:500:501:x"), None),
             (Some("bad:alice:users::500:501"), None),
             (Some("good:alice:users::x:501"), None),
             (Some("good:alice:users::-1:501"), None),

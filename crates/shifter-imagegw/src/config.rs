@@ -11,6 +11,7 @@ mod registries;
 mod section;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +42,14 @@ pub(crate) struct Config {
     /// Pulls that download and convert at the same time.
     pub(crate) worker_threads: usize,
     pub(crate) authentication: Authentication,
+    /// Whether list and lookup of public images need no credential.
+    pub(crate) allow_anonymous_reads: bool,
+    /// Whether a private image is everybody's when its puller names nobody.
+    pub(crate) private_is_public: bool,
+    /// Where decisions are noted.
+    pub(crate) audit_log: Option<PathBuf>,
+    /// What the environment says; the default until somebody reads it.
+    pub(crate) environment: Environment,
     /// Looks at images before they are published.
     pub(crate) examiner: Option<Examiner>,
     /// How long a child that converts or unpacks may take.
@@ -50,6 +59,25 @@ pub(crate) struct Config {
     pub(crate) database: Place,
     /// Keys that are set and that this version cannot honour; each is a whole sentence.
     unsupported: Vec<String>,
+}
+
+/// The variables that change what the gateway does, as in the original.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Environment {
+    /// `DISABLE_ACL_METADATA`, whatever its value: access lists stay out of `.meta`.
+    pub(crate) no_acl_in_meta: bool,
+    /// `ENABLE_LABELS`, not empty: answers show labels.
+    pub(crate) show_labels: bool,
+}
+
+impl Environment {
+    /// Of variables as `std::env::var_os` knows them.
+    pub(crate) fn read(variable: impl Fn(&str) -> Option<OsString>) -> Environment {
+        Environment {
+            no_acl_in_meta: variable("DISABLE_ACL_METADATA").is_some(),
+            show_labels: variable("ENABLE_LABELS").is_some_and(|value| !value.is_empty()),
+        }
+    }
 }
 
 /// How callers are known.
@@ -106,6 +134,33 @@ impl Config {
         } else {
             Err(ConfigError::Problems(notes.problems))
         }
+    }
+
+    /// What the site's choices open that is closed by default; each is a sentence, for `check-config` and the
+    /// log.
+    pub(crate) fn openings(&self) -> Vec<&'static str> {
+        let said = [
+            (
+                self.allow_anonymous_reads,
+                "AllowAnonymousReads: whoever reaches the gateway can list all public images and look them up, \
+                 without saying who they are; private images stay closed",
+            ),
+            (
+                self.private_is_public,
+                "PrivateWithoutACL: a private image that is pulled without --user or --group is open to \
+                 everybody on all its systems, although its registry asked for a password",
+            ),
+            (
+                self.environment.no_acl_in_meta,
+                "DISABLE_ACL_METADATA is set: the nodes are not told who may use private images; any user who \
+                 knows or guesses an image's id can run it",
+            ),
+            (
+                self.authentication == Authentication::Mock,
+                "Authentication is mock: every request is believed whoever it says it is from",
+            ),
+        ];
+        said.into_iter().filter(|(is_open, _)| *is_open).map(|(_, sentence)| sentence).collect()
     }
 
     /// What `serve` must refuse although the file itself is in order: ignoring a policy that the site asked for would
@@ -192,6 +247,10 @@ fn read(top: &mut Section<'_>) -> Config {
         registries,
         platforms,
         authentication,
+        allow_anonymous_reads: top.bool("AllowAnonymousReads").unwrap_or(false),
+        private_is_public: top.choice("PrivateWithoutACL", &["puller", "public"]) == Some("public"),
+        audit_log: top.path("AuditLog"),
+        environment: Environment::default(),
         examiner: read_examiner(top),
         conversion_time: conversion_time.map_or(convert::TIME, Duration::from_secs),
         unsupported,

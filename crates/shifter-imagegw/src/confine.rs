@@ -7,6 +7,7 @@
 //!
 //! Sources: landlock(7), seccomp(2), setrlimit(2), Documentation/userspace-api/landlock.rst in the Linux source.
 
+mod dangers;
 mod filter;
 
 use std::fs::{File, OpenOptions, Permissions};
@@ -149,6 +150,11 @@ fn rule(path: &Path, access: BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>, 
     let fd = PathFd::new(path).map_err(|error| failed(&error))?;
     let access = if is_directory { access } else { access & AccessFs::from_file(LANDLOCK) };
     Ok(PathBeneath::new(fd, access))
+}
+
+/// Refuses this thread, and what it starts, the system calls that no program has honest use for while it reads files.
+pub(crate) fn refuse_dangers() -> Result<(), String> {
+    dangers::refuse()
 }
 
 /// What a confined process was refused when it tried.

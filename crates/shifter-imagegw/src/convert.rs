@@ -465,6 +465,7 @@ mod tests {
             (r#"read job; echo '{"Done":{"entries":1,"bytes":2}}'; exit 1"#, "ended without an answer"),
             (r#"read job; echo garbage"#, "ended without an answer"),
             (r#"read job; echo '{"Needs":3}'; exit 1"#, "layer number 3 cannot be taken"),
+            (r#"read job; echo '{"Asks":3}'; exec sleep 4325"#, "asked for layer number 3, which is none of"),
         ] {
             let error = run(&["sh", "-c", script]).await.unwrap_err().to_string();
             assert!(error.contains(expected), "{script}: {error}");

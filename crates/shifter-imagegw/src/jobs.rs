@@ -13,10 +13,14 @@ use std::time::{Duration, Instant};
 use shifter_registry::Credentials;
 use tokio::task::AbortHandle;
 
+use crate::audit;
 use crate::catalog::{Catalog, CatalogError, HEARTBEAT, LEASE, Lease, patiently};
 use crate::convert::sentence;
 use crate::model::{Job, JobStatus, now};
-use crate::pull::{Progress, PullError, Puller};
+use crate::progress::{Progress, Standing};
+use crate::pull::{PullError, Puller};
+
+mod hands;
 
 /// How long a job that lost its credentials waits for its caller after a restart.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(600);
@@ -29,6 +33,10 @@ const SHORTEST_PERIOD: Duration = Duration::from_millis(350);
 
 /// How long an end is told to all who ask, where several clients wait: some of their periods.
 const SHARED_TELLING: Duration = Duration::from_secs(3);
+
+/// How the reason of a failure begins that the registry's refusal of this caller is: `shifterimg` tells such
+/// an end by its exit status.
+const DENIED: &str = "access denied: ";
 
 /// Ends of pulls nobody asked about are forgotten after this many seconds.
 const FORGET_AFTER: f64 = 86_400.0;
@@ -97,12 +105,14 @@ struct Running {
     last_poll: Option<Instant>,
     /// Whether the last two gaps between polls were too short for one client, newest first.
     short_gaps: [bool; 2],
+    /// Whether several clients were seen waiting at a time.
+    several: bool,
 }
 
 impl Running {
     /// Whether several clients ask: of two gaps at least one is short then, whatever their phases.
     fn is_shared(&self) -> bool {
-        self.short_gaps.contains(&true)
+        self.several || self.short_gaps.contains(&true)
     }
 }
 
@@ -129,15 +139,15 @@ impl Jobs {
         !job.is_held() && self.free().is_abandoned(job, Instant::now())
     }
 
-    /// Notes that a client asked for a running job; returns its progress line.
-    pub(crate) fn poll(&self, number: i64) -> Option<String> {
+    /// Notes that a client asked for a running job; returns how far it is.
+    pub(crate) fn poll(&self, number: i64) -> Option<Standing> {
         let mut running = self.running();
         let running = running.get_mut(&number)?;
         let now = Instant::now();
         let is_short = running.last_poll.is_some_and(|last| now - last < SHORTEST_PERIOD);
         running.short_gaps = [is_short, running.short_gaps[0]];
         running.last_poll = Some(now);
-        Some(running.progress.get()).filter(|line| !line.is_empty())
+        Some(running.progress.get()).filter(|standing| !standing.line.is_empty())
     }
 
     /// Whether the end of a job is to be told to several clients, and still fresh enough for that.
@@ -174,8 +184,8 @@ impl Jobs {
             jobs.finish(number);
         });
         let task = task.abort_handle();
-        running
-            .insert(number, Running { progress, task, lease: None, last_poll: None, short_gaps: [false; 2] });
+        let (lease, last_poll, short_gaps, several) = Default::default();
+        running.insert(number, Running { progress, task, lease, last_poll, short_gaps, several });
     }
 
     async fn run(&self, number: i64, credentials: Option<Credentials>, progress: Arc<Progress>) {
@@ -195,7 +205,7 @@ impl Jobs {
         let begun = now();
         let (system, tag, uid) = (job.key.system.clone(), job.key.tag.clone(), job.uid);
         tracing::info!(job = number, attempt = job.fence, system, tag, uid, "pull started");
-        let puller = self.puller.clone();
+        let (puller, told) = (self.puller.clone(), job.clone());
         // A task of its own: a panic in it ends this job and nothing else.
         let mut work = tokio::spawn(async move { puller.pull(&job, credentials, &progress).await });
         let stop = AbortOnDrop(work.abort_handle());
@@ -214,11 +224,13 @@ impl Jobs {
                 tracing::info!(job = number, system, tag, uid, seconds, "pull was ended or taken over");
                 return;
             }
+            Ok(Err(error)) if error.is_denied() => format!("{DENIED}{}", sentence(&error)),
             Ok(Err(error)) => sentence(&error),
             Err(error) if error.is_cancelled() => return,
             Err(_) => "the pull ended by an internal error; the gateway's log says more".to_owned(),
         };
         tracing::warn!(job = number, system, tag, uid, seconds, why, "pull failed");
+        audit::not_granted(&told, &why);
         let failed = patiently(|| self.catalog.set_status(lease, JobStatus::Failure, &why));
         if let Err(error) = failed.await {
             tracing::error!(job = number, error = sentence(&error), "noting a failed pull failed");

@@ -14,6 +14,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+use crate::patient::Patient;
+
 /// What one listener puts up with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -23,11 +25,22 @@ pub(crate) struct Limits {
     pub(crate) head_timeout: Duration,
     /// Bytes of a request's head; a credential with many registry passwords must fit.
     pub(crate) head_bytes: usize,
+    /// Lines of a request's head.
+    pub(crate) head_lines: usize,
+    /// Time for which a client may take nothing of its answer.
+    pub(crate) answer_timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 1024, head_timeout: Duration::from_secs(20), head_bytes: 512 << 10 }
+        Limits {
+            // Most of them may belong to clients that wait for a pull.
+            connections: 4096,
+            head_timeout: Duration::from_secs(20),
+            head_bytes: 512 << 10,
+            head_lines: 100,
+            answer_timeout: Duration::from_secs(60),
+        }
     }
 }
 
@@ -62,7 +75,11 @@ pub(crate) async fn serve(
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head_timeout)
             .max_buf_size(limits.head_bytes)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+            .max_headers(limits.head_lines)
+            .serve_connection(
+                TokioIo::new(Patient::new(stream, limits.answer_timeout)),
+                TowerToHyperService::new(router.clone()),
+            );
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -5,6 +5,7 @@
 
 mod acl;
 mod api;
+mod audit;
 mod auth;
 mod catalog;
 mod config;
@@ -12,21 +13,29 @@ mod confine;
 mod convert;
 mod erofs;
 mod examine;
+mod filter;
+mod handlers;
 mod http;
 mod import;
 mod jobs;
 mod listen;
 mod locks;
+mod login;
 mod model;
 mod offspring;
+mod openapi;
+mod patient;
+mod progress;
 mod publish;
 mod pull;
 mod route;
+mod routes;
 mod serve;
 mod target;
 #[cfg(test)]
 mod tests;
 mod unpack;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,10 +43,14 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
+use crate::audit::AuditLog;
 use crate::catalog::{Place, Source};
-use crate::config::{Config, keys_reference};
+use crate::config::{Config, Environment, keys_reference};
 
 /// Image gateway of Shifter.
 #[derive(Parser)]
@@ -161,6 +174,7 @@ fn load(path: &Path) -> anyhow::Result<(Config, Vec<String>)> {
     if let Some(examiner) = &mut config.examiner {
         examiner.configuration = path.to_owned();
     }
+    config.environment = Environment::read(|name| std::env::var_os(name));
     Ok((config, warnings))
 }
 
@@ -168,12 +182,32 @@ fn serve(arguments: &Serve) -> anyhow::Result<()> {
     let path = arguments.config.get();
     let (config, warnings) = load(&path)?;
     let level = config.log_level.unwrap_or("info");
+    // In its own file, the audit log does not depend on the level.
+    let audit_level = if config.audit_log.is_some() { "off" } else { level };
     // sqlx logs statements at debug level; they hold names of private images.
-    let filter = EnvFilter::try_from_default_env()
-        .or_else(|_| EnvFilter::try_new(format!("warn,shifter_imagegw={level},shifter_registry={level}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = EnvFilter::try_from_default_env().or_else(|_| {
+        EnvFilter::try_new(format!(
+            "warn,shifter_imagegw={level},shifter_registry={level},access={level},audit={audit_level}"
+        ))
+    })?;
+    let (audit_log, _flush) = match &config.audit_log {
+        Some(path) => {
+            let opened = AuditLog::open(path);
+            let opened = opened.with_context(|| format!("opening AuditLog {} failed", path.display()))?;
+            (Some(opened.0), Some(opened.1))
+        }
+        None => (None, None),
+    };
+    let is_audit = filter_fn(|metadata| metadata.target() == audit::TARGET);
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter))
+        .with(audit_log.with_filter(is_audit))
+        .init();
     for warning in warnings {
         tracing::warn!(file = %path.display(), "{warning}");
+    }
+    for opening in config.openings() {
+        tracing::warn!("{opening}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(serve::serve(config, &arguments.listen));
@@ -213,6 +247,9 @@ fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {
     let (config, warnings) = load(&path)?;
     for warning in warnings {
         eprintln!("shifter-imagegw: warning: {warning}");
+    }
+    for opening in config.openings() {
+        eprintln!("shifter-imagegw: warning: {opening}");
     }
     config
         .check_servable()

@@ -20,6 +20,7 @@ use self::make::Making;
 use self::reuse::LayerIndexes;
 
 use crate::acl;
+use crate::audit;
 use crate::catalog::{Catalog, CatalogError, Record, Tag, patiently};
 use crate::config::{Access, Config, Platform};
 use crate::convert::{ConvertError, Converter};
@@ -27,6 +28,7 @@ use crate::erofs::ErofsError;
 use crate::examine::ExamineError;
 use crate::locks::Locks;
 use crate::model::{Grant, Image, Job, JobStatus, now};
+use crate::progress::Progress;
 use crate::publish::{self, PublishError};
 use crate::target::{Target, TargetError};
 
@@ -79,6 +81,11 @@ pub(crate) enum PullError {
 }
 
 impl PullError {
+    /// Whether the registry refused this caller.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, PullError::Registry(error) if error.is_auth())
+    }
+
     /// Whether another caller would fail in the same way: not where credentials were the matter.
     fn is_everybodys(&self) -> bool {
         match self {
@@ -126,22 +133,6 @@ struct Registry {
 struct Failure {
     at: f64,
     why: String,
-}
-
-/// A line for impatient callers, overwritten as the pull goes on.
-#[derive(Debug, Default)]
-pub(crate) struct Progress(Mutex<String>);
-
-impl Progress {
-    pub(crate) fn get(&self) -> String {
-        self.0.lock().map(|line| line.clone()).unwrap_or_default()
-    }
-
-    fn set(&self, line: String) {
-        if let Ok(mut held) = self.0.lock() {
-            *held = line;
-        }
-    }
 }
 
 impl Puller {
@@ -206,7 +197,7 @@ impl Puller {
             self.held(patiently(|| self.catalog.set_public(job.lease())).await?)?;
         }
         let waiting_since = now();
-        progress.set("Waiting for another pull of the same image".to_owned());
+        progress.set("Waiting for another pull of the same image");
         let mut flight = self.flights.lock(format!("{} {}", job.key.system, head.digest)).await;
         let digest = head.digest.to_string();
         let found = patiently(|| self.catalog.image_of_digest(&job.key.system, &digest)).await?;
@@ -229,7 +220,7 @@ impl Puller {
                 *flight = None;
                 image.last_pull = now();
                 image.expiration = image.last_pull + self.config.image_expiration.as_secs_f64();
-                progress.set("Transferring metadata".to_owned());
+                progress.set("Transferring metadata");
                 let earned = Earned { digest, asked, public: !head.private };
                 self.grant(job, platform, &image, &earned).await
             }
@@ -276,8 +267,10 @@ impl Puller {
         message: &str,
         progress: &Progress,
     ) -> Result<(), PullError> {
-        progress.set(message.to_owned());
-        self.held(patiently(|| self.catalog.set_status(job.lease(), status, message)).await?)
+        // The catalog first: who is woken by the next stage finds the next status.
+        let is_held = patiently(|| self.catalog.set_status(job.lease(), status, message)).await?;
+        progress.set(message);
+        self.held(is_held)
     }
 
     /// What a step under a job's lease says about the lease.
@@ -313,16 +306,19 @@ impl Puller {
             // have changed the access list meanwhile.
             self.held(patiently(|| catalog.heartbeat(lease)).await?)?;
             let job = patiently(|| catalog.job(lease.number)).await?.ok_or(PullError::Lost)?;
-            let acl = if earned.public { Default::default() } else { acl::of_grant(&job.acl, job.uid) };
             let (key, id, puller) = (job.key.clone(), image.id.clone(), job.uid);
-            let grant = Grant { key, id, puller, public: earned.public, acl, checked: earned.asked };
+            let public = earned.public || (self.config.private_is_public && job.acl.is_public());
+            let acl = if public { Default::default() } else { acl::of_grant(&job.acl, job.uid) };
+            let grant = Grant { key, id, puller, public, acl, checked: earned.asked };
             let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
             let mut record = known.unwrap_or_else(|| Record::new(image.clone()));
             record.image = image.clone();
             record.grants = acl::merged(record.grants.iter().chain([&grant]));
             record.add_digest(earned.digest.clone());
             record.add_tag(Tag { itype: job.key.itype, tag: job.key.tag, asked: earned.asked });
-            let meta = image.to_meta(acl::for_meta(&record.grants, self.gateway_uid)?).render();
+            let acl = acl::for_meta(&record.grants, self.gateway_uid)?;
+            let acl = if self.config.environment.no_acl_in_meta { Default::default() } else { acl };
+            let meta = image.to_meta(acl).render();
             let (directory, id) = (platform.image_dir.clone(), image.id.clone());
             blocking(move || publish::publish_meta(&directory, &id, &meta)).await?;
             if !patiently(|| catalog.store(&record)).await? {
@@ -331,6 +327,7 @@ impl Puller {
             rounds += 1;
             let if_acl = (!earned.public && rounds < ROUNDS).then_some(&job.acl);
             if patiently(|| catalog.finish(lease, if_acl)).await? {
+                audit::granted(&grant);
                 return Ok(());
             }
         }

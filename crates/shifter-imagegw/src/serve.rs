@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::acl::Groups;
 use crate::api::Api;
 use crate::auth::Authenticator;
 use crate::catalog;
@@ -42,6 +42,7 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     if let Some(examiner) = &config.examiner {
         examiner.check().map_err(anyhow::Error::msg)?;
     }
+    allow_many_connections();
     let authenticator = Authenticator::new(config.authentication)?;
     let mut stop_signal = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -66,7 +67,7 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     puller.tell_cache().await?;
     let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
     jobs.recover().await?;
-    let api = Api { config, catalog: catalog.clone(), jobs: jobs.clone(), groups: Groups::default() };
+    let api = Api::new(config, catalog.clone(), jobs.clone());
     let router = http::router(Arc::new(Service { api, authenticator }));
 
     let (stop, _) = watch::channel(false);
@@ -91,6 +92,19 @@ pub(crate) async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::R
     jobs.stop().await;
     catalog.close().await;
     Ok(())
+}
+
+/// As many descriptors as we may have: a client that waits for a pull has one.
+fn allow_many_connections() {
+    const WANTED: u64 = 1 << 16;
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.map_or(WANTED, |most| most.min(WANTED));
+    if limit.current.is_some_and(|current| current < most) {
+        let wanted = Rlimit { current: Some(most), ..limit };
+        if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+            tracing::warn!(%error, "raising the number of open files failed");
+        }
+    }
 }
 
 /// What can be told from the configuration and the command line alone.

@@ -2,8 +2,11 @@
 //! script for the converter child, which has tests of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod access;
 mod http;
+mod malformed;
 mod pull;
+mod waiting;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,7 +22,6 @@ use sha2::Digest as _;
 use shifter_api::payload::Payload;
 use shifter_api::wire;
 
-use crate::acl::Groups;
 use crate::api::{Api, Refusal};
 use crate::auth::{Authenticator, Caller};
 use crate::catalog::{Place, open_for_use};
@@ -57,6 +59,18 @@ impl Gateway {
         pull_update: u64,
         place: &Place,
     ) -> Gateway {
+        let labels = |config: &mut Config| config.environment.show_labels = true;
+        Gateway::start_as(dir, registry, pull_update, place, labels).await
+    }
+
+    /// The same with its configuration changed.
+    pub(crate) async fn start_as(
+        dir: &Path,
+        registry: SocketAddr,
+        pull_update: u64,
+        place: &Place,
+        change: impl Fn(&mut Config),
+    ) -> Gateway {
         let at = |name: &str| dir.join(name).display().to_string();
         let text = format!(
             r#"{{"DefaultImageLocation": "reg", "Authentication": "mock", "PullUpdateTimeout": {pull_update},
@@ -74,13 +88,15 @@ impl Gateway {
         for name in ["cache", "expand", "images", "arm"] {
             std::fs::create_dir_all(dir.join(name)).unwrap();
         }
-        let config = Arc::new(Config::parse(&text).unwrap_or_else(|error| panic!("{error}")).0);
+        let mut config = Config::parse(&text).unwrap_or_else(|error| panic!("{error}")).0;
+        change(&mut config);
+        let config = Arc::new(config);
         let catalog = open_for_use(place).await.unwrap();
         let converter = Converter::from_command(&["sh", "-c", CHILD, dir.to_str().unwrap()]);
         let puller = Puller::new(config.clone(), catalog.clone(), converter, 999).unwrap();
         let jobs = Jobs::new(catalog.clone(), Arc::new(puller));
         jobs.recover().await.unwrap();
-        let api = Api { config, catalog, jobs, groups: Groups::default() };
+        let api = Api::new(config, catalog, jobs);
         let authenticator = Authenticator::new(Authentication::Mock).unwrap();
         Gateway { service: Arc::new(Service { api, authenticator }), dir: dir.to_owned() }
     }
@@ -106,7 +122,10 @@ impl Gateway {
         body: &str,
     ) -> Result<wire::Image, Refusal> {
         let platform = &self.api().config.platforms[system];
-        self.api().pull(system, platform, "docker", tag, body.as_bytes(), caller).await
+        self.api()
+            .pull(system, platform, "docker", tag, body.as_bytes(), caller)
+            .await
+            .map(|pulled| pulled.image)
     }
 
     /// Pulls as a client does: asks until the end. Panics after 20 s.
@@ -282,10 +301,15 @@ impl Registry {
         // "alice:pa:ss"
         let is_allowed =
             request.headers().get("authorization").is_some_and(|v| v == "Basic YWxpY2U6cGE6c3M=");
-        if path.starts_with("secret") && !is_allowed {
+        // Its root, where logins are tried.
+        let is_root = path.is_empty();
+        if (path.starts_with("secret") || is_root) && !is_allowed {
             let response =
                 response.status(StatusCode::UNAUTHORIZED).header("www-authenticate", "Basic realm=\"r\"");
             return response.body(Body::empty()).unwrap();
+        }
+        if is_root {
+            return response.body(Body::from("{}")).unwrap();
         }
         let Some(document) = self.documents.lock().unwrap().get(&path).cloned() else {
             return response.status(StatusCode::NOT_FOUND).body(Body::empty()).unwrap();

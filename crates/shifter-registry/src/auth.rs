@@ -122,7 +122,7 @@ impl Auth {
             (Challenge::Basic, Stage::UserBasic) => return Err(self.rejected(operation)),
             (Challenge::Basic, _) => (Stage::UserBasic, basic(self.required(operation)?, operation)?),
             (Challenge::Bearer { .. }, Stage::Open) => {
-                match fetch_token(transport, &challenge, repository, None, operation).await {
+                match fetch_token(transport, &challenge, Some(repository), None, operation).await {
                     Ok(header) => (Stage::AnonymousToken, header),
                     Err(error) if error.is_auth() => (
                         Stage::UserToken,
@@ -133,7 +133,7 @@ impl Auth {
             }
             (Challenge::Bearer { .. }, Stage::AnonymousToken) if again => {
                 *refreshed = true;
-                let token = fetch_token(transport, &challenge, repository, None, operation);
+                let token = fetch_token(transport, &challenge, Some(repository), None, operation);
                 (Stage::AnonymousToken, token.await?)
             }
             (Challenge::Bearer { .. }, Stage::UserToken) if !again => return Err(self.rejected(operation)),
@@ -157,7 +157,7 @@ impl Auth {
         operation: &str,
     ) -> Result<HeaderValue, RegistryError> {
         let user = Some(self.required(operation)?);
-        let token = fetch_token(transport, challenge, repository, user, operation).await;
+        let token = fetch_token(transport, challenge, Some(repository), user, operation).await;
         token.map_err(|error| if error.is_auth() { self.rejected(operation) } else { error })
     }
 

@@ -170,7 +170,8 @@ impl BlobCache {
         Ok(collected)
     }
 
-    /// The verified file of `layer`: from the cache, or downloaded from `repository`. `progress` is called often
+    /// The verified file of `layer`: downloaded from `repository`, or from the cache, where the registry has to agree if
+    /// it knows who may have what: a manifest can name a layer that its author may not read. `progress` is called often
     /// and must not block. The blob is not collected as long as what is returned exists. Dropping the future ends
     /// the download; what came of it is taken up again by the next.
     pub async fn fetch(
@@ -180,23 +181,36 @@ impl BlobCache {
         layer: &LayerDescriptor,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Blob, RegistryError> {
+        let (blob, was_here) = self.obtain(client, repository, layer, progress).await?;
+        if was_here {
+            client.may_have(repository, layer).await?;
+            progress(Progress { received: layer.size, total: layer.size, cached: true });
+        }
+        Ok(blob)
+    }
+
+    /// The file of `layer`, and whether all of it lay here already.
+    async fn obtain(
+        &self,
+        client: &Client,
+        repository: &str,
+        layer: &LayerDescriptor,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<(Blob, bool), RegistryError> {
         let operation = client.operation("fetch layer", repository, &layer.digest.to_string());
         let hold = self.hold(&layer.digest).await?;
         let turn = self.turn(&layer.digest);
         let _turn = turn.lock().await;
-        let found = Progress { received: layer.size, total: layer.size, cached: true };
         let blob = Blob { path: self.path(&layer.digest), _hold: hold };
         if self.known(&layer.digest, layer.size) {
-            progress(found);
-            return Ok(blob);
+            return Ok((blob, true));
         }
         let lock = Arc::new(self.lock(&layer.digest).await?);
         if let Found::Good(size) = self.examine(&layer.digest).await? {
             if size != layer.size {
                 return Err(RegistryError::SizeMismatch { operation, expected: layer.size, actual: size });
             }
-            progress(found);
-            return Ok(blob);
+            return Ok((blob, true));
         }
         let _reserved = self.make_room(layer.size).await;
         let job = Job { client, repository, layer, operation: &operation, progress, lock };
@@ -208,13 +222,14 @@ impl BlobCache {
             }
             outcome => outcome,
         };
-        let identity = identity.map_err(|(error, _)| error)?;
+        let (identity, asked) = identity.map_err(|(error, _)| error)?;
         self.verified().insert(layer.digest.clone(), identity);
-        Ok(blob)
+        Ok((blob, !asked))
     }
 
-    /// One download from the first byte that is missing. An error says whether bytes of others were involved.
-    async fn download(&self, job: &Job<'_>, from: From) -> Result<Identity, (RegistryError, bool)> {
+    /// One download from the first byte that is missing, and whether there was any. An error says whether bytes of
+    /// others were involved.
+    async fn download(&self, job: &Job<'_>, from: From) -> Result<(Identity, bool), (RegistryError, bool)> {
         let (layer, digest) = (job.layer.clone(), &job.layer.digest);
         let (path, target) = (self.layout.partial(digest), self.path(digest));
         let afresh = from == From::Origin;
@@ -245,7 +260,7 @@ impl BlobCache {
             return Err((error, tainted));
         }
         match disk {
-            Ok(Some(identity)) => Ok(identity),
+            Ok(Some(identity)) => Ok((identity, start < job.layer.size || start == 0)),
             Ok(None) => Err((self.broken_task(&target, "the download was given up"), false)),
             Err(error) => Err((error, tainted)),
         }

@@ -208,6 +208,27 @@ impl Client {
         })
     }
 
+    /// Success where the registry lets this caller have a layer that need not be fetched from it. Of a repository that
+    /// answers everybody nothing is asked; mirrors never are.
+    pub(crate) async fn may_have(
+        &self,
+        repository: &str,
+        layer: &LayerDescriptor,
+    ) -> Result<(), RegistryError> {
+        let name = self.origin.transport.base.repository(repository)?;
+        if !self.origin.auth.is_private(&name).await {
+            return Ok(());
+        }
+        let operation = self.operation("ask for layer", repository, &layer.digest.to_string());
+        let mut retries = Retries::new(&self.origin.transport.settings);
+        loop {
+            match self.origin.has_blob(&name, &layer.digest, &operation).await {
+                Ok(()) => return Ok(()),
+                Err(error) => retries.pause_after(error).await?,
+            }
+        }
+    }
+
     fn named(&self) -> MutexGuard<'_, HashSet<(String, Digest)>> {
         self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -235,6 +256,18 @@ impl Client {
     }
 
     /// What is being done, for messages.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn method(&self) -> AuthMethod {
+        self.method
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.origin.transport
+    }
+
     pub(crate) fn operation(&self, verb: &str, repository: &str, reference: &str) -> String {
         let separator = if reference.contains(':') { '@' } else { ':' };
         format!("{verb} {}{separator}{} on {}", quote(repository), quote(reference), self.name)

@@ -206,6 +206,13 @@ impl Base {
         url.set_path(&format!("/v2/{repository}/{kind}/{reference}"));
         url
     }
+
+    /// URL of `/v2/`, where a registry says that it is one, and to whom.
+    pub(crate) fn root(&self) -> Url {
+        let mut url = self.url.clone();
+        url.set_path("/v2/");
+        url
+    }
 }
 
 #[cfg(test)]

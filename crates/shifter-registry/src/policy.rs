@@ -65,6 +65,13 @@ impl Policy {
             None => Err("it is not one of the registries that this site pulls from".to_owned()),
         }
     }
+
+    /// Whether anything at all may be pulled from the registry known by `names`.
+    pub(crate) fn opens(&self, names: &[&str], configured: bool) -> bool {
+        let is_of = |rule: &&Rule| names.iter().any(|name| rule.registry.matches(&canonical(name)));
+        let is_denied = self.deny.iter().filter(is_of).any(|rule| rule.repository == Pattern::Any);
+        !is_denied && self.allow.as_ref().map_or(configured, |rules| rules.iter().any(|rule| is_of(&rule)))
+    }
 }
 
 impl Rule {

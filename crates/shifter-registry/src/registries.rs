@@ -72,6 +72,25 @@ impl Registries {
         Ok(location)
     }
 
+    /// The location that a caller means who logs in at `name`: a location's name, its host, `default`, or a registry
+    /// that the policy opens without its being configured.
+    pub fn find_for_login(&self, name: &str) -> Result<Location, RegistryError> {
+        let wanted = if name == DEFAULT_CREDENTIALS { self.default.as_str() } else { name };
+        let is_at = |l: &&Location| l.base().is_ok_and(|base| host_of(&base.url) == wanted);
+        let known = self.known(wanted).or_else(|| self.locations.values().find(is_at));
+        let location = match known {
+            Some(location) => location.clone(),
+            None => Location { named_by_user: true, ..Location::named(wanted) },
+        };
+        let base = location.base()?;
+        let host = host_of(&base.url);
+        if !self.policy.opens(&[location.name.as_str(), host.as_str()], known.is_some()) {
+            return Err(self.refusal(wanted, "this site pulls nothing from it"));
+        }
+        redirect::is_reachable(&base).map_err(|cause| self.refusal(wanted, &cause))?;
+        Ok(location)
+    }
+
     /// The caller's credentials for `location`, out of `authorized`, `user:password` by location: those under its
     /// own name, for Docker Hub under any of Docker Hub's names, and for the default location those called
     /// `default`; never anything else.
@@ -209,6 +228,29 @@ mod tests {
             let found = site.credentials(location, &authorized);
             let found = found.as_ref().map(|c| (c.username.as_str(), c.password.as_str()));
             assert_eq!(found, expected, "{at} {tokens:?}");
+        }
+    }
+
+    #[test]
+    fn a_login_is_for_a_registry_that_the_site_pulls_from() {
+        for (allow, deny, name, expected) in [
+            (None, &[][..], "default", Some("registry-1.docker.io")),
+            (None, &[], "docker.io", Some("registry-1.docker.io")),
+            (None, &[], "mirror", Some("mirror")),
+            (None, &[], "localhost:5001", Some("mirror")),
+            (None, &[], "ghcr.io", None),
+            (None, &["mirror"], "mirror", None),
+            (None, &["mirror/a/*"], "mirror", Some("mirror")),
+            (Some(&["ghcr.io/org/*"][..]), &[], "ghcr.io", Some("ghcr.io")),
+            (Some(&["ghcr.io/org/*"]), &[], "mirror", None),
+            (Some(&["*"]), &[], "169.254.169.254", None),
+            (Some(&["*"]), &[], "localhost:5002", None),
+            (Some(&["*"]), &[], "", None),
+            (Some(&["*"]), &[], "a b/../c", None),
+        ] {
+            let site = site(PLACES, "docker.io", allow, deny);
+            let found = site.find_for_login(name).ok().map(|location| location.name);
+            assert_eq!(found.as_deref(), expected, "{allow:?} {deny:?} {name}");
         }
     }
 

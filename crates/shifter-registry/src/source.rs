@@ -122,6 +122,26 @@ impl Source {
         answer.success(&self.transport, operation).await
     }
 
+    /// Whether this caller may have a blob; one attempt.
+    pub(crate) async fn has_blob(
+        &self,
+        name: &str,
+        digest: &Digest,
+        operation: &str,
+    ) -> Result<(), RegistryError> {
+        let url = self.transport.base.endpoint(name, "blobs", &digest.to_string());
+        let timeout = Some(self.transport.settings.document_timeout);
+        let (method, headers) = (Method::HEAD, HeaderMap::new());
+        let call = Call { method, url, headers, timeout, form: None, operation };
+        let answer = self.auth.send(&self.transport, name, &call).await?;
+        match answer.response.status().as_u16() {
+            // The registry itself has sent us on, to an address that may be good for GET only.
+            _ if !answer.at_origin => Ok(()),
+            400 | 405 => self.blob(name, digest, 0, operation).await.map(drop),
+            _ => answer.success(&self.transport, operation).await.map(drop),
+        }
+    }
+
     /// One request for a manifest.
     pub(crate) async fn request(
         &self,

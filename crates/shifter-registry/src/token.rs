@@ -27,11 +27,12 @@ struct Token {
     access_token: Option<String>,
 }
 
-/// Asks the realm of a bearer challenge for a token: for nobody, or with the caller's `credentials`.
+/// Asks the realm of a bearer challenge for a token to read `repository`, or without one for a token that only says
+/// who the caller is: for nobody, or with the caller's `credentials`.
 pub(crate) async fn fetch_token(
     transport: &Transport,
     challenge: &Challenge,
-    repository: &str,
+    repository: Option<&str>,
     credentials: Option<&Credentials>,
     operation: &str,
 ) -> Result<HeaderValue, RegistryError> {
@@ -49,8 +50,8 @@ pub(crate) async fn fetch_token(
     if credentials.is_some() {
         redirect::may_know_password(&url, home).map_err(refuse)?;
     }
-    let scope = pull_scope(scope.as_deref(), repository);
-    let mut request = vec![("scope", scope.as_str())];
+    let scope = repository.map(|repository| pull_scope(scope.as_deref(), repository));
+    let mut request: Vec<(&str, &str)> = scope.iter().map(|scope| ("scope", scope.as_str())).collect();
     if let Some(service) = service {
         request.insert(0, ("service", service));
     }

@@ -77,6 +77,11 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         say("--user and --group belong to pull and import and are ignored here");
     }
     let system = settings.client.system.as_str();
+    let style = style(cli);
+    let pace = match cli.mode != Mode::Pullnb && !cli.no_wait {
+        true => pull::Pace::waiting(style, settings.client.timeout),
+        false => pull::Pace::ONCE,
+    };
     match cli.mode {
         Mode::Images => {
             let filter = Filter { mine: cli.mine, name: cli.name.clone(), labels: cli.label.clone() };
@@ -98,17 +103,13 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             let wanted = named(0)?;
             let access = access(cli)?;
             let locations = stored_credentials(&munge, system)?;
-            let pace =
-                if is_waiting(cli) { pull::Pace::waiting(settings.client.timeout) } else { pull::Pace::ONCE };
             let ask = |seen: &str| client.pull(name(&wanted), &access, &locations, pace.wait(seen));
-            follow(cli, "Pulling Image", &wanted, &pace, &ask)
+            follow(cli, "Pulling Image", &wanted, (style, &pace), &ask)
         }
         Mode::Import => {
             let wanted = named(1)?;
-            let pace =
-                if is_waiting(cli) { pull::Pace::waiting(settings.client.timeout) } else { pull::Pace::ONCE };
             let import = import::Import::new(cli, &client, name(&wanted), access(cli)?)?;
-            follow(cli, "Importing Image", &wanted, &pace, &|seen| import.ask(pace.wait(seen)))
+            follow(cli, "Importing Image", &wanted, (style, &pace), &|seen| import.ask(pace.wait(seen)))
         }
         Mode::Login => login::login(cli, &client, &munge, system),
         Mode::Logout => login::logout(cli, system),
@@ -131,8 +132,13 @@ fn access(cli: &Cli) -> anyhow::Result<PullRequest> {
     })
 }
 
-fn is_waiting(cli: &Cli) -> bool {
-    cli.mode != Mode::Pullnb && !cli.no_wait
+fn style(cli: &Cli) -> pull::Style {
+    match () {
+        () if cli.json => pull::Style::Silent,
+        () if cli.verbose => pull::Style::EveryAnswer,
+        () if io::stdout().is_terminal() => pull::Style::OneLine { columns: show::columns() },
+        () => pull::Style::Changes,
+    }
 }
 
 /// Shows a pull or import until it is over; what the gateway made of it decides the exit status.
@@ -140,15 +146,9 @@ fn follow(
     cli: &Cli,
     doing: &str,
     wanted: &Descriptor,
-    pace: &pull::Pace,
+    (style, pace): (pull::Style, &pull::Pace),
     ask: &pull::Ask<'_>,
 ) -> anyhow::Result<ExitCode> {
-    let style = match () {
-        () if cli.json => pull::Style::Silent,
-        () if cli.verbose => pull::Style::EveryAnswer,
-        () if io::stdout().is_terminal() => pull::Style::OneLine { columns: show::columns() },
-        () => pull::Style::Changes,
-    };
     let mut out = io::stdout().lock();
     let mut progress = pull::Progress::new(&mut out, style, format!("{doing}: {wanted}"));
     let image = pull::follow(pace, ask, &mut progress)?;

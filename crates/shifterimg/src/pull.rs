@@ -32,10 +32,11 @@ impl Pace {
     /// `pullnb`: one request.
     pub(crate) const ONCE: Pace = Pace { interval: None, hold: 0, patience: Duration::ZERO };
 
-    /// The original's interval, and a minute for a gateway to come back. A gateway of ours is asked to answer when
-    /// something changed, well within the time limit of one request.
-    pub(crate) fn waiting(limit: Option<Duration>) -> Pace {
-        let hold = limit.map_or(30, |limit| (limit.as_secs() / 2).clamp(1, 30));
+    /// The original's interval, and a minute for a gateway to come back. A gateway of ours is asked to answer when the
+    /// next step begins, well within the time limit of one request; for somebody who watches, every second.
+    pub(crate) fn waiting(style: Style, limit: Option<Duration>) -> Pace {
+        let longest = if matches!(style, Style::OneLine { .. }) { 1 } else { 30 };
+        let hold = limit.map_or(longest, |limit| (limit.as_secs() / 2).clamp(1, longest));
         Pace { interval: Some(Duration::from_millis(500)), hold, patience: Duration::from_secs(60) }
     }
 

@@ -40,6 +40,18 @@ pub struct Registry {
     storage: PathBuf,
 }
 
+impl Registry {
+    /// Whether a repository has a layer, which it got with an image, from now on: as in a registry that takes manifests
+    /// whose layers it has not seen from their author.
+    pub fn has_layer(&self, repository: &str, digest: &str, has: bool) -> Result<()> {
+        let hex = digest.strip_prefix("sha256:").context("a layer's digest is sha256")?;
+        let place = format!("docker/registry/v2/repositories/{repository}/_layers/sha256/{hex}");
+        let (link, away) = (self.storage.join(&place).join("link"), self.storage.join(place).join("away"));
+        let (from, to) = if has { (away, link) } else { (link, away) };
+        fs::rename(&from, to).with_context(|| format!("move {}", from.display()))
+    }
+}
+
 impl Sandbox {
     /// Starts a registry with its own empty storage.
     pub fn registry(&mut self, options: RegistryOptions<'_>) -> Result<Registry> {

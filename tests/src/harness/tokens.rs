@@ -1,5 +1,5 @@
-//! A token service for a docker-registry: bearer tokens for one user with a password, and for nobody where the
-//! repository's name begins with `open`.
+//! A token service for a docker-registry: bearer tokens for users with passwords, who may all read everything but what
+//! is below another user's name, and for nobody where the repository's name begins with `open`.
 //!
 //! Follows the distribution project's "Token Authentication Specification": a JSON web token, signed by a key whose
 //! certificate the registry is told to trust. openssl signs. Refresh tokens are not played here.
@@ -43,8 +43,8 @@ impl TokenService {
 }
 
 impl Sandbox {
-    /// Starts a service that knows one `user:password`.
-    pub fn token_service(&mut self, login: (&str, &str)) -> Result<TokenService> {
+    /// Starts a service that knows these users and passwords.
+    pub fn token_service(&mut self, logins: &[(&str, &str)]) -> Result<TokenService> {
         let directory = self.new_directory("tokens")?;
         let script = "umask 022 && openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tokens \
             -keyout key.pem -out tokens.pem";
@@ -64,7 +64,7 @@ impl Sandbox {
         let signer = Signer {
             root: self.root().directory(&service.directory),
             chain,
-            expected: format!("Basic {}", base64(format!("{}:{}", login.0, login.1).as_bytes())),
+            logins: logins.iter().map(|login| (login.0.to_owned(), basic(login))).collect(),
             requests: Arc::clone(&service.requests),
         };
         std::thread::spawn(move || {
@@ -81,7 +81,8 @@ impl Sandbox {
 struct Signer {
     root: UserCommand,
     chain: String,
-    expected: String,
+    /// Names, and the header that proves them.
+    logins: Vec<(String, String)>,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
@@ -105,13 +106,17 @@ impl Signer {
         let repository = scope.split(':').nth(1).unwrap_or_default();
         let authorization =
             request.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("authorization"));
-        let is_user = authorization.map(|(_, value)| *value == self.expected);
-        let who = if is_user.is_some() { "user" } else { "nobody" };
+        let user = authorization.map(|(_, value)| self.logins.iter().find(|(_, known)| known == value));
+        let who = if user.is_some() { "user" } else { "nobody" };
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{who} {scope}"));
-        match is_user {
-            Some(false) => Ok(None),
-            _ => self.sign(repository, is_user.is_some() || repository.starts_with("open")).map(Some),
-        }
+        let may_pull = match user {
+            Some(None) => return Ok(None),
+            Some(Some(user)) => self.logins.iter().all(|other| {
+                other == user || !repository.strip_prefix(&other.0).is_some_and(|rest| rest.starts_with('/'))
+            }),
+            None => repository.starts_with("open"),
+        };
+        self.sign(repository, may_pull).map(Some)
     }
 
     fn sign(&self, repository: &str, may_pull: bool) -> Result<String> {
@@ -128,6 +133,10 @@ impl Signer {
         anyhow::ensure!(sign.status.success(), "{}", sign.describe());
         Ok(format!("{signed}.{}", url_safe(base64(&sign.stdout))))
     }
+}
+
+fn basic(login: &(&str, &str)) -> String {
+    format!("Basic {}", base64(format!("{}:{}", login.0, login.1).as_bytes()))
 }
 
 fn url_base64(text: &str) -> String {

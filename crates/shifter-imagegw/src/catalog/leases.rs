@@ -85,7 +85,6 @@ impl dyn Catalog + '_ {
     }
 
     /// Ends a job whoever holds it, who learns of it at the next heartbeat; false if it is over.
-    #[cfg(test)]
     pub(crate) async fn cancel(&self, number: i64, why: &str) -> Result<bool, CatalogError> {
         let change = Change { status: Some((JobStatus::Failure, why)), ..Change::default() };
         Ok(self.change_job(number, &change).await?.is_some())

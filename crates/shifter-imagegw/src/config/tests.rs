@@ -275,3 +275,34 @@ fn the_administrators_document_lists_every_key_as_it_is() {
     }
     assert_eq!(missing.concat(), "");
 }
+
+#[test]
+fn what_a_site_opens_is_said_and_nothing_is_open_by_default() {
+    let config = |keys: &str| {
+        let text = LOCAL.trim_end().trim_end_matches('}');
+        Config::parse(&format!("{text}{keys}}}")).unwrap().0
+    };
+    let usual = config("");
+    assert!(!usual.allow_anonymous_reads && !usual.private_is_public && usual.audit_log.is_none());
+    assert_eq!(usual.openings(), [""; 0]);
+    for (keys, variable, word) in [
+        (r#","AllowAnonymousReads":true"#, "", "AllowAnonymousReads"),
+        (r#","PrivateWithoutACL":"public""#, "", "PrivateWithoutACL"),
+        (r#","Authentication":"mock""#, "", "mock"),
+        ("", "DISABLE_ACL_METADATA", "DISABLE_ACL_METADATA"),
+    ] {
+        let mut config = config(keys);
+        config.environment = Environment::read(|name| (name == variable).then(OsString::new));
+        let said = config.openings();
+        assert!(said.len() == 1 && said[0].contains(word), "{keys} {variable}: {said:?}");
+    }
+    for keys in
+        [r#","AllowAnonymousReads":"yes""#, r#","PrivateWithoutACL":"nobody""#, r#","AuditLog":"audit.log""#]
+    {
+        let text = LOCAL.trim_end().trim_end_matches('}');
+        assert!(Config::parse(&format!("{text}{keys}}}")).is_err(), "{keys}");
+    }
+    let labels =
+        |value: &str| Environment::read(|n| (n == "ENABLE_LABELS").then(|| value.into())).show_labels;
+    assert!(labels("1") && !labels(""), "an empty value shows none, as in the original");
+}

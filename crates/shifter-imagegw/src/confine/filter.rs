@@ -156,9 +156,14 @@ pub(super) fn install(beyond: Beyond) -> Result<(), String> {
     let Ok(processor) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(()) };
     let said = |error: &dyn std::fmt::Display| format!("confining this process by seccomp failed: {error}");
     let program = program(beyond, processor).map_err(|error| said(&error))?;
-    match seccompiler::apply_filter(&program) {
+    apply(&program)
+}
+
+/// Installs a filter, where the kernel has seccomp.
+pub(super) fn apply(program: &BpfProgram) -> Result<(), String> {
+    match seccompiler::apply_filter(program) {
         Err(Error::Seccomp(error)) if is_missing(&error) => Ok(()),
-        result => result.map_err(|error| said(&error)),
+        result => result.map_err(|error| format!("confining this process by seccomp failed: {error}")),
     }
 }
 

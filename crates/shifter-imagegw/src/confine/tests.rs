@@ -144,6 +144,35 @@ fn programs_run_where_they_are_needed_and_are_as_confined() {
 }
 
 #[test]
+fn a_sites_program_cannot_change_the_machine_and_does_its_work_all_the_same() {
+    let run = |program: &str, words: &[&str]| {
+        let output = Command::new(program).args(words).stderr(Stdio::null()).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let script = "d=$(mktemp -d) && cd $d && mkdir a && echo x > a/f && chmod 600 a/f && cp -a a b \
+        && tar cf - a | gzip | gunzip | (mkdir c && cd c && tar xf -) && find . -type f | xargs sha256sum | wc -l \
+        && (sleep 9 & kill $!) && nice id -u > /dev/null && cd / && rm -rf $d";
+    let dangers: [&[&str]; 5] = [
+        &["unshare", "--user", "true"],
+        &["unshare", "--mount", "true"],
+        &["unshare", "--fork", "--pid", "true"],
+        &["nsenter", "--mount=/proc/self/ns/mnt", "true"],
+        &["chroot", "/", "/bin/true"],
+    ];
+    let try_all = move || {
+        let tried = dangers.map(|words| run(words[0], &words[1..]).0);
+        (run("/bin/bash", &["-ec", script]), tried)
+    };
+    assert!(try_all().1.contains(&true), "none of it is possible here anyway");
+    let refused = std::thread::spawn(move || {
+        rustix::thread::set_no_new_privs(true).unwrap();
+        refuse_dangers().unwrap();
+        try_all()
+    });
+    assert_eq!(refused.join().unwrap(), ((true, "3\n".to_owned()), [false; 5]));
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     let reach = Reach { read: vec!["/nonexistent/layer".into()], ..Reach::default() };
     let error = std::thread::spawn(move || fence(&reach)).join().unwrap().unwrap_err();
@@ -158,4 +187,38 @@ fn what_does_not_hold_is_said() {
     let none =
         Holds { files: false, modes: false, network: false, programs: false, memory: false, signals: false };
     assert_eq!(none.gaps().len(), 6);
+}
+
+#[test]
+fn only_who_is_handed_files_receives_any_and_then_without_a_name() {
+    use rustix::net::*;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("layer");
+    std::fs::write(&path, "layer").unwrap();
+    for files in [true, false] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let layer = File::open(&path).unwrap();
+        let handed = [std::os::fd::AsFd::as_fd(&layer)];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut message = SendAncillaryBuffer::new(&mut space);
+        assert!(message.push(SendAncillaryMessage::ScmRights(&handed)));
+        sendmsg(&ours, &[std::io::IoSlice::new(b"x")], &mut message, SendFlags::empty()).unwrap();
+        let name = path.clone();
+        let text = confined(Reach { files, ..Reach::default() }, move || {
+            assert!(File::open(&name).is_err());
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut message = RecvAncillaryBuffer::new(&mut space);
+            let mut byte = [0];
+            let mut bytes = [std::io::IoSliceMut::new(&mut byte)];
+            recvmsg(&theirs, &mut bytes, &mut message, RecvFlags::CMSG_CLOEXEC)?;
+            let received = message.drain().next();
+            let Some(RecvAncillaryMessage::ScmRights(mut files)) = received else { panic!("no file") };
+            std::io::read_to_string(File::from(files.next().unwrap()))
+        });
+        match files {
+            true => assert_eq!(text.unwrap(), "layer"),
+            false => assert_eq!(text.unwrap_err().raw_os_error(), Some(libc::ENOSYS)),
+        }
+    }
 }

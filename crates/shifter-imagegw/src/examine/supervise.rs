@@ -2,7 +2,7 @@
 //! over, too slow, or wanted by nobody any more.
 //!
 //! The examiner is the site's own program, so it keeps the network; of files it reaches what `Reach` says, where the
-//! kernel has Landlock. This process stays outside of that fence, and adopts whatever the examiner orphans.
+//! kernel has Landlock, and of system calls it lacks those that are dangerous. This process stays outside of that fence, and adopts whatever the examiner orphans.
 
 use std::io;
 use std::path::PathBuf;
@@ -84,6 +84,7 @@ fn start_fenced(job: &ExamineJob) -> Result<Child, String> {
     let started = std::thread::scope(|scope| {
         let inside = || {
             confine::fence(&job.reach)?;
+            confine::refuse_dangers()?;
             start(job).map_err(|error| format!("{}: {error}", job.program.display()))
         };
         scope.spawn(inside).join()

@@ -14,7 +14,7 @@ use shifter_registry::{Blob, BlobCache, Client, Compression, ImageConfig, Regist
 use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit, SetOnce};
 
 use super::reuse::Offer;
-use super::{DOWNLOADS, Progress, PullError, Puller, blocking};
+use super::{DOWNLOADS, PullError, Puller, blocking};
 use crate::acl;
 use crate::catalog::patiently;
 use crate::config::Platform;
@@ -22,6 +22,7 @@ use crate::confine::Reach;
 use crate::convert::{self, ConvertError, ConvertJob, ConvertLayer, Format, Supply};
 use crate::erofs;
 use crate::model::{Image, Job, JobStatus, RunConfig};
+use crate::progress::Progress;
 use crate::publish::{self, NewImage, Scratch};
 use crate::target::Target;
 
@@ -103,7 +104,7 @@ impl<'a> Making<'a> {
     /// Downloads, converts and publishes; returns the image with its lock, not yet in the catalog.
     pub(super) async fn make(&self, digest: &Digest) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
         let puller = self.puller;
-        self.progress.set("Waiting for a free worker".to_owned());
+        self.progress.set("Waiting for a free worker");
         let _turn = self.turns.acquire().await.map_err(|_| PullError::Stopping)?;
         let resolved = self.resolve(digest).await?;
         // Old gateways name images by the top-level digest. An index means another image on each
@@ -242,7 +243,7 @@ impl<'a> Making<'a> {
     ) -> Result<(), PullError> {
         self.fetch(resolved, offers, blobs).await?;
         if stage.begun.get().is_none() {
-            self.progress.set("Waiting for a free worker".to_owned());
+            self.progress.set("Waiting for a free worker");
             stage.begun.wait().await;
         }
         self.puller.move_on(self.job, JobStatus::Conversion, "Converting image", self.progress).await?;
@@ -310,12 +311,27 @@ impl<'a> Making<'a> {
             // They begin with the newest.
             let layer = of.checked_sub(begun).and_then(|number| layers.get(number));
             let is_kept = layer.is_some_and(|layer| layer.kept.is_some());
-            self.progress.set(converting_line(is_kept, begun, of, read, total));
+            let line = converting_line(is_kept, begun, of, read, total);
+            self.progress.set_bytes("Converting image", line, read.min(total), total);
         };
         puller.converter.run(&job, &mut supply, &progress).await?;
         Ok(Converted { _turn: supply.into_turn(), part, scratch, records })
     }
 
+<<<<<<< HEAD
+=======
+    /// Has the site's examiner look at the image, where there is one.
+    async fn examine(&self, image: &Path, id: &str) -> Result<(), PullError> {
+        let puller = self.puller;
+        let Some(examiner) = &puller.config.examiner else { return Ok(()) };
+        let begin = "Unpacking image for examination";
+        puller.move_on(self.job, JobStatus::Examination, begin, self.progress).await?;
+        let unpacked = || self.progress.set("Examining image");
+        let expand = &puller.config.expand_directory;
+        Ok(examiner.examine(&puller.converter, image, id, expand, &unpacked).await?)
+    }
+
+>>>>>>> int
     /// Fetches the layers of which nothing is remembered.
     async fn fetch(
         &self,
@@ -371,7 +387,10 @@ impl<'a> Making<'a> {
         let show = || {
             let layers = layers.iter().zip(&received);
             let layers = layers.map(|(layer, bytes)| (bytes.load(Ordering::Relaxed), layer.size));
-            self.progress.set(pulling_line(kept, layers));
+            let (done, total) = layers.clone().fold((0, 0), |(done, total), (received, size): (u64, u64)| {
+                (done + received.min(size), total + size)
+            });
+            self.progress.set_bytes("Pulling layers", pulling_line(kept, layers), done, total);
         };
         show();
         let fetches = layers.iter().zip(places).zip(&received).map(|((layer, place), bytes)| {

@@ -90,7 +90,7 @@ async fn what_goes_wrong_has_a_code_and_a_sentence_in_json() {
     let bad_ids = r#"{"allowed_uids":"root"}"#;
     for (method, target, who, body, expected, sentence) in [
         ("GET", "/nothing", ALICE, "", 404, "there is no such route"),
-        ("GET", "/api/expire/sysa/docker/x/", ALICE, "", 404, "there is no such route"),
+        ("GET", "/api/nosuch/sysa/docker/x/", ALICE, "", 404, "there is no such route"),
         ("GET", "/api/list/nosuch/", ALICE, "", 404, "system \\\"nosuch\\\" is not configured"),
         ("GET", "/api/list/sysa/", "", "", 401, "carries no credential"),
         ("GET", "/api/list/sysa/", "bad:alice:users", "", 401, "was refused"),
@@ -100,7 +100,7 @@ async fn what_goes_wrong_has_a_code_and_a_sentence_in_json() {
         ("GET", "/api/lookup/sysa/bogus/x/", ALICE, "", 404, "image not found"),
         ("GET", "/api/lookup/sysa/bogus/", ALICE, "", 404, "there is no such route"),
         ("POST", "/api/list/sysa/", ALICE, "", 405, "answers to GET only"),
-        ("GET", "/api/pull/sysa/docker/x/", ALICE, "", 405, "answers to POST only"),
+        ("GET", "/api/pull/sysa/docker/x/", ALICE, "", 405, "answers to POST and DELETE only"),
         ("OPTIONS", "/api/list/sysa/", ALICE, "", 405, "answers to GET only"),
         ("GET", "/api/list/%zz", ALICE, "", 400, "percent-encoded"),
         ("GET", "/api/lookup/sysa/docker/a%00b/", ALICE, "", 400, "percent-encoded"),

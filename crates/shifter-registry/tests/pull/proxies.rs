@@ -76,10 +76,20 @@ fn among_names(dir: &Path) -> Command {
 }
 
 fn squid() -> Daemon {
+    squid_at("http_port", "")
+}
+
+/// One that is itself spoken to by TLS, with the certificate that lies beside an authority's.
+fn squid_behind_tls(authority: &Path) -> Daemon {
+    let place = |name: &str| authority.with_file_name(name).display().to_string();
+    squid_at("https_port", &format!(" tls-cert={} tls-key={}", place("server.pem"), place("server.key")))
+}
+
+fn squid_at(port_key: &str, options: &str) -> Daemon {
     Daemon::start(&["squid", "-N", "-f"], true, |dir, port| {
         let dir = dir.display();
         format!(
-            "http_port 127.0.0.1:{port}\nhttp_access allow all\ncache deny all\npid_filename none\n\
+            "{port_key} 127.0.0.1:{port}{options}\nhttp_access allow all\ncache deny all\npid_filename none\n\
              access_log stdio:{dir}/log\ncache_log {dir}/squid.log\ncoredump_dir {dir}\nnetdb_filename none\n"
         )
     })
@@ -198,6 +208,25 @@ async fn pulls_go_through_the_http_proxy_of_the_environment() {
             assert_eq!(told, pulled);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulls_go_through_a_proxy_that_is_itself_spoken_to_by_tls() {
+    let (registry_by_tls, pull, pulled) = registry(true).await;
+    let authority = registry_by_tls.ca();
+    let proxy = squid_behind_tls(&authority);
+    let address = format!("https://localhost:{}", proxy.port);
+    // The location's own authorities count for its proxy, too.
+    for name in ["https_proxy", "HTTPS_PROXY", "all_proxy"] {
+        assert_eq!(pull.with(&[(name, address.clone())]), pulled, "{name} {}", proxy.log());
+    }
+    assert!(proxy.log().contains(&format!("CONNECT {NAME}:")), "{}", proxy.log());
+    let (_registry, pull, pulled) = registry(false).await;
+    let told = pull.with(&[("http_proxy", address.clone())]);
+    assert!(told.starts_with("failed ") && told.contains("no secure connection"), "{told}");
+    let system = ("SSL_CERT_FILE", authority.display().to_string());
+    assert_eq!(pull.with(&[("http_proxy", address), system]), pulled, "{}", proxy.log());
+    assert!(proxy.log().contains(&format!("GET http://{NAME}:")), "{}", proxy.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -220,12 +220,13 @@ fn a_gateway_that_holds_requests_is_asked_with_what_was_seen() {
     let mut out = Vec::new();
     let mut progress = Progress::new(&mut out, Style::EveryAnswer, "Pulling Image: docker:x".to_owned());
     progress.now = || "T".to_owned();
-    follow(&Pace::waiting(None), &ask, &mut progress).unwrap();
+    follow(&Pace::waiting(Style::Silent, None), &ask, &mut progress).unwrap();
     assert_eq!(*asked.borrow(), ["", "1", "2", "3"]);
     let text = String::from_utf8(out).unwrap();
     assert!(text.contains("PULLING (Pulling layers: 1.0 of 4.0 MiB, 25 %)\n"), "{text}");
     assert!(text.contains("PULLING (Pulling layers: 5.0 MiB)\n"), "{text}");
-    assert_eq!(Pace::waiting(Some(Duration::from_secs(8))).wait("x"), Some((4, "x")));
+    assert_eq!(Pace::waiting(Style::Silent, Some(Duration::from_secs(8))).wait("x"), Some((4, "x")));
+    assert_eq!(Pace::waiting(Style::OneLine { columns: 0 }, None).wait("x"), Some((1, "x")));
     assert_eq!(Pace::ONCE.wait("x"), None);
 }
 
@@ -240,7 +241,7 @@ fn a_gateway_that_answers_the_same_at_once_is_not_asked_without_pause() {
     };
     let mut out = Vec::new();
     let mut progress = Progress::new(&mut out, Style::Silent, String::new());
-    let pace = Pace { interval: Some(Duration::from_millis(150)), ..Pace::waiting(None) };
+    let pace = Pace { interval: Some(Duration::from_millis(150)), ..Pace::waiting(Style::Silent, None) };
     follow(&pace, &ask, &mut progress).unwrap();
     assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
 }

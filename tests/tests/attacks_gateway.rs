@@ -1,0 +1,114 @@
+//! What an attacker tries on the gateway itself, with real munge: credentials that are not theirs, or not for this
+//! request, and passwords that might have been left somewhere. Numbers are those of docs/known-cves.md.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::path::Path;
+
+use common::site::{Site, local};
+use shifter_tests::fixture::{Response, busybox_image, request};
+use shifter_tests::harness::RegistryOptions;
+
+const LOOKUP: &str = "/api/lookup/testsystem/docker/x%3A1/";
+
+fn send(site: &Site, credential: &str) -> Response {
+    let headers = [("authentication", credential.trim())];
+    request(&site.gateway.authority, "GET", LOOKUP, &headers, b"").unwrap()
+}
+
+/// A credential of alice's from munge(1) with these further options.
+fn mint(site: &Site, options: &[&str]) -> String {
+    let socket = site.munged.socket.display().to_string();
+    let words = [&["munge", "-S", &socket], options].concat();
+    site.sandbox.user("alice").unwrap().run(&words).unwrap().success().unwrap()
+}
+
+/// ST41.
+#[test]
+fn credentials_replayed_expired_forged_or_meant_for_another_request_are_refused() {
+    let mut site = Site::new(|_| Vec::new());
+    let good = mint(&site, &["-n"]);
+    assert_eq!(send(&site, &good).status, 404, "it is believed, and there is no such image");
+    let refused = |credential: &str, why: &str| {
+        let answer = send(&site, credential);
+        assert_eq!(answer.status, 401, "{why}: {}", answer.text());
+        assert!(answer.text().contains("was refused"), "{why}: {}", answer.text());
+    };
+    refused(&good, "replayed");
+    let expired = mint(&site, &["-n", "-t", "1"]);
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    refused(&expired, "expired");
+    let mut forged = mint(&site, &["-n"]).into_bytes();
+    let middle = forged.len() / 2;
+    forged[middle] = if forged[middle] == b'A' { b'B' } else { b'A' };
+    refused(&String::from_utf8(forged).unwrap(), "changed");
+    refused("MUNGE:AwQFAAC:", "made up");
+    refused("good:root:root::0:0", "as tests of the original send it");
+    refused(&mint(&site, &["-n", "-u", "bob"]), "for somebody else to read");
+    let bound = format!(r#"{{"request":"{}"}}"#, "0".repeat(64));
+    refused(&mint(&site, &["-s", &bound]), "for another request");
+    refused(&mint(&site, &["-s", r#"{"authorized_locations":[1]}"#]), "with a payload that is none");
+    // Another cluster's munged, with another key.
+    let other = site.sandbox.munged("other").unwrap();
+    let socket = other.socket.display().to_string();
+    let foreign = site.sandbox.user("alice").unwrap().run(&["munge", "-n", "-S", &socket]).unwrap();
+    let answer = send(&site, &foreign.success().unwrap());
+    assert_eq!(answer.status, 401, "of another system: {}", answer.text());
+    site.finish();
+}
+
+/// Whether a file below a directory holds the text; every file is looked at.
+fn holds(directory: &Path, text: &str, looked: &mut usize) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(holds(&entry.path(), text, looked));
+        } else if kind.is_file() {
+            *looked += 1;
+            let bytes = std::fs::read(entry.path()).unwrap();
+            if bytes.windows(text.len()).any(|part| part == text.as_bytes()) {
+                found.push(entry.path().display().to_string());
+            }
+        }
+    }
+    found
+}
+
+/// ST51.
+#[test]
+fn a_registry_password_is_in_no_log_no_database_and_no_core_file() {
+    const PASSWORD: &str = "correct-horse:battery";
+    let built = busybox_image().unwrap();
+    let mut site = Site::new(|sandbox| {
+        let login = Some(("ada", PASSWORD));
+        let registry = sandbox.registry(RegistryOptions { login, ..RegistryOptions::default() }).unwrap();
+        sandbox.push(&registry, &built, "x", "1").unwrap();
+        vec![local(&registry.url)]
+    });
+    site.store_password("alice", "local", &format!("ada:{PASSWORD}"));
+    site.store_password("bob", "local", &format!("ada:{PASSWORD}-wrong"));
+    site.pull("alice", "local/x:1").success().unwrap();
+    site.pull("bob", "local/x:1").failure(1).unwrap();
+    let payload = format!(r#"{{"authorized_locations":{{"local":"ada:{PASSWORD}"}}}}"#);
+    let login = |body: &[u8]| {
+        let credential = mint(&site, &["-s", &payload]);
+        let headers = [("authentication", credential.trim())];
+        request(&site.gateway.authority, "POST", "/api/login/testsystem", &headers, body).unwrap()
+    };
+    assert_eq!(login(br#"{"location":"local"}"#).text(), r#"{"status":true}"#);
+    let elsewhere = login(br#"{"location":"elsewhere.example.org"}"#);
+    assert!(elsewhere.text().contains("false") && !elsewhere.text().contains(PASSWORD));
+    let log = site.sandbox.log(site.gateway.daemon);
+    assert!(log.contains("lookup") || log.contains("pull"), "{log}");
+    assert!(!log.contains(PASSWORD), "{log}");
+    // Dead without a word of warning, as by a bug: nothing is dumped, and nothing was written before.
+    let mut looked = 0;
+    assert_eq!(holds(&site.gateway.state, PASSWORD, &mut looked), [""; 0]);
+    assert!(looked > 3, "{looked}");
+    site.sandbox.kill(site.gateway.daemon).unwrap();
+    assert_eq!(holds(&site.gateway.state, PASSWORD, &mut looked), [""; 0]);
+    site.finish();
+}

@@ -11,7 +11,7 @@ use shifter_registry::{Compression, LocalImage, open_layout};
 use tokio::sync::OwnedMutexGuard;
 
 use super::make::written;
-use super::{Earned, Progress, PullError, Puller, blocking};
+use super::{Earned, PullError, Puller, blocking};
 use crate::catalog::patiently;
 use crate::config::Platform;
 use crate::confine::Reach;
@@ -19,6 +19,7 @@ use crate::convert::{ConvertJob, ConvertLayer, Converters, Format};
 use crate::import::source::Form;
 use crate::import::{self, Copied, RewriteJob};
 use crate::model::{Image, Job, JobStatus, RunConfig, now};
+use crate::progress::Progress;
 use crate::publish::{self, NewImage, PublishError, Scratch};
 use crate::unpack::Unpacked;
 
@@ -77,7 +78,7 @@ impl Puller {
         if is_public {
             self.held(patiently(|| self.catalog.set_public(job.lease())).await?)?;
         }
-        progress.set("Waiting for a free worker".to_owned());
+        progress.set("Waiting for a free worker");
         let _turn = self.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         self.move_on(job, JobStatus::Pulling, "Copying the file", progress).await?;
         let expand = self.config.expand_directory.clone();
@@ -89,7 +90,7 @@ impl Puller {
         let asked = now();
         image.last_pull = asked;
         image.expiration = asked + self.config.image_expiration.as_secs_f64();
-        progress.set("Transferring metadata".to_owned());
+        progress.set("Transferring metadata");
         self.grant(job, platform, &image, &Earned { digest, asked, public: is_public }).await
     }
 }

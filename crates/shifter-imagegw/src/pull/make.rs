@@ -78,7 +78,7 @@ impl Puller {
     ) -> Result<(), PullError> {
         let Some(examiner) = &self.config.examiner else { return Ok(()) };
         self.move_on(job, JobStatus::Examination, "Unpacking image for examination", progress).await?;
-        let unpacked = || progress.set("Examining image".to_owned());
+        let unpacked = || progress.set("Examining image");
         Ok(examiner.examine(&self.converter, image, id, &self.config.expand_directory, &unpacked).await?)
     }
 
@@ -318,20 +318,6 @@ impl<'a> Making<'a> {
         Ok(Converted { _turn: supply.into_turn(), part, scratch, records })
     }
 
-<<<<<<< HEAD
-=======
-    /// Has the site's examiner look at the image, where there is one.
-    async fn examine(&self, image: &Path, id: &str) -> Result<(), PullError> {
-        let puller = self.puller;
-        let Some(examiner) = &puller.config.examiner else { return Ok(()) };
-        let begin = "Unpacking image for examination";
-        puller.move_on(self.job, JobStatus::Examination, begin, self.progress).await?;
-        let unpacked = || self.progress.set("Examining image");
-        let expand = &puller.config.expand_directory;
-        Ok(examiner.examine(&puller.converter, image, id, expand, &unpacked).await?)
-    }
-
->>>>>>> int
     /// Fetches the layers of which nothing is remembered.
     async fn fetch(
         &self,

@@ -6,6 +6,7 @@
 //! job or with an image they may use, so nobody sees another one's failure, access list or private name.
 
 mod following;
+mod importing;
 mod inspect;
 pub(crate) mod manage;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use shifter_api::wire::{self, ImageList, PullRequest, Queue, QueueEntry};
 use shifter_core::image_type::ImageType;
+use tokio::sync::Semaphore;
 
 pub(crate) use self::manage::Managing;
 use crate::acl::{self, Groups, Member};
@@ -37,6 +39,7 @@ pub(crate) struct Api {
     pub(crate) logins: Logins,
     pub(crate) elsewhere: Arc<Elsewhere>,
     pub(crate) managing: Managing,
+    uploads: Semaphore,
 }
 
 /// What a tag means for a caller.
@@ -83,7 +86,8 @@ impl Api {
         let (groups, logins) = (Groups::default(), Logins::default());
         let elsewhere = Elsewhere::new(catalog.clone());
         let managing = Managing::new(&config, &catalog, &jobs);
-        Api { config, catalog, jobs, groups, logins, elsewhere, managing }
+        let uploads = Semaphore::new(importing::UPLOADS);
+        Api { config, catalog, jobs, groups, logins, elsewhere, managing, uploads }
     }
 
     /// `GET list`: what the caller may use, one record per image and type. Who is nobody sees what is public.

@@ -7,6 +7,7 @@
 
 mod doors;
 mod images;
+mod import;
 mod keys;
 mod openings;
 mod registries;
@@ -21,6 +22,7 @@ use serde_json::Value;
 use shifter_registry::Registries;
 
 pub(crate) use self::doors::{Doors, Endpoint, TlsFiles};
+pub(crate) use self::import::{Import, Importers};
 pub(crate) use self::openings::Environment;
 use self::section::{Notes, Section};
 use crate::catalog::{Place, PlaceError};
@@ -57,6 +59,8 @@ pub(crate) struct Config {
     pub(crate) audit_log: Option<PathBuf>,
     /// What the environment says; the default until somebody reads it.
     pub(crate) environment: Environment,
+    /// Who may import files, and from where.
+    pub(crate) import: Import,
     /// Looks at images before they are published.
     pub(crate) examiner: Option<Examiner>,
     /// How long a child that converts or unpacks may take.
@@ -231,6 +235,7 @@ fn read(top: &mut Section<'_>) -> Config {
         examiner: read_examiner(top),
         auto_expire: top.bool("AutoExpire").unwrap_or_default(),
         metrics: top.bool("Metrics").unwrap_or_default(),
+        import: Import::read(top),
         conversion_time: conversion_time.map_or(convert::TIME, Duration::from_secs),
         unsupported,
         doors: doors::read(top, &database),
@@ -257,9 +262,8 @@ fn read(top: &mut Section<'_>) -> Config {
     }
 }
 
-/// Keys whose meaning belongs to verbs this version does not have: only their types are checked.
+/// Keys of the original that mean nothing here: only their types are checked.
 fn check_unused(top: &mut Section<'_>) {
-    top.names("ImportUsers");
     for key in ["DefaultLustreReplication", "DefaultOstCount"] {
         top.integer(key, 0, u64::from(u32::MAX));
     }

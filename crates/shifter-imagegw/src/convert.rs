@@ -98,6 +98,12 @@ pub(crate) struct Converters {
 }
 
 impl Converters {
+    /// For images that only this gateway reads, once, as what EROFS images are made of: compressing them is not worth
+    /// the time.
+    pub(crate) fn for_nobody() -> Converters {
+        Converters { format: Format::Erofs, ..Converters::default() }
+    }
+
     pub(crate) fn policy(&self) -> Result<Policy, String> {
         Policy::keeping(&self.keep).map_err(|name| format!("LayerPolicy: \"{name}\" is not known"))
     }
@@ -327,6 +333,20 @@ fn convert(job: &ConvertJob) -> Result<shifter_layers::Summary, Failure> {
             made.map_err(|error| Failure::Told(sentence(&error)))
         }
     }
+}
+
+/// How our own writer writes images of a site; as it does by itself where the site prefers other programs.
+pub(crate) fn encoder(converters: &Converters) -> Result<Encoder, String> {
+    Ok(match way(converters)? {
+        Way::Own(encoder) => encoder,
+        Way::Tool(_) => Encoder::default(),
+    })
+}
+
+/// A child's report of the bytes that it has read.
+pub(crate) fn tell_bytes(bytes: u64) {
+    // The last answer is the one that counts.
+    let _nobody_listens = tell(&Answer::Progress(0, bytes));
 }
 
 /// Under what the layers of images made as the site says are remembered; nothing where only whole images are made.

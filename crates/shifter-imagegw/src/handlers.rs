@@ -98,6 +98,24 @@ pub(crate) async fn login(ask: &Ask<'_>) -> Answer {
     Ok(response)
 }
 
+pub(crate) async fn import(ask: &Ask<'_>) -> Answer {
+    let (caller, api) = (ask.caller()?, &ask.service.api);
+    let names = (ask.names.system, ask.names.itype, ask.names.tag);
+    let wait = Wait::parse(&ask.query).map_err(|error| Problem::unprocessable(error.to_string()))?;
+    let once = || api.import(names, ask.platform, &ask.body, caller);
+    let pulled = match wait {
+        None => once().await?,
+        Some(wait) => api.wait(&wait, once).await?,
+    };
+    Ok(told(&pulled))
+}
+
+pub(crate) async fn upload(ask: &Ask<'_>) -> Answer {
+    let names = (ask.names.system, ask.names.itype, ask.names.tag);
+    let (caller, body) = (ask.caller()?, ask.take_stream());
+    Ok(told(&ask.service.api.upload(names, ask.platform, &ask.query, body, caller).await?))
+}
+
 pub(crate) async fn manage(ask: &Ask<'_>, verb: Verb) -> Answer {
     let names = &ask.names;
     let name = (!names.itype.is_empty()).then_some((names.itype, names.tag));

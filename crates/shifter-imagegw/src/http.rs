@@ -2,7 +2,7 @@
 //! clients need answers of an exact form: `Content-Type: application/json` with nothing behind it, a
 //! `Content-Length`, never chunks. Every answer that is not 200 is a JSON document with a sentence.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 #[cfg(test)]
@@ -21,7 +21,7 @@ use crate::config::Platform;
 use crate::convert::sentence;
 use crate::prometheus::METRICS;
 use crate::route::{self, Names, Query, RouteError};
-use crate::routes::{Run, Who};
+use crate::routes::{FILE, Run, Who};
 
 /// Longest request body, bytes.
 pub(crate) const LONGEST_BODY: usize = 64 << 10;
@@ -57,11 +57,19 @@ pub(crate) struct Ask<'a> {
     pub(crate) names: Names<'a>,
     pub(crate) query: Query,
     pub(crate) body: Bytes,
+    /// On routes that take a file: the body, unread, to be taken once.
+    pub(crate) stream: Mutex<Option<Body>>,
     /// None only where the route lets in who proves nothing.
     pub(crate) caller: Option<Caller>,
 }
 
 impl Ask<'_> {
+    /// The body of a route that takes a file.
+    pub(crate) fn take_stream(&self) -> Body {
+        let taken = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        taken.unwrap_or_else(Body::empty)
+    }
+
     /// The caller, on routes that demand one.
     pub(crate) fn caller(&self) -> Result<&Caller, Problem> {
         self.caller.as_ref().ok_or_else(|| AuthError::Missing.into())
@@ -193,7 +201,10 @@ async fn respond(
     known.action = route.action;
     known.who = Some(route.who);
     known.names = [names.system, names.itype, names.tag].map(str::to_owned);
-    let body = read(parts, body).await?;
+    let (body, stream) = match route.body {
+        Some(FILE) => (Bytes::new(), Some(body)),
+        _ => (read(parts, body).await?, None),
+    };
     let run = match route.run {
         Run::Open(run) => return run(service).await,
         Run::System(run) => run,
@@ -212,7 +223,7 @@ async fn respond(
     };
     known.uid = caller.as_ref().map(|caller| caller.uid);
     known.gid = caller.as_ref().map(|caller| caller.gid);
-    run(&Ask { service, platform, names, query, body, caller }).await
+    run(&Ask { service, platform, names, query, body, stream: Mutex::new(stream), caller }).await
 }
 
 /// The body, whatever its declared type: old clients' types vary.

@@ -33,6 +33,7 @@ use crate::convert::sentence;
 use crate::model::{Job, JobStatus, now};
 use crate::progress::{Phase, Progress, Standing};
 use crate::prometheus::METRICS;
+use crate::pull::import::Source;
 use crate::pull::{PullError, Puller};
 use crate::seal::SealKey;
 
@@ -67,6 +68,8 @@ pub(crate) struct Jobs {
     running: Mutex<HashMap<i64, Running>>,
     /// Credentials of unfinished jobs that callers brought here.
     brought: Mutex<HashMap<i64, Brought>>,
+    /// Files of unfinished imports, likewise.
+    files: Mutex<HashMap<i64, Source>>,
     polls: Mutex<Polls>,
     /// Held during a look, so that there is one at a time.
     order: tokio::sync::Mutex<Order>,
@@ -97,7 +100,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Jobs {
     /// `seal` is the key that workers apart have, too.
     pub(crate) fn new(catalog: Arc<dyn Catalog>, puller: Arc<Puller>, seal: Option<SealKey>) -> Arc<Jobs> {
-        let (running, brought, polls) = Default::default();
+        let (running, brought, files, polls) = Default::default();
         let (order, sight, news, is_stopping) = Default::default();
         let holder = holder();
         Arc::new(Jobs {
@@ -107,6 +110,7 @@ impl Jobs {
             seal,
             running,
             brought,
+            files,
             polls,
             order,
             sight,
@@ -177,6 +181,9 @@ impl Jobs {
         locked(&self.sight).saw(Instant::now());
         locked(&self.brought)
             .retain(|number, brought| brought.at >= begun || jobs.iter().any(|job| job.number == *number));
+        // Entered after this look began, they are not among what was read.
+        let unfinished = |number: &i64| jobs.iter().any(|job| job.number == *number);
+        locked(&self.files).retain(|number, source| source.since >= begun || unfinished(number));
         jobs.retain(|job| self.puller.config().platforms.contains_key(&job.key.system));
         let mut at_work: HashMap<u32, usize> = HashMap::new();
         for job in jobs.iter().filter(|job| job.is_held()) {
@@ -191,7 +198,9 @@ impl Jobs {
         let mut able = Vec::new();
         for job in jobs {
             let credentials = self.credentials(&job);
-            let is_able = !job.with_credentials || credentials.is_some();
+            let is_able = !job.with_credentials
+                || credentials.is_some()
+                || locked(&self.files).contains_key(&job.number);
             match next_step(&job, is_able, now()) {
                 Step::Start => able.push(job),
                 other => self.see_to(&job, &other).await?,
@@ -232,7 +241,8 @@ impl Jobs {
                 }
             }
             Step::End => {
-                let why = "the gateway was restarted and does not store registry credentials; pull again";
+                let why = "the gateway was restarted, and what came with the request, a password or a file, was in its \
+                           memory only; ask again";
                 self.catalog.abandon(job, why).await?;
             }
             Step::Start | Step::Wait => {}
@@ -275,7 +285,14 @@ impl Jobs {
             self.puller.tidy(system).await;
         }
         // A panic ends this job and nothing else.
-        let work = AssertUnwindSafe(self.puller.pull(&job, credentials, progress)).catch_unwind();
+        let file = locked(&self.files).remove(&number);
+        let work = async {
+            match file {
+                Some(source) => self.puller.import(&job, source, progress).await,
+                None => self.puller.pull(&job, credentials, progress).await,
+            }
+        };
+        let work = AssertUnwindSafe(work).catch_unwind();
         let result = tokio::select! {
             result = work => result,
             () = self.lose(lease, progress) => Ok(Err(PullError::Lost)),

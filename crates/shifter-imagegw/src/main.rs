@@ -23,6 +23,7 @@ mod front;
 mod handlers;
 mod health;
 mod http;
+mod import;
 mod jobs;
 mod keeper;
 mod listen;
@@ -98,6 +99,9 @@ enum Command {
     /// The process that runs mkfs.erofs; started by serve.
     #[command(hide = true)]
     Erofs,
+    /// The process that reads a user's image and writes it anew; started by serve.
+    #[command(hide = true)]
+    Rewrite,
     /// The process that unpacks an image for another program; started by serve.
     #[command(hide = true)]
     Unpack,
@@ -192,6 +196,7 @@ fn main() -> ExitCode {
         Command::Migrate(arguments) => migrate(&arguments),
         Command::Convert => return ExitCode::from(convert::child()),
         Command::Unpack => return ExitCode::from(unpack::child()),
+        Command::Rewrite => return ExitCode::from(import::child()),
         Command::Erofs => return ExitCode::from(erofs::child()),
         Command::Examine => return ExitCode::from(examine::child()),
         Command::Probe => convert::probe(),

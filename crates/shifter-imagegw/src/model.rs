@@ -104,6 +104,9 @@ pub(crate) struct RunConfig {
     pub(crate) stop_signal: String,
     #[serde(default)]
     pub(crate) architecture: String,
+    /// Of an imported image: the digest of the whole file that it was made of, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
 }
 
 /// A published image.

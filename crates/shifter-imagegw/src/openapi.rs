@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use serde_json::{Map, Value, json};
 
 use crate::http::LONGEST_BODY;
-use crate::routes::{self, Kind, Route, Who};
+use crate::routes::{self, FILE, Kind, Route, Who};
 
 /// Status codes that routes of a system may answer with beside 200, whichever they are.
 const ALWAYS: [u16; 8] = [400, 404, 405, 408, 413, 414, 500, 503];
@@ -88,8 +88,14 @@ fn operation(route: &Route) -> Value {
         "responses": responses, "security": security
     });
     if let (Some(body), Value::Object(operation)) = (route.body, &mut operation) {
-        let content = json!({ "application/json": { "schema": reference(body) } });
-        let text = format!("Whatever its type says, it is read as JSON; at most {LONGEST_BODY} bytes.");
+        let (kind, text) = match body {
+            FILE => ("application/octet-stream", "The file.".to_owned()),
+            _ => (
+                "application/json",
+                format!("Whatever its type says, it is read as JSON; at most {LONGEST_BODY} bytes."),
+            ),
+        };
+        let content = json!({ kind: { "schema": reference(body) } });
         let body = json!({ "description": text, "content": content });
         operation.insert("requestBody".to_owned(), body);
     }
@@ -227,7 +233,14 @@ fn schemas() -> Map<String, Value> {
         ),
         (
             "PullRequest",
-            json!({ "type": "object", "properties": { "allowed_uids": ids, "allowed_gids": ids } }),
+            json!({ "type": "object", "properties": { "allowed_uids": ids.clone(), "allowed_gids": ids.clone() } }),
+        ),
+        ("File", json!({ "type": "string", "format": "binary" })),
+        (
+            "ImportRequest",
+            json!({ "type": "object", "required": ["filepath", "format"], "properties": {
+                "filepath": { "type": "string", "pattern": "^/" }, "format": text(),
+                "allowed_uids": ids.clone(), "allowed_gids": ids.clone(), "verbatim": { "type": "boolean" } } }),
         ),
         ("LoginRequest", object(map([("location", json!({ "type": "string", "maxLength": 256 }))]))),
         (

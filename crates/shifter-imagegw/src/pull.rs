@@ -6,6 +6,7 @@
 //! publishes it while the others with the same digest wait for the outcome.
 
 mod files;
+pub(crate) mod import;
 mod lines;
 mod make;
 mod reuse;
@@ -58,6 +59,10 @@ pub(crate) enum PullError {
     Examine(#[from] ExamineError),
     #[error(transparent)]
     Erofs(#[from] ErofsError),
+    #[error(transparent)]
+    Unpack(#[from] crate::unpack::UnpackError),
+    #[error(transparent)]
+    Import(#[from] import::ImportError),
     #[error(transparent)]
     Publish(#[from] PublishError),
     #[error(transparent)]

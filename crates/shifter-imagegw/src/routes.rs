@@ -63,6 +63,9 @@ pub(crate) enum Kind {
     Flag,
 }
 
+/// The schema of a body that is a file of any size, which handlers read themselves.
+pub(crate) const FILE: &str = "File";
+
 /// What a handler comes to.
 pub(crate) type Answering<'a> = BoxFuture<'a, Result<Response, Problem>>;
 

@@ -175,7 +175,7 @@ impl Api {
         }
     }
 
-    async fn is_admin(&self, platform: &Platform, caller: &Caller) -> bool {
+    pub(super) async fn is_admin(&self, platform: &Platform, caller: &Caller) -> bool {
         match self.member(Some(caller), names_groups(&platform.admins)).await {
             Some(member) => self.managing.accounts.is_named(&platform.admins, &member).await,
             None => false,

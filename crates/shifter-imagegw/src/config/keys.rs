@@ -74,7 +74,8 @@ pub(crate) const TOP: &[Key] = &[
     key("ExaminerTimeLimit", "600", "seconds that the examiner may take; ours"),
     key("ExpandDirectory", "required", "scratch space for conversion"),
     key("ImageExpirationTimeout", "90:00:00:00", "days:hours:minutes:seconds since the last pull or lookup"),
-    key("ImportUsers", "nobody", "all, None, or exact user names that may import files"),
+    key("ImportPaths", "anywhere", "directories below which files to be imported must be; ours"),
+    key("ImportUsers", "nobody", "all, None, or exact user names, uid:N, gid:N that may import files"),
     key(
         "LayerPolicy",
         "[]",
@@ -112,6 +113,7 @@ pub(crate) const TOP: &[Key] = &[
         "-",
         "program run as PROGRAM DIRECTORY ID on the unpacked image before it is published; other status than 0 refuses",
     ),
+    key("allowVerbatimImport", "false", "administrators may have squashfs images published unread; ours"),
 ];
 
 pub(crate) const PLATFORM: &[Key] = &[

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt};
 use shifter_core::digest::Digest;
-use shifter_registry::{Blob, BlobCache, Client, Compression, RegistryError, Resolved};
+use shifter_registry::{Blob, BlobCache, Client, Compression, ImageConfig, RegistryError, Resolved};
 use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit, SetOnce};
 
 use super::lines::{converting_line, pulling_line, transferring_line};
@@ -69,6 +69,39 @@ pub(super) struct Making<'a> {
     pub(super) progress: &'a Progress,
 }
 
+impl Puller {
+    /// Has the site's examiner look at the image, where there is one.
+    pub(super) async fn examine(
+        &self,
+        job: &Job,
+        image: &Path,
+        id: &str,
+        progress: &Progress,
+    ) -> Result<(), PullError> {
+        let Some(examiner) = &self.config.examiner else { return Ok(()) };
+        self.move_on(job, JobStatus::Examination, "Unpacking image for examination", progress).await?;
+        let unpacked = || progress.set("Examining image");
+        Ok(examiner.examine(&self.converter, image, id, &self.config.expand_directory, &unpacked).await?)
+    }
+
+    /// Makes what is published of what our writer wrote, where that is another format.
+    pub(super) async fn make_format(
+        &self,
+        job: &Job,
+        platform: &Platform,
+        (format, written, part): (Format, &Path, &Path),
+        id: &str,
+        progress: &Progress,
+    ) -> Result<(), PullError> {
+        if format == Format::Squashfs {
+            return Ok(());
+        }
+        self.move_on(job, JobStatus::Conversion, "Making EROFS image", progress).await?;
+        let (expand, options) = (&self.config.expand_directory, &platform.converters.erofs);
+        Ok(erofs::make(&self.converter, written, part, (expand, id), options).await?)
+    }
+}
+
 impl<'a> Making<'a> {
     /// Downloads, converts and publishes; returns the image with its lock, not yet in the catalog.
     pub(super) async fn make(&self, digest: &Digest) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
@@ -104,13 +137,9 @@ impl<'a> Making<'a> {
         let made = self.make_image(&resolved, &id, layers, offers, key.is_some()).await?;
         let format = self.platform.converters.format;
         let written = written(format, &made.converted.part, &made.converted.scratch);
-        self.examine(&written, &id).await?;
-        if format == Format::Erofs {
-            puller.move_on(self.job, JobStatus::Conversion, "Making EROFS image", self.progress).await?;
-            let (expand, options) = (&puller.config.expand_directory, &self.platform.converters.erofs);
-            let part = made.converted.part.path();
-            erofs::make(&puller.converter, &written, part, (expand, &id), options).await?;
-        }
+        puller.examine(self.job, &written, &id, self.progress).await?;
+        let part = made.converted.part.path();
+        puller.make_format(self.job, self.platform, (format, &written, part), &id, self.progress).await?;
         puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
         let indexes = puller.indexes.clone();
         let image_path = publish::image_path(&self.platform.image_dir, &id, format.name());
@@ -135,7 +164,7 @@ impl<'a> Making<'a> {
             system,
             id,
             format: format.name().to_owned(),
-            config: run_config(&resolved),
+            config: run_config(&resolved.config, &resolved.platform),
             size: published.size,
             sha256: published.sha256,
             last_pull: 0.0,
@@ -307,17 +336,6 @@ impl<'a> Making<'a> {
         Ok(Converted { _turn: supply.into_turn(), part, scratch, records })
     }
 
-    /// Has the site's examiner look at the image, where there is one.
-    async fn examine(&self, image: &Path, id: &str) -> Result<(), PullError> {
-        let puller = self.puller;
-        let Some(examiner) = &puller.config.examiner else { return Ok(()) };
-        let begin = "Unpacking image for examination";
-        puller.move_on(self.job, JobStatus::Examination, begin, self.progress).await?;
-        let unpacked = || self.progress.set("Examining image");
-        let expand = &puller.config.expand_directory;
-        Ok(examiner.examine(&puller.converter, image, id, expand, &unpacked).await?)
-    }
-
     /// Fetches the layers of which nothing is remembered.
     async fn fetch(
         &self,
@@ -401,7 +419,7 @@ impl<'a> Making<'a> {
 }
 
 /// Where our writer writes: what is published, or what that is made of.
-fn written(format: Format, part: &NewImage, scratch: &Scratch) -> PathBuf {
+pub(super) fn written(format: Format, part: &NewImage, scratch: &Scratch) -> PathBuf {
     match format {
         Format::Squashfs => part.path().to_owned(),
         Format::Erofs => scratch.path().join("squashfs"),
@@ -418,18 +436,22 @@ fn convert_layers(resolved: &Resolved) -> Vec<ConvertLayer> {
             kept: None,
             digest: layer.digest.to_string(),
             diff_id: diff_ids.next().map(Digest::to_string),
-            compression: match layer.compression {
-                Compression::Gzip => "gzip",
-                Compression::Zstd => "zstd",
-                Compression::None => "none",
-            }
-            .to_owned(),
+            compression: compression_name(layer.compression).to_owned(),
         })
         .collect()
 }
 
-fn run_config(resolved: &Resolved) -> RunConfig {
-    let config = &resolved.config;
+/// As the child is told.
+pub(super) fn compression_name(compression: Compression) -> &'static str {
+    match compression {
+        Compression::Gzip => "gzip",
+        Compression::Zstd => "zstd",
+        Compression::None => "none",
+    }
+}
+
+/// What the image says, for the catalog and `.meta`.
+pub(super) fn run_config(config: &ImageConfig, platform: &shifter_registry::Platform) -> RunConfig {
     RunConfig {
         entry: config.entrypoint.clone(),
         cmd: config.cmd.clone(),
@@ -439,6 +461,7 @@ fn run_config(resolved: &Resolved) -> RunConfig {
         user: config.user.clone().unwrap_or_default(),
         volumes: config.volumes.clone(),
         stop_signal: config.stop_signal.clone().unwrap_or_default(),
-        architecture: resolved.platform.processor(),
+        architecture: platform.processor(),
+        source: None,
     }
 }

@@ -60,6 +60,7 @@ fn record(scope: &Scope<'_>, system: &str, id: &str, meta: &Meta) -> Record {
             volumes: rich.volumes,
             stop_signal: rich.stop_signal,
             architecture: rich.architecture,
+            source: None,
         },
         size: rich.size,
         sha256: rich.sha256,

@@ -1,6 +1,6 @@
 //! Routes about images and pulls, and those that need no caller. Entries only.
 
-use super::{Kind, Parameter, Route, Run, Who, parameter};
+use super::{FILE, Kind, Parameter, Route, Run, Who, parameter};
 use crate::filter::LONGEST_GLOB;
 use crate::handlers;
 use crate::waiting::LONGEST_WAIT;
@@ -22,6 +22,18 @@ const WAITING: &[Parameter] = &[
         "seconds after which the answer comes at the latest; until then only when the state differs from seen",
     ),
     parameter("seen", Kind::Text(64), "the state that the last answer named"),
+];
+
+const UPLOAD: &[Parameter] = &[
+    parameter(
+        "format",
+        Kind::Text(32),
+        "what the file is: squashfs, sif, tar, oci-archive or docker-archive",
+    ),
+    parameter("sha256", Kind::Text(64), "digest of the file; what arrives is compared with it"),
+    parameter("allowed_uids", Kind::Text(11_000), "uids to share it with, with commas between them"),
+    parameter("allowed_gids", Kind::Text(11_000), "gids, likewise"),
+    parameter("verbatim", Kind::Flag, "published as it is; administrators only"),
 ];
 
 pub(super) const ROUTES: &[Route] = &[
@@ -144,5 +156,29 @@ pub(super) const ROUTES: &[Route] = &[
         reply: "LoginReply",
         refusals: &[422, 429],
         run: Run::System(|ask| Box::pin(handlers::login(ask))),
+    },
+    Route {
+        method: "POST",
+        path: "/api/doimport/{system}/{itype}/{tag}",
+        action: "import",
+        who: Who::User,
+        summary: "Makes an image of a file that the gateway and the caller can read, or tells how that stands.",
+        query: WAITING,
+        body: Some("ImportRequest"),
+        reply: "Pulled",
+        refusals: &[403, 422],
+        run: Run::System(|ask| Box::pin(handlers::import(ask))),
+    },
+    Route {
+        method: "PUT",
+        path: "/api/upload/{system}/{itype}/{tag}",
+        action: "upload",
+        who: Who::User,
+        summary: "Makes an image of the body; GET job tells how that stands.",
+        query: UPLOAD,
+        body: Some(FILE),
+        reply: "Pulled",
+        refusals: &[403, 422],
+        run: Run::System(|ask| Box::pin(handlers::upload(ask))),
     },
 ];

@@ -1,0 +1,253 @@
+//! Imports: who may, which file, and the job that follows. `POST doimport` doubles as the question how it stands, and
+//! brings the file along each time, as a pull brings its password.
+
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use futures_util::StreamExt as _;
+use rustix::fs::{Mode, OFlags};
+use serde::Deserialize;
+use shifter_api::wire::parse_id_list;
+use shifter_core::descriptor::Descriptor;
+use shifter_core::image_type::ImageType;
+
+use super::{Api, Refusal};
+use crate::accounts::names_groups;
+use crate::acl;
+use crate::auth::Caller;
+use crate::catalog::{NewJob, Submitted, submit};
+use crate::config::{Access, Importers, Platform};
+use crate::convert::sentence;
+use crate::import::open::{Asker, Places, open};
+use crate::import::source::Form;
+use crate::model::TagKey;
+use crate::pull::import::{LARGEST, Source};
+use crate::route::Query;
+use crate::waiting::Pulled;
+
+/// Longest pause in an upload.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Uploads at a time; each takes room in `ExpandDirectory`.
+pub(super) const UPLOADS: usize = 4;
+
+/// What a request for an import says.
+#[derive(Debug, Default, Deserialize)]
+struct Wanted {
+    #[serde(default)]
+    filepath: Option<String>,
+    format: String,
+    #[serde(default)]
+    allowed_uids: String,
+    #[serde(default)]
+    allowed_gids: String,
+    #[serde(default)]
+    verbatim: bool,
+}
+
+impl Wanted {
+    fn of_body(body: &[u8]) -> Result<(Wanted, PathBuf), Refusal> {
+        let missing = "the body of an import request is a JSON object with filepath and format";
+        let bad = |error: serde_json::Error| Refusal::BadRequest(format!("{missing}: {error}"));
+        // By way of a map: a struct would also be read from an array.
+        let map: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).map_err(bad)?;
+        let wanted = Wanted::deserialize(serde_json::Value::Object(map)).map_err(bad)?;
+        match wanted.filepath.clone() {
+            Some(path) => Ok((wanted, PathBuf::from(path))),
+            None => Err(Refusal::BadRequest(missing.to_owned())),
+        }
+    }
+
+    fn of_query(query: &Query) -> Result<Wanted, Refusal> {
+        let text = |name| query.get(name).unwrap_or_default().to_owned();
+        let verbatim = query.flag("verbatim").map_err(|error| Refusal::Unprocessable(error.to_string()))?;
+        Ok(Wanted {
+            filepath: None,
+            format: text("format"),
+            allowed_uids: text("allowed_uids"),
+            allowed_gids: text("allowed_gids"),
+            verbatim,
+        })
+    }
+}
+
+/// What passed all questions that need no file.
+struct Admitted {
+    new: NewJob,
+    form: Form,
+    verbatim: bool,
+}
+
+impl Api {
+    /// `POST doimport`: imports a file that the gateway can read, or tells how that stands.
+    pub(crate) async fn import(
+        &self,
+        (system, itype, tag): (&str, &str, &str),
+        platform: &Platform,
+        body: &[u8],
+        caller: &Caller,
+    ) -> Result<Pulled, Refusal> {
+        self.check_importer(caller).await?;
+        let (wanted, path) = Wanted::of_body(body)?;
+        let admitted = self.admit((system, itype, tag), platform, &wanted, caller).await?;
+        if platform.access == Access::Remote {
+            let why =
+                format!("system {system} is remote, and files there are not read from here; upload the file");
+            return Err(Refusal::Unprocessable(why));
+        }
+        let file = self.open_for(path, caller).await?;
+        self.start_import(admitted, file, caller).await
+    }
+
+    /// `PUT upload`: imports what the body holds.
+    pub(crate) async fn upload(
+        &self,
+        (system, itype, tag): (&str, &str, &str),
+        platform: &Platform,
+        query: &Query,
+        body: Body,
+        caller: &Caller,
+    ) -> Result<Pulled, Refusal> {
+        self.check_importer(caller).await?;
+        let wanted = Wanted::of_query(query)?;
+        let admitted = self.admit((system, itype, tag), platform, &wanted, caller).await?;
+        let _turn = self.uploads.try_acquire().map_err(|_| Refusal::Busy)?;
+        let file = receive(body, &self.config.expand_directory, query.get("sha256")).await?;
+        // What an earlier one came to is not what was sent now.
+        if let Some(earlier) = self.catalog.job_of(&admitted.new.key, caller.uid).await?
+            && earlier.status.is_over()
+        {
+            self.catalog.forget_end(earlier.number).await?;
+        }
+        self.start_import(admitted, file, caller).await
+    }
+
+    async fn check_importer(&self, caller: &Caller) -> Result<(), Refusal> {
+        let is_allowed = match &self.config.import.users {
+            Importers::Nobody => false,
+            Importers::Everybody => true,
+            Importers::Named(names) => match self.member(Some(caller), names_groups(names)).await {
+                Some(member) => self.managing.accounts.is_named(names, &member).await,
+                None => false,
+            },
+        };
+        if is_allowed {
+            return Ok(());
+        }
+        Err(Refusal::Forbidden("you may not import images here; ImportUsers names who may".to_owned()))
+    }
+
+    async fn admit(
+        &self,
+        (system, itype, tag): (&str, &str, &str),
+        platform: &Platform,
+        wanted: &Wanted,
+        caller: &Caller,
+    ) -> Result<Admitted, Refusal> {
+        let unprocessable = |why: String| Refusal::Unprocessable(why);
+        if itype != ImageType::Custom.as_str() {
+            return Err(unprocessable("imported images are of type custom; name it custom:NAME".to_owned()));
+        }
+        let named = Descriptor::parse(&format!("custom:{tag}"), None);
+        named.map_err(|error| unprocessable(sentence(&error)))?;
+        let Some(form) = Form::parse(&wanted.format) else {
+            let format: String = wanted.format.chars().take(32).flat_map(char::escape_default).collect();
+            return Err(unprocessable(format!("\"{format}\" cannot be imported; there are {}", Form::NAMES)));
+        };
+        if wanted.verbatim && !(self.config.import.allows_verbatim && self.is_admin(platform, caller).await) {
+            let why =
+                "only administrators may have an image published as it is, and only with allowVerbatimImport";
+            return Err(Refusal::Forbidden(why.to_owned()));
+        }
+        if self.config.worker_threads == 0 {
+            let why = "this gateway's workers run apart, and a file cannot be given to them";
+            return Err(unprocessable(why.to_owned()));
+        }
+        let ids = |text: &str| parse_id_list(text).map_err(|error| unprocessable(error.to_string()));
+        let (uids, gids) = (ids(&wanted.allowed_uids)?, ids(&wanted.allowed_gids)?);
+        let acl = acl::with_author(&uids, &gids, caller.uid, caller.gid)
+            .map_err(|error| unprocessable(sentence(&error)))?;
+        let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag: tag.to_owned() };
+        // The file is what credentials are to a pull: in memory, and brought again where it was lost.
+        let new = NewJob { key, uid: caller.uid, gid: caller.gid, acl, with_credentials: true };
+        Ok(Admitted { new, form, verbatim: wanted.verbatim })
+    }
+
+    async fn open_for(&self, path: PathBuf, caller: &Caller) -> Result<File, Refusal> {
+        let mut gids = self.groups.of(caller.uid).await;
+        gids.push(caller.gid);
+        let asker = Asker { uid: caller.uid, gids };
+        let config = self.config.now();
+        let mut forbidden = vec![config.cache_directory.clone(), config.expand_directory.clone()];
+        forbidden.extend(config.platforms.values().map(|platform| platform.image_dir.clone()));
+        forbidden.push(PathBuf::from(shifter_core::paths::SYSCONFDIR));
+        let places = Places { allowed: config.import.paths.clone(), forbidden };
+        let opened = tokio::task::spawn_blocking(move || open(&path, &asker, &places)).await;
+        let opened = opened.map_err(|_| Refusal::Busy)?;
+        opened.map_err(|error| Refusal::Unprocessable(error.to_string()))
+    }
+
+    async fn start_import(&self, admitted: Admitted, file: File, caller: &Caller) -> Result<Pulled, Refusal> {
+        let Admitted { new, form, verbatim } = admitted;
+        let telling = self.config.pull_update.as_secs_f64();
+        let is_shared = |number| self.jobs.is_end_shared(number);
+        let source = Source { file, form, verbatim, since: Instant::now() };
+        match submit(&*self.catalog, &new, false, telling, &is_shared).await? {
+            Submitted::Started(job) => {
+                let image = job.to_wire(true);
+                self.jobs.start_import(job.number, source);
+                Ok(Pulled::unfinished(image, job, None))
+            }
+            Submitted::Going(job) => {
+                let pulled = self.going(job);
+                if let Some(job) = pulled.job.as_ref().filter(|job| self.jobs.may_take(job)) {
+                    self.jobs.start_import(job.number, source);
+                }
+                Ok(pulled)
+            }
+            Submitted::Over(job) => self.told(job, caller).await,
+            Submitted::Fresh => Err(Refusal::NoImage),
+            Submitted::TooMany => Err(Refusal::Busy),
+        }
+    }
+}
+
+/// Takes a body in, into a file without a name.
+async fn receive(body: Body, directory: &Path, sha256: Option<&str>) -> Result<File, Refusal> {
+    let failed = |error: std::io::Error| Refusal::Unprocessable(format!("storing the file failed: {error}"));
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR);
+    let mut file = File::from(file.map_err(|error| failed(error.into()))?);
+    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut size = 0_u64;
+    let mut stream = body.into_data_stream();
+    loop {
+        let bytes = match tokio::time::timeout(SILENCE, stream.next()).await {
+            Ok(Some(Ok(bytes))) => bytes,
+            Ok(None) => break,
+            Ok(Some(Err(_))) => return Err(Refusal::BadRequest("the file did not arrive whole".to_owned())),
+            Err(_) => return Err(Refusal::BadRequest("nothing more of the file arrived in time".to_owned())),
+        };
+        size += bytes.len() as u64;
+        if size > LARGEST {
+            return Err(Refusal::Unprocessable(format!("the file is larger than {} GiB", LARGEST >> 30)));
+        }
+        hash.update(&bytes);
+        // A few kilobytes into the page cache; the disk is waited for where it is full of them.
+        file = tokio::task::spawn_blocking(move || file.write_all(&bytes).map(|()| file))
+            .await
+            .map_err(|_| Refusal::Busy)?
+            .map_err(failed)?;
+    }
+    let found: String = hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    if sha256.is_some_and(|sha256| !sha256.eq_ignore_ascii_case(&found)) {
+        return Err(Refusal::BadRequest(
+            "what arrived is not the file that was announced by sha256".to_owned(),
+        ));
+    }
+    file.rewind().map_err(failed)?;
+    Ok(file)
+}

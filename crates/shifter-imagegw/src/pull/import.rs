@@ -1,0 +1,271 @@
+//! One import, from a user's open file to a published image with a grant. The end is the same as a pull's.
+//!
+//! Whether the user may import, and may read the file, has been decided before. A file that has the identifier of an
+//! image but not its content is refused: identifiers of imports are easily forged.
+
+use std::fs::File;
+use std::io::{ErrorKind, Seek as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use shifter_registry::{Compression, LocalImage, open_layout};
+use tokio::sync::OwnedMutexGuard;
+
+use super::lines::transferring_line;
+use super::make::written;
+use super::{Earned, PullError, Puller, blocking};
+use crate::catalog::{State, patiently};
+use crate::config::Platform;
+use crate::confine::Reach;
+use crate::convert::{ConvertJob, ConvertLayer, Converters, Format};
+use crate::import::source::Form;
+use crate::import::{self, Copied, RewriteJob};
+use crate::model::{Image, Job, JobStatus, RunConfig, now};
+use crate::progress::Progress;
+use crate::publish::{self, PublishError, Scratch};
+use crate::unpack::Unpacked;
+
+/// Most bytes that a file to be imported may have.
+pub(crate) const LARGEST: u64 = 256 << 30;
+
+/// What is imported.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// Open for reading; the user could read it, or sent it.
+    pub(crate) file: File,
+    pub(crate) form: Form,
+    /// Whether it is published as it is, unread, which only administrators may ask for.
+    pub(crate) verbatim: bool,
+    /// When it was brought.
+    pub(crate) since: Instant,
+}
+
+/// Why an import failed, besides what a pull can fail by.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ImportError {
+    #[error("the file is larger than {} GiB", LARGEST >> 30)]
+    TooLarge,
+    #[error("reading the file failed: {0}")]
+    Read(std::io::Error),
+    #[error(
+        "an image with this file's identifier {0} is there and has another content; identifiers of imported images are \
+         made of samples of the file only"
+    )]
+    Taken(String),
+    #[error("only a squashfs image can be published as it is")]
+    NotVerbatim,
+}
+
+/// What is made of a file, before it has a name.
+struct Making<'a> {
+    puller: &'a Puller,
+    job: &'a Job,
+    platform: &'a Platform,
+    progress: &'a Progress,
+    id: String,
+    scratch: Scratch,
+    /// The copy.
+    source: PathBuf,
+    copied: Copied,
+}
+
+impl Puller {
+    /// Carries one import to READY, or says why not.
+    pub(crate) async fn import(
+        &self,
+        job: &Job,
+        source: Source,
+        progress: &Progress,
+    ) -> Result<(), PullError> {
+        let platform = self.platform(&job.key.system)?;
+        let is_public = job.acl.uids.is_empty() && job.acl.gids.is_empty();
+        if is_public {
+            self.held(patiently(|| self.catalog.set_public(job.lease())).await?)?;
+        }
+        progress.set("Waiting for a free worker");
+        let _turn = self.workers.acquire().await.map_err(|_| PullError::Stopping)?;
+        self.move_on(job, JobStatus::Pulling, "Copying the file", progress).await?;
+        let expand = self.config.expand_directory.clone();
+        let Source { file, form, verbatim, .. } = source;
+        let (scratch, path, copied) = blocking(move || Ok(copy(file, &expand))).await??;
+        let (id, digest) = (copied.id.clone(), format!("sha256:{}", copied.sha256));
+        let making = Making { puller: self, job, platform, progress, id, scratch, source: path, copied };
+        let (mut image, _guard) = making.make(form, verbatim).await?;
+        let asked = now();
+        image.last_pull = asked;
+        image.expiration = asked + self.config.image_expiration.as_secs_f64();
+        progress.set("Transferring metadata");
+        self.grant(job, &image, &Earned { digest, asked, public: is_public }).await
+    }
+}
+
+/// Copies the file into scratch space named by its identifier, which is known only when it has been read.
+fn copy(mut file: File, expand: &Path) -> Result<(Scratch, PathBuf, Copied), PullError> {
+    // The name of scratch space wants an identifier; this one nothing has.
+    let scratch = Scratch::create(expand, &"0".repeat(64))?;
+    let path = scratch.path().join("source");
+    let write = |source| PublishError::Io { operation: "writing", path: path.clone(), source };
+    let mut to = File::options().read(true).write(true).create_new(true).open(&path).map_err(write)?;
+    file.rewind().map_err(ImportError::Read)?;
+    let copied = import::copy(&mut file, &mut to, LARGEST).map_err(|error| match error.kind() {
+        ErrorKind::FileTooLarge => PullError::Import(ImportError::TooLarge),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => PullError::Publish(write(error)),
+        _ => PullError::Import(ImportError::Read(error)),
+    })?;
+    Ok((scratch, path, copied))
+}
+
+impl Making<'_> {
+    async fn make(self, form: Form, verbatim: bool) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
+        let (puller, platform, system) = (self.puller, self.platform, self.job.key.system.clone());
+        let guard = puller.hold(platform, &self.id).await;
+        // Of all systems that have these files, also of one that this is not.
+        for known in puller.sharing(platform, &self.id).await? {
+            if known.image.config.source.as_deref() != Some(&*self.copied.sha256) {
+                return Err(ImportError::Taken(self.id).into());
+            }
+            if known.image.system == system && puller.find_published(&known.image).await? {
+                return Ok((known.image, guard));
+            }
+        }
+        if puller.state_after_removal(&system, &self.id).await? == Some(State::Expiring) {
+            return Err(PullError::Removed);
+        }
+        let store = puller.store(&system)?;
+        let format = if verbatim { Format::Squashfs } else { platform.converters.format };
+        let (expand, id, place) = (puller.config.expand_directory.clone(), self.id.clone(), store.clone());
+        let part = blocking(move || place.new_image(&expand, &id, format.name())).await?;
+        let output = written(format, &part, &self.scratch);
+        let what = if verbatim { "Checking image" } else { "Converting image" };
+        puller.move_on(self.job, JobStatus::Conversion, what, self.progress).await?;
+        let config = match (verbatim, form) {
+            (true, Form::Squashfs) => self.as_it_is(&output).await?,
+            (true, _) => return Err(ImportError::NotVerbatim.into()),
+            (false, Form::Squashfs | Form::Sif) => self.rewrite(form, &output).await?,
+            (false, Form::Tar) => self.convert(&platform.converters, vec![self.whole()], &output).await?,
+            (false, Form::Archive) => self.archive(&output).await?,
+        };
+        puller.examine(self.job, &output, &self.id, self.progress).await?;
+        puller
+            .make_format(self.job, platform, (format, &output, part.path()), &self.id, self.progress)
+            .await?;
+        puller.move_on(self.job, JobStatus::Transfer, "Transferring image", self.progress).await?;
+        drop(self.scratch);
+        let whole = blocking(move || part.complete()).await?;
+        // As for pulls: who lost the job meanwhile gives no name to anything.
+        let lease = self.job.lease();
+        puller.held(patiently(|| puller.catalog.heartbeat(lease)).await?)?;
+        let progress = self.progress;
+        let sent = |bytes: u64, hosts: usize| progress.set(transferring_line(bytes, hosts));
+        let published = store.publish(whole, &self.id, format.name(), &sent).await?;
+        let image = Image {
+            system,
+            id: self.id,
+            format: format.name().to_owned(),
+            config: RunConfig { source: Some(self.copied.sha256), ..config },
+            size: published.size,
+            sha256: published.sha256,
+            last_pull: 0.0,
+            expiration: 0.0,
+        };
+        Ok((image, guard))
+    }
+
+    async fn as_it_is(&self, output: &Path) -> Result<RunConfig, PullError> {
+        let (from, to) = (self.source.clone(), output.to_owned());
+        blocking(move || {
+            let failed = |source| PublishError::Io { operation: "writing", path: to.clone(), source };
+            std::fs::copy(&from, &to).map(drop).map_err(failed)
+        })
+        .await?;
+        Ok(self.nothing_said())
+    }
+
+    async fn rewrite(&self, form: Form, output: &Path) -> Result<RunConfig, PullError> {
+        let job = RewriteJob {
+            source: self.source.clone(),
+            form,
+            output: output.to_owned(),
+            scratch: self.scratch.path().to_owned(),
+            converters: self.platform.converters.clone(),
+            reach: self.reach(output, std::slice::from_ref(&self.source)),
+        };
+        self.puller.converter.work("rewrite", &job, None, &|_, bytes| self.show(bytes)).await?;
+        Ok(self.nothing_said())
+    }
+
+    /// An archive holds an image as a registry does: it is unpacked as if it were a layer, and then looked at.
+    async fn archive(&self, output: &Path) -> Result<RunConfig, PullError> {
+        let outer = self.scratch.path().join("archive");
+        self.convert(&Converters::for_nobody(), vec![self.whole()], &outer).await?;
+        let (converter, expand) = (&self.puller.converter, &self.puller.config.expand_directory);
+        let unpacked = Unpacked::new(converter, &outer, (expand, &self.id), LARGEST, false).await?;
+        let tree = unpacked.tree.clone();
+        let wanted = shifter_registry::Platform::linux(&self.platform.architecture);
+        let found = tokio::task::spawn_blocking(move || open_layout(&tree, &wanted)).await;
+        let found: LocalImage = found.map_err(|_| PullError::Stopping)??;
+        let layers = found.layers.iter().map(|layer| ConvertLayer {
+            path: Some(layer.path.clone()),
+            kept: None,
+            digest: layer.diff_id.to_string(),
+            diff_id: Some(layer.diff_id.to_string()),
+            compression: packed(layer.compression),
+        });
+        self.convert(&self.platform.converters, layers.collect(), output).await?;
+        Ok(super::make::run_config(&found.config, &found.platform))
+    }
+
+    async fn convert(
+        &self,
+        converters: &Converters,
+        layers: Vec<ConvertLayer>,
+        output: &Path,
+    ) -> Result<RunConfig, PullError> {
+        let paths: Vec<PathBuf> = layers.iter().filter_map(|layer| layer.path.clone()).collect();
+        let job = ConvertJob {
+            reach: self.reach(output, &paths),
+            layers,
+            output: output.to_owned(),
+            scratch: self.scratch.path().to_owned(),
+            converter: converters.clone(),
+            records: None,
+            image: publish::image_path(&self.platform.image_dir, &self.id, Format::Squashfs.name()),
+        };
+        self.puller.converter.work("convert", &job, None, &|_, bytes| self.show(bytes)).await?;
+        Ok(self.nothing_said())
+    }
+
+    /// The file as one layer.
+    fn whole(&self) -> ConvertLayer {
+        ConvertLayer {
+            path: Some(self.source.clone()),
+            kept: None,
+            digest: format!("sha256:{}", self.copied.sha256),
+            diff_id: None,
+            compression: packed(Compression::of_start(&self.copied.start)),
+        }
+    }
+
+    fn reach(&self, output: &Path, read: &[PathBuf]) -> Reach {
+        let is_in_scratch = output.starts_with(self.scratch.path());
+        Reach {
+            read: read.to_vec(),
+            write: if is_in_scratch { Vec::new() } else { vec![output.to_owned()] },
+            make: vec![self.scratch.path().to_owned()],
+            ..Reach::default()
+        }
+    }
+
+    fn show(&self, bytes: u64) {
+        self.progress.set(format!("Converting image, {} MB read", bytes / 1_000_000));
+    }
+
+    /// Of a file system alone, nobody says how it is to be run.
+    fn nothing_said(&self) -> RunConfig {
+        RunConfig { architecture: self.platform.architecture.clone(), ..RunConfig::default() }
+    }
+}
+
+fn packed(compression: Compression) -> String {
+    super::make::compression_name(compression).to_owned()
+}

@@ -1,0 +1,220 @@
+//! Images from files, end to end: by the documents' curl, by `shifterimg`, by path and by upload, and what is refused.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+
+use common::site::Site;
+use serde_json::{Map, json};
+use shifter_tests::harness::GatewayOptions;
+
+/// As the test machine's accounts are numbered.
+const ALICE: u32 = 4201;
+
+/// A site where everybody may import, with these keys besides.
+fn site(more: &[(&str, serde_json::Value)]) -> Site {
+    let mut keys = Map::from_iter([("ImportUsers".to_owned(), json!("all"))]);
+    keys.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+    Site::with(|_| GatewayOptions { more: keys, ..GatewayOptions::default() })
+}
+
+impl SiteFiles for Site {}
+
+/// Files that users have.
+trait SiteFiles {
+    /// A root file system with a shell that says `word`, as a tree of files.
+    fn tree(&self, at: &str, word: &str) {
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
+        for name in ["bin", "etc", "dev", "proc", "sys", "tmp"] {
+            fs::create_dir_all(format!("{at}/{name}")).unwrap();
+        }
+        fs::copy(busybox.unwrap(), format!("{at}/bin/busybox")).unwrap();
+        std::os::unix::fs::symlink("busybox", format!("{at}/bin/sh")).unwrap();
+        std::os::unix::fs::symlink("busybox", format!("{at}/bin/cat")).unwrap();
+        fs::write(format!("{at}/etc/word"), word).unwrap();
+    }
+}
+
+fn run(site: &Site, script: &str) {
+    site.sandbox.root().run(&["sh", "-ec", script]).unwrap().success().unwrap();
+}
+
+fn give(path: &str, mode: u32) {
+    chown(path, Some(ALICE), Some(ALICE)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A squashfs image of alice's at /home/alice/NAME.squashfs.
+fn squashfs(site: &Site, name: &str) -> String {
+    let path = format!("/home/alice/{name}.squashfs");
+    site.tree(&format!("/home/{name}.tree"), name);
+    run(site, &format!("mksquashfs /home/{name}.tree {path} -no-progress >/dev/null"));
+    give(&path, 0o644);
+    path
+}
+
+fn word(site: &Site, user: &str, image: &str) -> String {
+    let image = format!("--image={image}");
+    let out = site.sandbox.user(user).unwrap().run(&["shifter", &image, "--", "cat", "/etc/word"]).unwrap();
+    out.success().unwrap()
+}
+
+#[test]
+fn the_documents_curl_imports_an_image_that_runs() {
+    let site = site(&[]);
+    let path = squashfs(&site, "documented");
+    let socket = site.munged.socket.display().to_string();
+    let url = format!("http://{}/api/doimport/testsystem/custom/load_test:v1/", site.gateway.authority);
+    let script = format!(
+        "curl -s -d '{{\"filepath\":\"{path}\",\"format\":\"squashfs\"}}' \
+         -H \"authentication: $(munge -n -S {socket})\" {url}"
+    );
+    let mut said = String::new();
+    for _ in 0..100 {
+        said = site.sandbox.user("alice").unwrap().run(&["sh", "-c", &script]).unwrap().success().unwrap();
+        if said.contains("\"READY\"") {
+            break;
+        }
+        assert!(!said.contains("FAILURE"), "{said}");
+        std::thread::sleep(std::time::Duration::from_millis(400));
+    }
+    assert!(said.contains("\"READY\""), "{said}");
+    assert_eq!(word(&site, "bob", "custom:load_test:v1"), "documented");
+    let id = site.shifterimg("bob", &["lookup", "custom:load_test:v1"]).success().unwrap();
+    assert_eq!(site.image_files(), [format!("{}.meta", id.trim()), format!("{}.squashfs", id.trim())]);
+    site.finish();
+}
+
+#[test]
+fn every_kind_of_file_is_imported_by_path_and_by_upload() {
+    let site = site(&[]);
+    let path = squashfs(&site, "plain");
+    site.shifterimg("alice", &["import", &path, "custom:plain"]).success().unwrap();
+    // A SIF file: header, one descriptor of a partition, and the image, as Apptainer lays it out.
+    let image = fs::read(&path).unwrap();
+    let mut sif = vec![0_u8; 32768];
+    sif[32..42].copy_from_slice(b"SIF_MAGIC\0");
+    sif[88..96].copy_from_slice(&1_u64.to_le_bytes());
+    sif[96..104].copy_from_slice(&4096_u64.to_le_bytes());
+    sif[4096..4100].copy_from_slice(&0x4004_u32.to_le_bytes());
+    sif[4100] = 1;
+    sif[4113..4121].copy_from_slice(&32768_u64.to_le_bytes());
+    sif[4121..4129].copy_from_slice(&(image.len() as u64).to_le_bytes());
+    sif[4297..4301].copy_from_slice(&1_u32.to_le_bytes());
+    sif[4301..4305].copy_from_slice(&2_u32.to_le_bytes());
+    sif.extend(image);
+    fs::write("/home/alice/app.sif", sif).unwrap();
+    run(
+        &site,
+        "cd /home; for kind in tar oci docker; do cp -a plain.tree $kind.tree; printf $kind >$kind.tree/etc/word; done
+         tar -C tar.tree -czf alice/tar.tgz .
+         umoci init --layout oci.layout; umoci new --image oci.layout:x; umoci unpack --image oci.layout:x oci.bundle
+         cp -a oci.tree/. oci.bundle/rootfs/; umoci repack --image oci.layout:x oci.bundle >/dev/null
+         umoci config --image oci.layout:x --config.env FROM=oci; tar -C oci.layout -cf alice/oci.tar .
+         cp -a docker.tree/etc/word oci.bundle/rootfs/etc/word; umoci repack --image oci.layout:y oci.bundle >/dev/null
+         skopeo --insecure-policy copy -q oci:oci.layout:y docker-archive:alice/docker.tar:y:1",
+    );
+    for (file, format, expected) in [
+        ("app.sif", "sif", "plain"),
+        ("tar.tgz", "tar", "tar"),
+        ("oci.tar", "oci-archive", "oci"),
+        ("docker.tar", "docker-archive", "docker"),
+    ] {
+        let path = format!("/home/alice/{file}");
+        give(&path, 0o600);
+        // Which the gateway's own account cannot read.
+        let refused = site.shifterimg("alice", &["import", "--format", format, &path, "custom:no"]).failure(1);
+        assert!(refused.unwrap().contains("the image gateway cannot read"), "{file}");
+        let name = format!("custom:{format}:1");
+        site.shifterimg("alice", &["import", "--upload", "--format", format, &path, &name]).success().unwrap();
+        assert_eq!(word(&site, "bob", &name), expected, "{file}");
+    }
+    assert_eq!(site.expansions(), [""; 0], "nothing is left in scratch space");
+    site.finish();
+}
+
+#[test]
+fn nobody_imports_what_they_could_not_read_or_what_is_no_image() {
+    let site = site(&[("ImportPaths", json!(["/home"]))]);
+    let path = squashfs(&site, "secret");
+    fs::write("/home/alice/note.txt", "hsqs, but no image").unwrap();
+    give("/home/alice/note.txt", 0o644);
+    run(
+        &site,
+        "cp -a /home/alice/secret.squashfs /opt/elsewhere.squashfs; chmod 644 /opt/elsewhere.squashfs
+         head -c 5000 /home/alice/secret.squashfs >/home/alice/short.squashfs; ln -s secret.squashfs /home/alice/link",
+    );
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    let images = site.gateway.images.display().to_string();
+    for (user, file, expected) in [
+        ("bob", path.as_str(), "is not there, or you cannot read it"),
+        ("bob", "/home/alice/missing", "is not there, or you cannot read it"),
+        ("alice", "/home/alice/link", "is not a regular file"),
+        ("alice", "/dev/zero", "is not a regular file"),
+        ("alice", "/opt/elsewhere.squashfs", "not in a directory from which this site allows imports"),
+        ("alice", "/home/alice/note.txt", "not a squashfs image"),
+        ("alice", "/home/alice/short.squashfs", "squashfs"),
+        ("alice", &format!("{images}/x.squashfs"), "is not there"),
+        ("alice", "/home/../etc/shadow", "absolute path without"),
+    ] {
+        let body = json!({"filepath": file, "format": "squashfs"}).to_string();
+        let path = "/api/doimport/testsystem/custom/x:1/";
+        let mut said = String::new();
+        for _ in 0..50 {
+            let answer =
+                site.sandbox.api(&site.gateway, &site.munged, user, ("POST", path), body.as_bytes()).unwrap();
+            assert!(answer.status < 500, "{file}: {}", answer.text());
+            said = answer.text();
+            if answer.status != 200 || said.contains("FAILURE") {
+                break;
+            }
+            assert!(!said.contains("READY"), "{file}: {said}");
+            std::thread::sleep(std::time::Duration::from_millis(400));
+        }
+        assert!(said.contains(expected), "{user} {file}: {said}");
+    }
+    assert_eq!(site.image_files(), [""; 0]);
+    assert_eq!(site.expansions(), [""; 0]);
+    site.finish();
+}
+
+#[test]
+fn an_imported_image_belongs_to_whom_it_is_shared_with_and_a_forged_identifier_is_refused() {
+    let site = site(&[]);
+    let path = squashfs(&site, "shared");
+    site.shifterimg("alice", &["--user", "carol", "import", &path, "custom:shared:1"]).success().unwrap();
+    for (user, may) in [("alice", true), ("carol", true), ("bob", false)] {
+        assert_eq!(site.shifterimg(user, &["lookup", "custom:shared:1"]).status.success(), may, "{user}");
+    }
+    // Equal in the one sample that the identifier is made of.
+    let mut forged = fs::read(&path).unwrap();
+    forged.resize(3 << 20, 0);
+    fs::write("/home/alice/first.squashfs", &forged).unwrap();
+    let last = forged.len() - 1;
+    forged[last] = 1;
+    fs::write("/home/alice/forged.squashfs", &forged).unwrap();
+    for name in ["first", "forged"] {
+        give(&format!("/home/alice/{name}.squashfs"), 0o644);
+    }
+    site.shifterimg("alice", &["import", "/home/alice/first.squashfs", "custom:first"]).success().unwrap();
+    let said = site.shifterimg("alice", &["import", "/home/alice/forged.squashfs", "custom:forged"]);
+    assert!(said.failure(1).unwrap().contains("is there and has another content"));
+    assert_eq!(word(&site, "bob", "custom:first"), "shared");
+    site.finish();
+}
+
+#[test]
+fn only_the_users_that_the_site_names_may_import() {
+    for (users, expected) in [(json!("None"), [4, 4]), (json!(["alice"]), [0, 4]), (json!("alice"), [0, 4])] {
+        let site = site(&[("ImportUsers", users.clone())]);
+        let path = squashfs(&site, "limited");
+        for (user, expected) in ["alice", "bob"].into_iter().zip(expected) {
+            let out = site.shifterimg(user, &["import", &path, &format!("custom:{user}")]);
+            assert_eq!(out.status.code(), Some(expected), "{users} {user}: {}", out.describe());
+        }
+        site.finish();
+    }
+}

@@ -35,7 +35,7 @@ fn image(name: &str) -> Built {
 fn site_with(names: &[&str], options: GatewayOptions) -> (Site, Vec<Built>) {
     let built: Vec<Built> = names.iter().map(|name| image(name)).collect();
     let site = Site::with(|sandbox| {
-        let tokens = sandbox.token_service(LOGIN).unwrap();
+        let tokens = sandbox.token_service(&[LOGIN]).unwrap();
         let registry = RegistryOptions { tokens: Some(&tokens), ..RegistryOptions::default() };
         let registry = sandbox.registry(registry).unwrap();
         for (name, built) in names.iter().zip(&built) {
@@ -146,7 +146,7 @@ fn the_gateway_hears_of_no_one_without_a_credential_and_decisions_are_in_the_aud
     site.pull("alice", "closed/x:1").success().unwrap();
     ask(&site, "carol", "GET", &route("lookup", "closed/x:1"));
     site.shifterimg("alice", &["lookup", "docker:closed/x:1"]).success().unwrap();
-    site.pull("carol", "closed/x:1").failure(1).unwrap();
+    site.pull("carol", "closed/x:1").failure(4).unwrap();
     for (method, route) in [
         ("GET", "/api/list/testsystem/".to_owned()),
         ("GET", route("lookup", "closed/x:1")),

@@ -32,7 +32,7 @@ fn an_image_that_is_there_is_a_success_whoever_asks_again_and_however() {
     let site = Site::new(|_| vec![local(&url)]);
     site.pull("alice", "local/x:1").success().unwrap();
     site.shifterimg("alice", &["pullnb", "docker:local/x:1"]).success().unwrap();
-    let ignored = "--user and --group belong to pull and are ignored here";
+    let ignored = "--user and --group belong to pull and import and are ignored here";
     for words in [
         &["--user=bob", "images"][..],
         &["images", "--group", "physics"],

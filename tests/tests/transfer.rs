@@ -140,7 +140,7 @@ fn every_host_of_a_remote_system_gets_the_image_beside_a_local_system_with_anoth
     let section = system(&far, &keys, &["127.0.0.2", "127.0.0.3"], keys.port, &place);
     let systems = json!({"testsystem": local_system(&sandbox, &near), "far": section});
     let site = site(sandbox, near, &server, systems.as_object().unwrap().clone());
-    let image = made_locally(&site, "local/x:1", &built.id());
+    let image = made_locally(&site, "local/x:1", built.id());
 
     let request = ("POST", "/api/pull/far/docker/local%2Fx%3A1/");
     let answer = |munged: &Munged| site.sandbox.api(&site.gateway, munged, "alice", request, b"").unwrap();
@@ -225,8 +225,8 @@ fn a_connection_that_breaks_at_any_step_publishes_nothing_by_halves_and_the_next
     let measured = start(&mut sandbox, "measured", &mut systems);
     let lines: Vec<_> = (0..24).map(|n| start(&mut sandbox, &format!("cut{n:02}"), &mut systems)).collect();
     let site = site(sandbox, munged, &server, systems);
-    let image = made_locally(&site, "local/x:1", &built.id());
-    let ends = pull_on(&site, &[measured.0.clone()], "local/x:1");
+    let image = made_locally(&site, "local/x:1", built.id());
+    let ends = pull_on(&site, std::slice::from_ref(&measured.0), "local/x:1");
     assert_eq!(ends["measured"].0, "READY", "{ends:?}");
     let whole = measured.1.carried();
     assert!(whole > LENGTH as u64);
@@ -244,7 +244,7 @@ fn a_connection_that_breaks_at_any_step_publishes_nothing_by_halves_and_the_next
     let ends = pull_on(&site, &names_of, "local/x:1");
     let mut failed = 0;
     for ((name, wire, store), place) in lines.iter().zip(&places) {
-        check_whole(store, &built.id(), &image);
+        check_whole(store, built.id(), &image);
         let (status, why) = &ends[name];
         // The last places may lie behind the end.
         if wire.broken() > 0 && status == "FAILURE" {
@@ -263,7 +263,7 @@ fn a_connection_that_breaks_at_any_step_publishes_nothing_by_halves_and_the_next
     let ends = pull_on(&site, &names_of, "local/x:1");
     for (name, _, store) in &lines {
         assert_eq!(ends[name].0, "READY", "{ends:?}");
-        check_whole(store, &built.id(), &image);
+        check_whole(store, built.id(), &image);
         assert_eq!(names(store).len(), 2, "{name}: {:?}", names(store));
     }
     drop(lines);
@@ -290,7 +290,7 @@ fn what_was_sent_before_a_connection_broke_or_fell_silent_is_not_sent_again() {
     }
     systems.insert("testsystem".to_owned(), local_system(&sandbox, &munged));
     let site = site(sandbox, munged, &server, systems);
-    let image = made_locally(&site, "local/x:1", &built.id());
+    let image = made_locally(&site, "local/x:1", built.id());
     wires[0].order(Line::CutEach(3_000_000));
     wires[1].order(Line::CutOnce(6_000_000));
     wires[2].order(Line::Silence(6_000_000));
@@ -306,7 +306,7 @@ fn what_was_sent_before_a_connection_broke_or_fell_silent_is_not_sent_again() {
     assert!(ends.values().all(|(status, _)| status == "READY"), "{ends:?}");
     assert!(wires.iter().all(|wire| wire.broken() > 0));
     for (store, wire) in stores.iter().zip(&wires) {
-        check_whole(store, &built.id(), &image);
+        check_whole(store, built.id(), &image);
         assert_eq!(names(store).len(), 2, "{:?}", names(store));
         // At most 2 MiB under way are lost with each connection.
         let lost = wire.broken() * (2_200_000 + 50_000);
@@ -331,7 +331,7 @@ fn a_gateway_killed_while_it_sends_goes_on_where_it_was_and_leftovers_of_others_
     let far = impatient(system(&munged, &keys, &["127.0.0.1"], wire.port, &store));
     let systems = json!({"far": far, "testsystem": local_system(&sandbox, &munged)});
     let mut site = site(sandbox, munged, &server, systems.as_object().unwrap().clone());
-    let image = made_locally(&site, "local/x:1", &built.id());
+    let image = made_locally(&site, "local/x:1", built.id());
     let left = |name: &str, age: &str| {
         let path = store.join(name);
         fs::write(&path, "left").unwrap();
@@ -352,14 +352,14 @@ fn a_gateway_killed_while_it_sends_goes_on_where_it_was_and_leftovers_of_others_
         std::thread::sleep(Duration::from_millis(20));
     }
     site.sandbox.kill(site.gateway.daemon).unwrap();
-    assert!(names(&store).iter().any(|name| is_partial(name) && name.contains(&built.id())));
-    check_whole(&store, &built.id(), &image);
+    assert!(names(&store).iter().any(|name| is_partial(name) && name.contains(built.id())));
+    check_whole(&store, built.id(), &image);
     wire.order(Line::Whole);
     let before = wire.carried();
     site.sandbox.restart(&mut site.gateway).unwrap();
     let ends = pull_on(&site, &["far".to_owned()], "local/x:1");
     assert_eq!(ends["far"].0, "READY", "{ends:?}");
-    check_whole(&store, &built.id(), &image);
+    check_whole(&store, built.id(), &image);
     let sent = wire.carried() - before;
     assert!(sent < 22_000_000, "{sent}");
     let id = built.id();
@@ -440,7 +440,7 @@ fn what_a_person_must_put_right_is_said_with_the_host_s_name_and_leaves_nothing(
     assert!(names(&store).iter().all(|name| !name.ends_with(".meta")), "{:?}", names(&store));
     assert_eq!(site.expansions(), ["ssh"]);
     // Nobody else's pulls were harmed.
-    made_locally(&site, "local/x:1", &built.id());
+    made_locally(&site, "local/x:1", built.id());
     let log = site.sandbox.log(site.gateway.daemon);
     assert!(log.contains("no image can be published for this system now"), "{log}");
     site.sandbox.remove_disk(&disk).unwrap();
@@ -470,11 +470,11 @@ fn accounts_that_may_only_transfer_files_and_hosts_without_sha256sum_serve_as_we
         stores.push(store);
     }
     let site = site(sandbox, munged, &server, systems);
-    let image = made_locally(&site, "local/x:1", &built.id());
+    let image = made_locally(&site, "local/x:1", built.id());
     let ends = pull_on(&site, &["s2", "s3", "s4"].map(str::to_owned), "local/x:1");
     assert!(ends.values().all(|(status, _)| status == "READY"), "{ends:?}");
     for store in &stores {
-        check_whole(store, &built.id(), &image);
+        check_whole(store, built.id(), &image);
         assert_eq!(names(store).len(), 2);
         let mode = fs::metadata(store.join(format!("{}.squashfs", built.id()))).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);

@@ -58,7 +58,7 @@ pub(crate) async fn pull(ask: &Ask<'_>) -> Answer {
     let wait = Wait::parse(&ask.query).map_err(|error| Problem::unprocessable(error.to_string()))?;
     let once = || api.pull(names.system, names.itype, names.tag, &ask.body, caller);
     let pulled = match wait {
-        None => once().await?,
+        None => counted(ask, once().await?),
         Some(wait) => api.wait(&wait, once).await?,
     };
     Ok(told(&pulled))
@@ -69,10 +69,18 @@ pub(crate) async fn job(ask: &Ask<'_>) -> Answer {
     let wait = Wait::parse(&ask.query).map_err(|error| Problem::unprocessable(error.to_string()))?;
     let once = || api.job(names.system, names.itype, names.tag, caller);
     let pulled = match wait {
-        None => once().await?,
+        None => counted(ask, once().await?),
         Some(wait) => api.wait(&wait, once).await?,
     };
     Ok(told(&pulled))
+}
+
+/// An answer to a client that will ask again by itself.
+fn counted(ask: &Ask<'_>, pulled: Pulled) -> Pulled {
+    if let Some(job) = &pulled.job {
+        ask.service.api.jobs.asked(job.number);
+    }
+    pulled
 }
 
 fn told(pulled: &Pulled) -> Response {
@@ -104,7 +112,7 @@ pub(crate) async fn import(ask: &Ask<'_>) -> Answer {
     let wait = Wait::parse(&ask.query).map_err(|error| Problem::unprocessable(error.to_string()))?;
     let once = || api.import(names, ask.platform, &ask.body, caller);
     let pulled = match wait {
-        None => once().await?,
+        None => counted(ask, once().await?),
         Some(wait) => api.wait(&wait, once).await?,
     };
     Ok(told(&pulled))

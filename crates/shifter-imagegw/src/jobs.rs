@@ -128,9 +128,13 @@ impl Jobs {
         job.with_credentials && !job.is_held()
     }
 
-    /// Notes that a client asked for a job; returns how far it is, if it runs in this process.
-    pub(crate) fn poll(&self, number: i64) -> Option<Standing> {
+    /// Notes that a client asked for a job that will ask again by itself; who waits here is not counted so.
+    pub(crate) fn asked(&self, number: i64) {
         locked(&self.polls).asked(number, Instant::now());
+    }
+
+    /// How far a job is, if it runs in this process.
+    pub(crate) fn standing(&self, number: i64) -> Option<Standing> {
         let standing = locked(&self.running).get(&number)?.progress.get();
         Some(standing).filter(|standing| !standing.line.is_empty())
     }

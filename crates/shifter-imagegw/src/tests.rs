@@ -149,7 +149,11 @@ impl Gateway {
         tag: &str,
         body: &str,
     ) -> Result<wire::Image, Refusal> {
-        self.api().pull(system, "docker", tag, body.as_bytes(), caller).await.map(|pulled| pulled.image)
+        let pulled = self.api().pull(system, "docker", tag, body.as_bytes(), caller).await?;
+        if let Some(job) = &pulled.job {
+            self.api().jobs.asked(job.number);
+        }
+        Ok(pulled.image)
     }
 
     /// Pulls as a client does: asks until the end. Panics after 20 s.

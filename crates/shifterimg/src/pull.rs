@@ -172,7 +172,8 @@ impl<'a> Progress<'a> {
         let mut text = format!("{}, status: {status}", self.doing);
         // The last line stays as scripts know it; only work in progress says more.
         let message = image.status_message.as_deref().filter(|m| !m.is_empty() && *m != status);
-        let message = pulled.progress.as_ref().map(show::progress).or(message.map(show::printable));
+        let progress = pulled.progress.as_ref().filter(|progress| !progress.stage.is_empty());
+        let message = progress.map(show::progress).or(message.map(show::printable));
         if let (Outcome::Going, Some(message)) = (outcome(image), message) {
             text.push_str(&format!(" ({message})"));
         }

@@ -92,7 +92,7 @@ impl Api {
 
     /// An unfinished pull.
     pub(super) fn going(&self, mut job: Job) -> Pulled {
-        let standing = self.jobs.poll(job.number);
+        let standing = self.jobs.standing(job.number);
         if let Some(standing) = &standing {
             job.message.clone_from(&standing.line);
         }

@@ -44,10 +44,8 @@ impl Polls {
 
     /// Notes that several clients wait at a time.
     pub(super) fn several(&mut self, number: i64, now: Instant) {
-        self.asked(number, now);
-        if let Some(poll) = self.0.get_mut(&number) {
-            poll.several = true;
-        }
+        let unheard = Poll { last: now, short_gaps: [false; 2], several: false, told: None };
+        self.0.entry(number).or_insert(unheard).several = true;
     }
 
     /// Whether the end of a job is to be told to several clients, and still fresh enough for that. Of two gaps at

@@ -91,7 +91,7 @@ fn a_registry_password_is_in_no_log_no_database_and_no_core_file() {
     site.store_password("alice", "local", &format!("ada:{PASSWORD}"));
     site.store_password("bob", "local", &format!("ada:{PASSWORD}-wrong"));
     site.pull("alice", "local/x:1").success().unwrap();
-    site.pull("bob", "local/x:1").failure(1).unwrap();
+    site.pull("bob", "local/x:1").failure(4).unwrap();
     let payload = format!(r#"{{"authorized_locations":{{"local":"ada:{PASSWORD}"}}}}"#);
     let login = |body: &[u8]| {
         let credential = mint(&site, &["-s", &payload]);

@@ -253,6 +253,8 @@ fn reconcile_finds_and_settles_each_kind_of_disagreement() {
     }
     let part = site.gateway.images.join(format!(".{}.partial.0011223344556677", fine.id()));
     fs::write(&part, "x").unwrap();
+    // No part of this host's: only its age tells.
+    age(&part);
     let foreign = site.gateway.images.join("README.site");
     fs::write(&foreign, "the site's").unwrap();
 

@@ -126,10 +126,13 @@ fn every_kind_of_file_is_imported_by_path_and_by_upload() {
         let path = format!("/home/alice/{file}");
         give(&path, 0o600);
         // Which the gateway's own account cannot read.
-        let refused = site.shifterimg("alice", &["import", "--format", format, &path, "custom:no"]).failure(1);
+        let refused =
+            site.shifterimg("alice", &["import", "--format", format, &path, "custom:no"]).failure(1);
         assert!(refused.unwrap().contains("the image gateway cannot read"), "{file}");
         let name = format!("custom:{format}:1");
-        site.shifterimg("alice", &["import", "--upload", "--format", format, &path, &name]).success().unwrap();
+        site.shifterimg("alice", &["import", "--upload", "--format", format, &path, &name])
+            .success()
+            .unwrap();
         assert_eq!(word(&site, "bob", &name), expected, "{file}");
     }
     assert_eq!(site.expansions(), [""; 0], "nothing is left in scratch space");
@@ -155,7 +158,7 @@ fn nobody_imports_what_they_could_not_read_or_what_is_no_image() {
         ("alice", "/home/alice/link", "is not a regular file"),
         ("alice", "/dev/zero", "is not a regular file"),
         ("alice", "/opt/elsewhere.squashfs", "not in a directory from which this site allows imports"),
-        ("alice", "/home/alice/note.txt", "not a squashfs image"),
+        ("alice", "/home/alice/note.txt", "cut off"),
         ("alice", "/home/alice/short.squashfs", "squashfs"),
         ("alice", &format!("{images}/x.squashfs"), "is not there"),
         ("alice", "/home/../etc/shadow", "absolute path without"),
@@ -208,13 +211,11 @@ fn an_imported_image_belongs_to_whom_it_is_shared_with_and_a_forged_identifier_i
 
 #[test]
 fn only_the_users_that_the_site_names_may_import() {
-    for (users, expected) in [(json!("None"), [4, 4]), (json!(["alice"]), [0, 4]), (json!("alice"), [0, 4])] {
-        let site = site(&[("ImportUsers", users.clone())]);
-        let path = squashfs(&site, "limited");
-        for (user, expected) in ["alice", "bob"].into_iter().zip(expected) {
-            let out = site.shifterimg(user, &["import", &path, &format!("custom:{user}")]);
-            assert_eq!(out.status.code(), Some(expected), "{users} {user}: {}", out.describe());
-        }
-        site.finish();
+    let site = site(&[("ImportUsers", json!("alice"))]);
+    let path = squashfs(&site, "limited");
+    for (user, expected) in [("alice", 0), ("bob", 4)] {
+        let out = site.shifterimg(user, &["import", &path, &format!("custom:{user}")]);
+        assert_eq!(out.status.code(), Some(expected), "{user}: {}", out.describe());
     }
+    site.finish();
 }

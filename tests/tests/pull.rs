@@ -201,7 +201,7 @@ fn a_private_image_behind_tls_and_a_password_is_its_pullers_alone() {
         sandbox.push(&registry, &built, "secret", "1").unwrap();
         vec![Location { name: "vault".to_owned(), url: registry.url.clone(), ca: registry.ca.clone() }]
     });
-    let refused = site.pull("alice", "vault/secret:1").failure(1).unwrap();
+    let refused = site.pull("alice", "vault/secret:1").failure(4).unwrap();
     assert_eq!(refused.trim().lines().count(), 1, "{refused}");
     assert!(!refused.contains("pass:word"), "{refused}");
 
@@ -211,7 +211,7 @@ fn a_private_image_behind_tls_and_a_password_is_its_pullers_alone() {
 
     // Bob has no password: the image does not exist for him, by name or by identifier.
     site.shifterimg("bob", &["lookup", "docker:vault/secret:1"]).failure(1).unwrap();
-    site.pull("bob", "vault/secret:1").failure(1).unwrap();
+    site.pull("bob", "vault/secret:1").failure(4).unwrap();
     assert!(!site.shifterimg("bob", &["images"]).success().unwrap().contains("secret"));
     let by_id = format!("--image=id:{}", built.id());
     let refused =

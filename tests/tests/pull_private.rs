@@ -57,7 +57,7 @@ fn a_private_layer_in_the_cache_is_not_given_to_whoever_knows_its_digest() {
     let shown = outcome.describe();
     let why = outcome.failure(1).unwrap();
     assert!(why.contains("ask for layer") && why.contains(&secret[7..]), "{shown}");
-    site.pull("bob", "local/alice/app:1").failure(1).unwrap();
+    site.pull("bob", "local/alice/app:1").failure(4).unwrap();
     assert_eq!(site.image_files().len(), 2, "{:?}", site.image_files());
     // Once the registry says that Bob has it, it need not be fetched again.
     registry.has_layer("bob/app", &secret, true).unwrap();

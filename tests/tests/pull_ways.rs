@@ -79,7 +79,7 @@ fn a_registry_with_a_token_service_opens_to_its_users_and_what_is_open_to_all() 
     assert_eq!(site.script("local/open:1", "cat /which"), "open");
     assert_eq!(service.requests().iter().filter(|line| line.starts_with("user")).count(), 0);
 
-    let why = site.pull("alice", "local/secret:1").failure(1).unwrap();
+    let why = site.pull("alice", "local/secret:1").failure(4).unwrap();
     assert!(why.contains("run shifterimg login local"), "{why}");
     site.store_password("alice", "local", "ada:pass:word");
     site.pull("alice", "local/secret:1").success().unwrap();
@@ -90,7 +90,7 @@ fn a_registry_with_a_token_service_opens_to_its_users_and_what_is_open_to_all() 
         service.requests()
     );
     site.store_password("bob", "local", "ada:wrong");
-    let why = site.pull("bob", "local/secret:1").failure(1).unwrap();
+    let why = site.pull("bob", "local/secret:1").failure(4).unwrap();
     assert!(why.contains("run shifterimg login local to replace them"), "{why}");
     site.shifterimg("bob", &["lookup", "docker:local/secret:1"]).failure(1).unwrap();
     site.finish();

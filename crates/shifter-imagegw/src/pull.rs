@@ -401,7 +401,7 @@ impl Puller {
             let acl = if public { Default::default() } else { acl::of_grant(&job.acl, job.uid) };
             let grant = Grant { key, id, puller, public, acl, checked: earned.asked };
             let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
-            if known.is_none() && !self.is_published(image).await {
+            if known.is_none() && !self.find_published(image).await? {
                 return Err(PullError::Removed);
             }
             let mut record = known.unwrap_or_else(|| Record::new(image.clone()));

@@ -1,6 +1,7 @@
 //! A time limit on every step of a catalog: a database that accepts and never answers costs a request a 503, not its
 //! life. Limits of the servers and drivers do not cover that case. Says nothing of opening and migrating.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,6 +115,11 @@ impl Catalog for Limited {
 
     async fn forget_ends_before(&self, before: f64) -> Result<(), CatalogError> {
         within("forgetting old pulls", self.0.forget_ends_before(before)).await
+    }
+
+    /// As long as it takes: it answers no caller.
+    async fn copy_to(&self, file: &Path) -> Result<(), CatalogError> {
+        self.0.copy_to(file).await
     }
 
     async fn close(&self) {

@@ -16,10 +16,16 @@ const ALICE: &str = "good:alice:users::1:10001";
 /// Sends bytes, says nothing more, and returns the status of the answer; 0 where the connection was closed
 /// without one.
 async fn throw(address: SocketAddr, bytes: &[u8]) -> u16 {
+    send(address, bytes, true).await
+}
+
+async fn send(address: SocketAddr, bytes: &[u8], and_end: bool) -> u16 {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // Who is refused in the middle of a long head may find the connection closed.
     let _ = stream.write_all(bytes).await;
-    let _ = stream.shutdown().await;
+    if and_end {
+        let _ = stream.shutdown().await;
+    }
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(40), stream.read_to_end(&mut answer));
     let _ = read.await.expect("the gateway answers or closes");
@@ -183,6 +189,10 @@ async fn whatever_the_document_allows_is_answered_as_the_document_says() {
     for round in 0..150 {
         for (path, methods) in document["paths"].as_object().unwrap() {
             for (method, operation) in methods.as_object().unwrap() {
+                // The one image must be there for the other routes.
+                if operation["operationId"] == "remove" && round < 100 {
+                    continue;
+                }
                 let mut target = path.clone();
                 let mut query = Vec::new();
                 for parameter in operation["parameters"].as_array().unwrap() {
@@ -254,7 +264,7 @@ async fn heads_of_a_megabyte_and_a_thousand_lines_are_refused() {
         (request(&thousand), &[431]),
         (line, &[414]),
     ] {
-        let status = throw(address, bytes.as_bytes()).await;
+        let status = send(address, bytes.as_bytes(), false).await;
         assert!(expected.contains(&status), "{} bytes: {status}", bytes.len());
     }
 }

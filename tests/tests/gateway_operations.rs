@@ -302,6 +302,30 @@ fn reconcile_finds_and_settles_each_kind_of_disagreement() {
 }
 
 #[test]
+fn reconcile_takes_nothing_away_where_the_image_directory_is_not_mounted() {
+    let (one, two) = (image("one"), image("two"));
+    let site = site(&[("one", &one), ("two", &two)]);
+    for tag in ["one", "two"] {
+        site.pull("alice", &format!("app:{tag}")).success().unwrap();
+    }
+    let (images, aside) = (&site.gateway.images, site.gateway.images.with_extension("aside"));
+    fs::create_dir(&aside).unwrap();
+    let movement = |from: &std::path::Path, to: &std::path::Path| {
+        for name in names(from) {
+            fs::rename(from.join(&name), to.join(&name)).unwrap();
+        }
+    };
+    movement(images, &aside);
+    let out = site.command(&["reconcile", "--fix"]);
+    assert!(out.out().contains("is its file system mounted? nothing is taken away"), "{}", out.describe());
+    assert!(out.err().contains("2 found, 2 left as they are"), "{}", out.describe());
+    movement(&aside, images);
+    assert!(site.command(&["reconcile"]).success().unwrap().contains("agree"));
+    assert_eq!(site.run("bob", "app:two", &["cat", "/etc/word"]).success().unwrap(), "two");
+    site.finish();
+}
+
+#[test]
 fn a_lost_catalog_is_rebuilt_and_opens_no_private_image() {
     let (open, closed, old) = (image("open"), image("closed"), image("old"));
     let mut site = site(&[("open", &open), ("closed", &closed), ("old", &old)]);

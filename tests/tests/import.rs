@@ -210,6 +210,29 @@ fn an_imported_image_belongs_to_whom_it_is_shared_with_and_a_forged_identifier_i
 }
 
 #[test]
+fn nobody_replaces_another_users_image_by_importing_under_its_name() {
+    let site = site(&[]);
+    let (hers, his) = (squashfs(&site, "hers"), "/home/bob/his.squashfs");
+    site.shifterimg("alice", &["import", &hers, "custom:tool"]).success().unwrap();
+    fs::create_dir_all("/home/bob").unwrap();
+    let mut other = fs::read(&hers).unwrap();
+    other.resize(other.len() + (1 << 20), 0);
+    fs::write(his, &other).unwrap();
+    give(his, 0o644);
+    for name in ["custom:tool", "custom:tool:latest"] {
+        let said = site.shifterimg("bob", &["import", his, name]);
+        assert!(said.err().contains("another user's image"), "{name}: {}", said.describe());
+        assert_eq!(word(&site, "carol", "custom:tool"), "hers", "{name}");
+    }
+    site.shifterimg("bob", &["import", his, "custom:tool2"]).success().unwrap();
+    // Her own she may.
+    fs::copy(his, "/home/alice/newer.squashfs").unwrap();
+    give("/home/alice/newer.squashfs", 0o644);
+    site.shifterimg("alice", &["import", "/home/alice/newer.squashfs", "custom:tool"]).success().unwrap();
+    site.finish();
+}
+
+#[test]
 fn only_the_users_that_the_site_names_may_import() {
     let site = site(&[("ImportUsers", json!("alice"))]);
     let path = squashfs(&site, "limited");

@@ -114,7 +114,7 @@ impl Keeper {
         loop {
             if let Some(record) = self.catalog.record(system, id).await? {
                 puller.settle_meta(platform, id).await?;
-                return Ok((Outcome::Done, puller.has_file(&record.image).await));
+                return Ok((Outcome::Done, puller.has_file(&record.image).await?));
             }
             let Some(record) = self.catalog.retired(Some(system), Some(id)).await?.pop() else {
                 return Ok((Outcome::None, false));

@@ -126,6 +126,10 @@ pub(crate) struct Image {
     pub(crate) expiration: f64,
 }
 
+/// Who earned a grant that an original gateway gave: it does not say. (The uid that means nobody,
+/// chown(2).)
+pub(crate) const UNKNOWN_PULLER: u32 = u32::MAX;
+
 /// The right to an image under a tag, earned from the registry by one caller.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Grant {

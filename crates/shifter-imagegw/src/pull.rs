@@ -266,7 +266,7 @@ impl Puller {
                 image.last_pull = now();
                 image.expiration = image.last_pull + self.config.image_expiration.as_secs_f64();
                 progress.set("Transferring metadata");
-                let earned = Earned { digest, asked, public: !head.private };
+                let earned = Earned { digest, asked, public: Public::Is(!head.private) };
                 self.grant(job, &image, &earned).await
             }
             Err(error) => {
@@ -397,7 +397,11 @@ impl Puller {
             self.held(patiently(|| catalog.heartbeat(lease)).await?)?;
             let job = patiently(|| catalog.job(lease.number)).await?.ok_or(PullError::Lost)?;
             let (key, id, puller) = (job.key.clone(), image.id.clone(), job.uid);
-            let public = earned.public || (self.config.private_is_public && job.acl.is_public());
+            let public = match earned.public {
+                Public::Is(true) => true,
+                Public::Is(false) => self.config.private_is_public && job.acl.is_public(),
+                Public::AsListed => job.acl.is_public(),
+            };
             let acl = if public { Default::default() } else { acl::of_grant(&job.acl, job.uid) };
             let grant = Grant { key, id, puller, public, acl, checked: earned.asked };
             let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
@@ -428,7 +432,7 @@ impl Puller {
             }
             is_settled?;
             rounds += 1;
-            let if_acl = (!earned.public && rounds < ROUNDS).then_some(&job.acl);
+            let if_acl = (!matches!(earned.public, Public::Is(true)) && rounds < ROUNDS).then_some(&job.acl);
             if patiently(|| catalog.finish(lease, if_acl)).await? {
                 audit::granted(&grant);
                 return Ok(());
@@ -443,8 +447,16 @@ struct Earned {
     digest: String,
     /// When it was asked.
     asked: f64,
-    /// Whether it would have said so to anybody.
-    public: bool,
+    public: Public,
+}
+
+/// Whether what was earned is everybody's.
+#[derive(Clone, Copy)]
+enum Public {
+    /// Whether the registry would have said so to anybody.
+    Is(bool),
+    /// No registry was asked: it is unless the job names users, whose list may change until its end.
+    AsListed,
 }
 
 fn stores(config: &Config) -> HashMap<String, Arc<Store>> {

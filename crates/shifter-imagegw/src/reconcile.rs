@@ -68,9 +68,17 @@ pub(crate) async fn run(scope: &Scope<'_>, orders: &Orders) -> anyhow::Result<An
         let contents = directory::read(place.directory).await?;
         let records = records(scope.catalog, &place).await?;
         let knows_nothing = records.is_empty();
+        // As a file system that is not mounted looks: what is taken away then does not come back with it.
+        let is_empty = contents.images.is_empty() && records.iter().any(|record| !record.grants.is_empty());
+        if is_empty {
+            let directory = place.directory.display();
+            lines.push(format!(
+                "{directory} holds no image at all; is its file system mounted? nothing is taken away"
+            ));
+        }
         for fault in faults(scope, &contents, records).await {
             found += 1;
-            let (line, is_solved) = settle(scope, orders, &place, fault, knows_nothing).await?;
+            let (line, is_solved) = settle(scope, orders, &place, fault, (knows_nothing, is_empty)).await?;
             lines.push(line);
             left += usize::from(!is_solved);
         }
@@ -193,12 +201,12 @@ async fn settle(
     orders: &Orders,
     place: &Place<'_>,
     fault: Fault,
-    knows_nothing: bool,
+    (knows_nothing, is_empty): (bool, bool),
 ) -> anyhow::Result<(String, bool)> {
     Ok(match fault {
         Fault::Broken(record, why) => {
             let name = format!("image {} of system {}: {why}", record.image.id, record.image.system);
-            match orders.fix && take_away(scope, place, &record).await? {
+            match orders.fix && !is_empty && take_away(scope, place, &record).await? {
                 true => (format!("{name}; taken away, the next pull makes it anew"), true),
                 false => (name, false),
             }
@@ -231,6 +239,12 @@ async fn settle(
             {
                 return Ok((format!("{name}, and it is younger than an hour; left alone"), false));
             }
+            // A pull may have entered it since.
+            for system in &place.systems {
+                if scope.catalog.record(system, &id).await?.is_some() {
+                    return Ok((format!("{name}, and it was entered meanwhile; left alone"), false));
+                }
+            }
             remove(files.paths.clone()).await?;
             (format!("{name}; removed"), true)
         }
@@ -241,6 +255,19 @@ async fn settle(
 async fn take_away(scope: &Scope<'_>, place: &Place<'_>, found: &Record) -> anyhow::Result<bool> {
     let Some((_guard, mut record)) = again(scope, found).await? else { return Ok(false) };
     let path = |end: &str| place.directory.join(format!("{}.{end}", record.image.id));
+    let size = match tokio::fs::metadata(path(&record.image.format)).await {
+        Ok(found) => Some(found.len()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).context("looking at an image failed"),
+    };
+    // A pull may have made it since, and another system's image may be sound.
+    for system in &place.systems {
+        let Some(other) = scope.catalog.record(system, &record.image.id).await? else { continue };
+        let is_sound = size.is_some_and(|size| other.image.size == 0 || other.image.size == size);
+        if is_sound && !other.grants.is_empty() && other.image.format == record.image.format {
+            return Ok(false);
+        }
+    }
     remove(vec![path("meta"), path(&record.image.format)]).await?;
     record.grants.clear();
     Ok(scope.catalog.store(&record).await?)

@@ -24,6 +24,7 @@ use crate::convert::sentence;
 use crate::import::open::{Asker, Places, open};
 use crate::import::source::Form;
 use crate::model::TagKey;
+use crate::pull::PullError;
 use crate::pull::import::{LARGEST, Source};
 use crate::route::Query;
 use crate::waiting::Pulled;
@@ -171,6 +172,11 @@ impl Api {
         let acl = acl::with_author(&uids, &gids, caller.uid, caller.gid)
             .map_err(|error| unprocessable(sentence(&error)))?;
         let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag: tag.to_owned() };
+        // Asked again when the image is made; this spares sending a file in vain.
+        match self.jobs.puller().check_name(&key, caller.uid).await {
+            Err(PullError::Import(error)) => return Err(Refusal::Conflict(sentence(&error))),
+            other => other.map_err(Refusal::Files)?,
+        }
         // The file is what credentials are to a pull: in memory, and brought again where it was lost.
         let new = NewJob { key, uid: caller.uid, gid: caller.gid, acl, with_credentials: true };
         Ok(Admitted { new, form, verbatim: wanted.verbatim })

@@ -58,7 +58,7 @@ impl Puller {
         loop {
             let newest = known.iter().max_by(|a, b| a.image.last_pull.total_cmp(&b.image.last_pull));
             match newest {
-                Some(newest) if self.has_file(&newest.image).await => {
+                Some(newest) if self.has_file(&newest.image).await? => {
                     let grants: Vec<Grant> = known.iter().flat_map(|record| record.grants.clone()).collect();
                     self.publish_meta(platform, &newest.image, &grants).await?;
                 }
@@ -76,8 +76,8 @@ impl Puller {
     }
 
     /// Whether an image's file is there; of one whose size nobody knows that is believed.
-    pub(crate) async fn has_file(&self, image: &Image) -> bool {
-        image.size == 0 || self.is_published(image).await
+    pub(crate) async fn has_file(&self, image: &Image) -> Result<bool, PullError> {
+        Ok(image.size == 0 || self.find_published(image).await?)
     }
 
     /// How far the removal of an image is; while another process is at it, its end is awaited for a while.

@@ -13,14 +13,14 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::lines::transferring_line;
 use super::make::written;
-use super::{Earned, PullError, Puller, blocking};
+use super::{Earned, Public, PullError, Puller, blocking};
 use crate::catalog::{State, patiently};
 use crate::config::Platform;
 use crate::confine::Reach;
 use crate::convert::{ConvertJob, ConvertLayer, Converters, Format};
 use crate::import::source::Form;
 use crate::import::{self, Copied, RewriteJob};
-use crate::model::{Image, Job, JobStatus, RunConfig, now};
+use crate::model::{Grant, Image, Job, JobStatus, RunConfig, TagKey, UNKNOWN_PULLER, now};
 use crate::progress::Progress;
 use crate::publish::{self, PublishError, Scratch};
 use crate::unpack::Unpacked;
@@ -54,6 +54,10 @@ pub(crate) enum ImportError {
     Taken(String),
     #[error("only a squashfs image can be published as it is")]
     NotVerbatim,
+    #[error(
+        "custom:{0} is another user's image; choose another name, or have its importer or an administrator remove it"
+    )]
+    Named(String),
 }
 
 /// What is made of a file, before it has a name.
@@ -78,8 +82,8 @@ impl Puller {
         progress: &Progress,
     ) -> Result<(), PullError> {
         let platform = self.platform(&job.key.system)?;
-        let is_public = job.acl.uids.is_empty() && job.acl.gids.is_empty();
-        if is_public {
+        self.check_name(&job.key, job.uid).await?;
+        if job.acl.is_public() {
             self.held(patiently(|| self.catalog.set_public(job.lease())).await?)?;
         }
         progress.set("Waiting for a free worker");
@@ -91,12 +95,38 @@ impl Puller {
         let (id, digest) = (copied.id.clone(), format!("sha256:{}", copied.sha256));
         let making = Making { puller: self, job, platform, progress, id, scratch, source: path, copied };
         let (mut image, _guard) = making.make(form, verbatim).await?;
+        // Who came first with a name has it.
+        let _name = self.hold(platform, &format!("name {}", bare(&job.key.tag))).await;
+        self.check_name(&job.key, job.uid).await?;
         let asked = now();
         image.last_pull = asked;
         image.expiration = asked + self.config.image_expiration.as_secs_f64();
         progress.set("Transferring metadata");
-        self.grant(job, &image, &Earned { digest, asked, public: is_public }).await
+        self.grant(job, &image, &Earned { digest, asked, public: Public::AsListed }).await
     }
+
+    /// Refuses a name that is an image of other users only: theirs would no longer be found under it.
+    pub(crate) async fn check_name(&self, key: &TagKey, uid: u32) -> Result<(), PullError> {
+        let name = bare(&key.tag);
+        for tag in [name.to_owned(), format!("{name}:latest")] {
+            let key = TagKey { tag, ..key.clone() };
+            let Some((_, grants)) = patiently(|| self.catalog.lookup(&key)).await? else { continue };
+            let mut grants = grants.iter().filter(|grant| grant.key == key).peekable();
+            // Of images of an original gateway nobody knows who made them; their lists name the maker.
+            let is_own = |grant: &Grant| {
+                grant.puller == uid || (grant.puller == UNKNOWN_PULLER && grant.acl.uids.contains(&uid))
+            };
+            if grants.peek().is_some() && !grants.any(is_own) {
+                return Err(ImportError::Named(name.to_owned()).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A tag without the `:latest` that it may be written with or without.
+fn bare(tag: &str) -> &str {
+    tag.strip_suffix(":latest").unwrap_or(tag)
 }
 
 /// Copies the file into scratch space named by its identifier, which is known only when it has been read.

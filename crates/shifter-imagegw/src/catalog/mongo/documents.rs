@@ -13,14 +13,10 @@ use shifter_core::meta::Acl;
 use super::fields::Fields;
 use crate::acl;
 use crate::catalog::{CatalogError, Record, State, Tag};
-use crate::model::{Grant, Image, RunConfig, TagKey};
+use crate::model::{Grant, Image, RunConfig, TagKey, UNKNOWN_PULLER};
 
 /// The status of images that are published.
 pub(super) const READY: &str = "READY";
-
-/// Who earned a grant that an original gateway gave: it does not say. (The uid that means nobody,
-/// chown(2).)
-const UNKNOWN_PULLER: u32 = u32::MAX;
 
 /// Who may use a private image that nobody was granted: a uid that nobody has, and that lists take.
 const NOBODY: u32 = u32::MAX - 1;

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
@@ -289,8 +290,14 @@ fn the_children_that_read_hostile_bytes_have_no_files_network_or_programs_of_the
     let run = |verb: &str, mut job: Value, reach: &Value| {
         job["version"] = json!(version);
         job["reach"] = reach.clone();
-        let gateway = site.sandbox.user("gateway").unwrap().stdin(format!("{job}\n"));
-        gateway.run(&[&program, verb]).unwrap().out()
+        let mut child = site.sandbox.user("gateway").unwrap().spawn(&[&program, verb]).unwrap();
+        // Held open: its end is the gateway's, and ends the child.
+        let mut lifeline = child.stdin.take().unwrap();
+        lifeline.write_all(format!("{job}\n").as_bytes()).unwrap();
+        let mut said = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        child.wait().unwrap();
+        said
     };
     let digest = format!("sha256:{}", "a".repeat(64));
     let convert = json!({

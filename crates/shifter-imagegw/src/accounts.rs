@@ -2,37 +2,23 @@
 //!
 //! A credential says a uid; names come from the host's name service, kept for a minute.
 
-use std::collections::HashMap;
-use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use crate::acl::Member;
+use crate::host::{self, Answers};
 
 /// The names of users.
 #[derive(Debug, Default)]
 pub(crate) struct Accounts {
-    known: Mutex<HashMap<u32, (Instant, Option<String>)>>,
+    known: Answers<Option<String>>,
 }
 
 impl Accounts {
-    const LIFETIME: Duration = Duration::from_secs(60);
-    const TIMEOUT: Duration = Duration::from_secs(5);
-    const MOST: usize = 10_000;
-
     /// The name of a user; none where the host knows none or does not answer in time.
     pub(crate) async fn name(&self, uid: u32) -> Option<String> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&uid).cloned();
-        if let Some((_, name)) = known.filter(|(when, _)| when.elapsed() < Self::LIFETIME) {
-            return name;
-        }
-        let name = ask_host(uid, Self::TIMEOUT).await;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= Self::MOST {
-            known.clear();
-        }
-        known.insert(uid, (Instant::now(), name.clone()));
-        name
+        let ask = async {
+            let output = host::ask("getent", &["passwd"], uid, "name").await?;
+            name_in(&String::from_utf8_lossy(&output.stdout), uid)
+        };
+        self.known.get(uid, ask).await
     }
 
     /// Whether a list of exact user names, `uid:N` and `gid:N` names a caller.
@@ -59,28 +45,6 @@ fn is_number_of(entry: &str, member: &Member) -> bool {
             number.parse().is_ok_and(|gid: u32| member.gid == gid || member.groups.contains(&gid))
         }
         _ => false,
-    }
-}
-
-async fn ask_host(uid: u32, limit: Duration) -> Option<String> {
-    let child = tokio::process::Command::new("getent")
-        .args(["passwd", "--", &uid.to_string()])
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    match tokio::time::timeout(limit, child).await {
-        Ok(Ok(output)) => name_in(&String::from_utf8_lossy(&output.stdout), uid),
-        Ok(Err(error)) => {
-            tracing::warn!(uid, %error, "running getent to learn a user's name failed");
-            None
-        }
-        Err(_) => {
-            tracing::warn!(uid, "the host's name service did not tell a user's name within 5 s");
-            None
-        }
     }
 }
 

@@ -5,14 +5,12 @@
 //! tags of the image. Nothing here touches the catalog or the files.
 
 use std::collections::{BTreeSet, HashMap};
-use std::process::Stdio;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
 use shifter_api::wire::MAX_ACL_IDS;
 use shifter_core::meta::Acl;
 
 use crate::catalog::Tag;
+use crate::host::{self, Answers};
 use crate::model::{Grant, TagKey};
 
 /// A caller with all groups, supplementary ones included.
@@ -143,77 +141,28 @@ pub(crate) fn pruned(grants: Vec<Grant>, tags: &[Tag], before: f64) -> Vec<Grant
     grants.into_iter().filter(is_kept).collect()
 }
 
-/// The groups of users, asked from this host's name service and kept for a minute.
+/// The groups of users.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
-    known: Mutex<HashMap<u32, (Instant, Vec<u32>)>>,
-    turns: [tokio::sync::Mutex<()>; Groups::TURNS],
+    known: Answers<Vec<u32>>,
 }
 
 impl Groups {
-    const LIFETIME: Duration = Duration::from_secs(60);
-    const TIMEOUT: Duration = Duration::from_secs(5);
-    const MOST: usize = 10_000;
-    const TURNS: usize = 16;
-
-    /// What is known of a uid's groups without asking.
-    fn recall(&self, uid: u32) -> Option<Vec<u32>> {
-        let known = self.known.lock().ok()?;
-        let (when, groups) = known.get(&uid)?;
-        (when.elapsed() < Self::LIFETIME).then(|| groups.clone())
-    }
-
     #[cfg(test)]
     pub(crate) fn knows(&self, uid: u32) -> bool {
-        self.recall(uid).is_some()
+        self.known.recall(uid).is_some()
     }
 
     /// All groups of a uid; none where the host does not know the user or does not answer in time:
     /// then only the primary group of the credential counts, which can only narrow access.
     pub(crate) async fn of(&self, uid: u32) -> Vec<u32> {
-        if let Some(groups) = self.recall(uid) {
-            return groups;
-        }
-        // One at a time: of many requests of one user the first asks, and the others find the answer.
-        let turn = &self.turns[uid as usize % Self::TURNS];
-        let _turn = turn.lock().await;
-        if let Some(groups) = self.recall(uid) {
-            return groups;
-        }
-        let groups = ask_host(uid, Self::TIMEOUT).await;
-        if let Ok(mut known) = self.known.lock() {
-            if known.len() >= Self::MOST {
-                known.clear();
-            }
-            known.insert(uid, (Instant::now(), groups.clone()));
-        }
-        groups
-    }
-}
-
-async fn ask_host(uid: u32, limit: Duration) -> Vec<u32> {
-    let child = tokio::process::Command::new("id")
-        .args(["-G", "--", &uid.to_string()])
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    match tokio::time::timeout(limit, child).await {
-        Ok(Ok(output)) if output.status.success() => String::from_utf8_lossy(&output.stdout)
-            .split_ascii_whitespace()
-            .filter_map(|word| word.parse().ok())
-            .collect(),
-        Ok(Ok(_)) => Vec::new(),
-        Ok(Err(error)) => {
-            tracing::warn!(uid, %error, "running id to learn a user's groups failed");
-            Vec::new()
-        }
-        Err(_) => {
-            tracing::warn!(uid, "the host's name service did not tell a user's groups within 5 s");
-            Vec::new()
-        }
+        let ask = async {
+            let output = host::ask("id", &["-G"], uid, "groups").await;
+            let Some(output) = output.filter(|output| output.status.success()) else { return Vec::new() };
+            let words = String::from_utf8_lossy(&output.stdout);
+            words.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
+        };
+        self.known.get(uid, ask).await
     }
 }
 

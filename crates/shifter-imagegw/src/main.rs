@@ -22,6 +22,7 @@ mod filter;
 mod front;
 mod handlers;
 mod health;
+mod host;
 mod http;
 mod import;
 mod jobs;

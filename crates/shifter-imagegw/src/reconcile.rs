@@ -240,10 +240,8 @@ async fn settle(
                 return Ok((format!("{name}, and it is younger than an hour; left alone"), false));
             }
             // A pull may have entered it since.
-            for system in &place.systems {
-                if scope.catalog.record(system, &id).await?.is_some() {
-                    return Ok((format!("{name}, and it was entered meanwhile; left alone"), false));
-                }
+            if !known(scope, place, &id).await?.is_empty() {
+                return Ok((format!("{name}, and it was entered meanwhile; left alone"), false));
             }
             remove(files.paths.clone()).await?;
             (format!("{name}; removed"), true)
@@ -261,8 +259,7 @@ async fn take_away(scope: &Scope<'_>, place: &Place<'_>, found: &Record) -> anyh
         Err(error) => return Err(error).context("looking at an image failed"),
     };
     // A pull may have made it since, and another system's image may be sound.
-    for system in &place.systems {
-        let Some(other) = scope.catalog.record(system, &record.image.id).await? else { continue };
+    for other in known(scope, place, &record.image.id).await? {
         let is_sound = size.is_some_and(|size| other.image.size == 0 || other.image.size == size);
         if is_sound && !other.grants.is_empty() && other.image.format == record.image.format {
             return Ok(false);
@@ -275,23 +272,23 @@ async fn take_away(scope: &Scope<'_>, place: &Place<'_>, found: &Record) -> anyh
 
 async fn write_meta(scope: &Scope<'_>, place: &Place<'_>, found: &Record) -> anyhow::Result<bool> {
     let Some((_guard, record)) = again(scope, found).await? else { return Ok(false) };
-    let mut grants = Vec::new();
-    for system in &place.systems {
-        grants.extend(
-            scope
-                .catalog
-                .record(system, &record.image.id)
-                .await?
-                .map(|record| record.grants)
-                .unwrap_or_default(),
-        );
-    }
+    let records = known(scope, place, &record.image.id).await?;
+    let grants: Vec<Grant> = records.into_iter().flat_map(|record| record.grants).collect();
     let acl = acl::for_meta(&grants, scope.gateway_uid)?;
     let acl = if scope.config.environment.no_acl_in_meta { Default::default() } else { acl };
     let meta = record.image.to_meta(acl);
     let (directory, id, text) = (place.directory.to_owned(), record.image.id, meta.render());
     tokio::task::spawn_blocking(move || publish::publish_meta(&directory, &id, &text)).await??;
     Ok(true)
+}
+
+/// What the catalog has of an image now, for all systems of the directory.
+async fn known(scope: &Scope<'_>, place: &Place<'_>, id: &str) -> anyhow::Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for system in &place.systems {
+        records.extend(scope.catalog.record(system, id).await?);
+    }
+    Ok(records)
 }
 
 /// The record as it is now, with the image's lock; none if it changed since it was looked at.

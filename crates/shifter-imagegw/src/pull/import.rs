@@ -82,7 +82,6 @@ impl Puller {
         progress: &Progress,
     ) -> Result<(), PullError> {
         let platform = self.platform(&job.key.system)?;
-        self.check_name(&job.key, job.uid).await?;
         if job.acl.is_public() {
             self.held(patiently(|| self.catalog.set_public(job.lease())).await?)?;
         }

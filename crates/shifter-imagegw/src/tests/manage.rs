@@ -218,10 +218,10 @@ async fn a_full_directory_loses_the_longest_unused_images() {
         // Each image has 11 bytes.
         let limit = |config: &mut Config| config.platforms.get_mut("sysa").unwrap().size_limit = Some(25);
         let site = Site::on(server, limit).await;
-        let mut ids = Vec::new();
+        let (mut ids, begun) = (Vec::new(), now());
         for (number, repository) in ["a", "b", "c", "d"].iter().enumerate() {
             ids.push(site.publish(repository, repository).await);
-            site.set_expiration(&ids[number], now() + 1000.0 - number as f64).await;
+            site.set_expiration(&ids[number], begun + 1000.0 - number as f64).await;
         }
         site.answer("POST", &format!("/api/pin/sysa?id={}", ids[3]), ADMIN).await;
         // The pinned one is the longest unused.

@@ -23,6 +23,7 @@ use crate::catalog::{Catalog, CatalogError, NewJob, Submitted, Tag, submit};
 use crate::convert::sentence;
 use crate::filter::Filter;
 use crate::jobs::Jobs;
+use crate::listed::Listed;
 use crate::live::Live;
 use crate::login::Logins;
 use crate::model::{Grant, Image, Job, TagKey, now};
@@ -39,6 +40,7 @@ pub(crate) struct Api {
     pub(crate) logins: Logins,
     pub(crate) elsewhere: Arc<Elsewhere>,
     pub(crate) managing: Managing,
+    listed: Listed,
     uploads: Semaphore,
 }
 
@@ -87,7 +89,8 @@ impl Api {
         let elsewhere = Elsewhere::new(catalog.clone());
         let managing = Managing::new(&config, &catalog, &jobs);
         let uploads = Semaphore::new(importing::UPLOADS);
-        Api { config, catalog, jobs, groups, logins, elsewhere, managing, uploads }
+        let listed = Listed::new(catalog.clone());
+        Api { config, catalog, jobs, groups, logins, elsewhere, managing, listed, uploads }
     }
 
     /// `GET list`: what the caller may use, one record per image and type. Who is nobody sees what is public.
@@ -98,7 +101,7 @@ impl Api {
         filter: &Filter,
     ) -> Result<ImageList, Refusal> {
         let caller = caller.into();
-        let records = self.catalog.list(Some(system)).await?;
+        let records = self.listed.of(system).await?;
         let member = self.member(caller, records.iter().any(|record| name_groups(&record.grants))).await;
         let mut list = Vec::new();
         for record in records.iter().filter(|record| filter.has_labels(&record.image.config.labels)) {

@@ -216,6 +216,12 @@ pub(crate) trait Catalog: Send + Sync {
     /// Every record of a system, or of all, by system and id.
     async fn list(&self, system: Option<&str>) -> Result<Vec<Record>, CatalogError>;
 
+    /// Something that is another whenever any of `list`'s records is, expirations apart; none where only reading them
+    /// tells.
+    async fn version(&self) -> Result<Option<Version>, CatalogError> {
+        Ok(None)
+    }
+
     /// The record of an image.
     async fn record(&self, system: &str, id: &str) -> Result<Option<Record>, CatalogError>;
 
@@ -284,6 +290,9 @@ pub(crate) trait Catalog: Send + Sync {
     /// Ends the connections.
     async fn close(&self);
 }
+
+/// What a catalog was at one moment; only equality means anything.
+pub(crate) type Version = (i64, i64);
 
 /// For what a catalog is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,6 +27,7 @@ mod http;
 mod import;
 mod jobs;
 mod keeper;
+mod listed;
 mod listen;
 mod live;
 mod locks;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Catalog, CatalogError, Change, Lease, NewJob, Record, Turn, Use};
+use super::{Catalog, CatalogError, Change, Lease, NewJob, Record, Turn, Use, Version};
 use crate::model::{Grant, Image, Job, TagKey};
 
 /// Longest wait for one step; longer than what the databases take to give up a connection by themselves.
@@ -39,6 +39,10 @@ impl Catalog for Limited {
 
     async fn list(&self, system: Option<&str>) -> Result<Vec<Record>, CatalogError> {
         within("reading images", self.0.list(system)).await
+    }
+
+    async fn version(&self) -> Result<Option<Version>, CatalogError> {
+        within("asking whether images changed", self.0.version()).await
     }
 
     async fn record(&self, system: &str, id: &str) -> Result<Option<Record>, CatalogError> {

@@ -2,8 +2,9 @@
 
 use super::suite::{Case, Opened, cases};
 use super::*;
+use crate::listed::Listed;
 
-pub(super) const CASES: [Case; 8] = cases![
+pub(super) const CASES: [Case; 10] = cases![
     a_retired_image_is_found_by_nobody_and_comes_back_whole,
     an_image_that_was_used_meanwhile_does_not_expire,
     of_ten_who_retire_an_image_one_does,
@@ -12,6 +13,8 @@ pub(super) const CASES: [Case; 8] = cases![
     an_expired_record_is_forgotten_only_as_it_was_read,
     what_a_tag_meant_is_remembered,
     lookups_are_kept_in_order_and_the_oldest_go,
+    no_change_of_a_record_goes_unnoticed,
+    a_kept_list_is_the_catalogs_after_a_thousand_changes_at_once,
 ];
 
 const RETIRE: Turn = Turn { to: State::Expiring, expiration: 50.0, if_expired_by: None };
@@ -221,4 +224,69 @@ async fn lookups_are_kept_in_order_and_the_oldest_go(opened: Opened) {
     catalog.trim_uses(3).await.unwrap();
     assert_eq!(catalog.uses("sysa", 1000).await.unwrap(), [one(199, "sysa"), one(201, "sysa")]);
     assert_eq!(catalog.uses("sysb", 1000).await.unwrap().len(), 1);
+}
+
+async fn no_change_of_a_record_goes_unnoticed(opened: Opened) {
+    let catalog = &opened.catalog;
+    // Elsewhere every list is read.
+    let Some(mut before) = catalog.version().await.unwrap() else { return };
+    let mut moved = async |step: &str| {
+        let now = catalog.version().await.unwrap().unwrap();
+        assert_ne!(now, before, "{step}");
+        before = now;
+    };
+    assert!(catalog.store(&record("aa", "a:1", 1.0, 7, true)).await.unwrap());
+    moved("an image is entered").await;
+    let mut found = opened.read("aa").await;
+    found.grants.push(grant("a:1", "aa", 8, true));
+    assert!(catalog.store(&found).await.unwrap());
+    moved("a grant is added").await;
+    assert!(catalog.store(&record("bb", "a:1", 2.0, 7, true)).await.unwrap());
+    moved("a tag moves to another image").await;
+    assert!(catalog.turn(&opened.read("aa").await, &RETIRE).await.unwrap());
+    moved("an image is retired").await;
+    let gone = Turn { to: State::Expired, ..RETIRE };
+    assert!(catalog.turn(&opened.retired("aa").await, &gone).await.unwrap());
+    moved("its files are gone").await;
+    let back = Turn { to: State::Ready, expiration: 99.0, if_expired_by: None };
+    assert!(catalog.turn(&opened.retired("aa").await, &back).await.unwrap());
+    moved("it comes back").await;
+    opened.expire("aa").await;
+    moved("it expires again").await;
+    catalog.forget(&opened.retired("aa").await).await.unwrap();
+    moved("it is forgotten").await;
+
+    catalog.set_expiration("sysa", "bb", 99.0).await.unwrap();
+    catalog.enter_job(&new_job("c:1", 7)).await.unwrap().unwrap();
+    assert_eq!(
+        catalog.version().await.unwrap(),
+        Some(before),
+        "neither lookups nor pulls change what lists show"
+    );
+}
+
+async fn a_kept_list_is_the_catalogs_after_a_thousand_changes_at_once(opened: Opened) {
+    let listed = Arc::new(Listed::new(opened.catalog.clone()));
+    let tasks = (0..10).map(|task| {
+        let (catalog, listed) = (opened.catalog.clone(), listed.clone());
+        tokio::spawn(async move {
+            let id = format!("{task:02}");
+            let mut record = record(&id, &format!("a:{task}"), 1.0, 7, true);
+            for revision in 0..110 {
+                record.revision = revision;
+                assert!(catalog.store(&record).await.unwrap());
+                let shown = listed.of("sysa").await.unwrap();
+                let shown = shown.iter().find(|shown| shown.image.id == id).unwrap();
+                assert_eq!(
+                    shown.revision,
+                    revision + 1,
+                    "a list shows what was written before it was asked for"
+                );
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    assert_eq!(*listed.of("sysa").await.unwrap(), *opened.catalog.list(Some("sysa")).await.unwrap());
 }

@@ -18,7 +18,6 @@ use self::source::Form;
 use crate::confine::Reach;
 use crate::convert::{self, Converters, answer, read_job, sentence, shut_in};
 
-pub(crate) mod open;
 mod rewrite;
 pub(crate) mod source;
 

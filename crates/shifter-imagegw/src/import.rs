@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
@@ -15,11 +16,13 @@ use shifter_core::fasthash::sample_offsets;
 use shifter_squashfs::reader::{Image, Limits};
 
 use self::source::Form;
+use self::tree::{Tree, TreeError};
 use crate::confine::Reach;
 use crate::convert::{self, Converters, answer, read_job, sentence, shut_in};
 
 mod rewrite;
 pub(crate) mod source;
+pub(crate) mod tree;
 
 /// What the child is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -94,6 +97,48 @@ pub(crate) fn copy(from: &mut dyn Read, to: &mut File, limit: u64) -> io::Result
     }
     to.flush()?;
     Ok(Copied { size, sha256: hex(whole), id: fasthash(to, size)?, start })
+}
+
+/// Archives a directory. Its identifier is the archive's whole digest: no original ever gave it another.
+///
+/// # Errors
+/// [`TreeError`]; an error of its writing where `is_over` tells that nobody wants it any more.
+pub(crate) fn copy_tree(
+    tree: &Tree,
+    to: &mut File,
+    limit: u64,
+    is_over: &AtomicBool,
+) -> Result<Copied, TreeError> {
+    let mut to = Archive { to, hash: Context::new(&SHA256), size: 0, start: Vec::new(), is_over };
+    tree::archive(tree, limit, &mut to)?;
+    let sha256 = hex(to.hash);
+    Ok(Copied { size: to.size, id: sha256.clone(), sha256, start: to.start })
+}
+
+struct Archive<'a> {
+    to: &'a mut File,
+    hash: Context,
+    size: u64,
+    start: Vec<u8>,
+    is_over: &'a AtomicBool,
+}
+
+impl Write for Archive<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_over.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the import was ended"));
+        }
+        let count = self.to.write(bytes)?;
+        let bytes = bytes.get(..count).unwrap_or_default();
+        self.start.extend(bytes.iter().take(8_usize.saturating_sub(self.start.len())));
+        self.hash.update(bytes);
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 /// The identifier that the original gives to a file.

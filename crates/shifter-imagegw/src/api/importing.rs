@@ -13,7 +13,7 @@ use serde::Deserialize;
 use shifter_api::wire::parse_id_list;
 use shifter_core::descriptor::Descriptor;
 use shifter_core::image_type::ImageType;
-use shifter_fasthash::open::{Asker, Places, open};
+use shifter_fasthash::open::{Asker, OpenError, Places, open, open_directory};
 use shifter_fasthash::talk::Request;
 
 use super::{Api, Refusal};
@@ -25,6 +25,7 @@ use crate::config::{Access, Importers, Platform};
 use crate::convert::sentence;
 
 use crate::import::source::Form;
+use crate::import::tree::Tree;
 use crate::model::TagKey;
 use crate::pull::PullError;
 use crate::pull::import::{LARGEST, Origin, Source};
@@ -96,7 +97,7 @@ impl Api {
         self.check_importer(caller).await?;
         let (wanted, path) = Wanted::of_body(body)?;
         let admitted = self.admit((system, itype, tag), platform, &wanted, caller).await?;
-        let origin = self.place(path, platform, caller).await?;
+        let origin = self.place(path, admitted.form, platform, caller).await?;
         self.start_import(admitted, origin, caller).await
     }
 
@@ -112,6 +113,10 @@ impl Api {
         self.check_importer(caller).await?;
         let wanted = Wanted::of_query(query)?;
         let admitted = self.admit((system, itype, tag), platform, &wanted, caller).await?;
+        if admitted.form == Form::Directory {
+            let why = "a directory cannot be uploaded; upload a tar of it, with format tar";
+            return Err(Refusal::Unprocessable(why.to_owned()));
+        }
         let _turn = self.uploads.try_acquire().map_err(|_| Refusal::Busy)?;
         let file = receive(body, &self.config.expand_directory, query.get("sha256")).await?;
         // What an earlier one came to is not what was sent now.
@@ -180,7 +185,13 @@ impl Api {
     }
 
     /// The file on this machine, opened as far as the caller's own reach; or who is to look for it where it is.
-    async fn place(&self, path: PathBuf, platform: &Platform, caller: &Caller) -> Result<Origin, Refusal> {
+    async fn place(
+        &self,
+        path: PathBuf,
+        form: Form,
+        platform: &Platform,
+        caller: &Caller,
+    ) -> Result<Origin, Refusal> {
         let mut gids = self.groups.of(caller.uid).await;
         gids.push(caller.gid);
         let asker = Asker { uid: caller.uid, gids };
@@ -189,12 +200,22 @@ impl Api {
         forbidden.extend(config.platforms.values().map(|platform| platform.image_dir.clone()));
         forbidden.push(PathBuf::from(shifter_core::paths::SYSCONFDIR));
         let places = Places { allowed: config.import.paths.clone(), forbidden };
+        if platform.access == Access::Remote && form == Form::Directory {
+            let why = "directories of remote systems are not read from here; upload a tar of the directory";
+            return Err(Refusal::Unprocessable(why.to_owned()));
+        }
         if platform.access == Access::Remote {
             return Ok(Origin::Host(Request { path, asker, places, limit: LARGEST }));
         }
-        let opened = tokio::task::spawn_blocking(move || open(&path, &asker, &places)).await;
-        let opened = opened.map_err(|_| Refusal::Busy)?;
-        opened.map(Origin::File).map_err(|error| Refusal::Unprocessable(error.to_string()))
+        let opened = tokio::task::spawn_blocking(move || match form {
+            Form::Directory => {
+                let directory = open_directory(&path, &asker, &places)?;
+                Ok(Origin::Directory(Tree { directory, path, asker, forbidden: places.forbidden }))
+            }
+            _ => open(&path, &asker, &places).map(Origin::File),
+        });
+        let opened: Result<_, OpenError> = opened.await.map_err(|_| Refusal::Busy)?;
+        opened.map_err(|error| Refusal::Unprocessable(error.to_string()))
     }
 
     async fn start_import(

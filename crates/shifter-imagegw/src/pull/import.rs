@@ -6,6 +6,8 @@
 use std::fs::File;
 use std::io::{ErrorKind, Seek as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use shifter_fasthash::talk::Request;
@@ -20,6 +22,7 @@ use crate::config::Platform;
 use crate::confine::Reach;
 use crate::convert::{ConvertJob, ConvertLayer, Converters, Format};
 use crate::import::source::Form;
+use crate::import::tree::{Tree, TreeError};
 use crate::import::{self, Copied, RewriteJob};
 use crate::model::{Grant, Image, Job, JobStatus, RunConfig, TagKey, UNKNOWN_PULLER, now};
 use crate::progress::Progress;
@@ -46,6 +49,8 @@ pub(crate) struct Source {
 pub(crate) enum Origin {
     /// Open for reading; the user could read it, or sent it.
     File(File),
+    /// A directory, likewise.
+    Directory(Tree),
     /// On the first host of a remote system, where it is looked for.
     Host(Request),
 }
@@ -55,6 +60,8 @@ pub(crate) enum Origin {
 pub(crate) enum ImportError {
     #[error("the file is larger than {} GiB", LARGEST >> 30)]
     TooLarge,
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     #[error("reading the file failed: {0}")]
     Read(std::io::Error),
     #[error(
@@ -121,6 +128,11 @@ impl Puller {
         let expand = self.config.expand_directory.clone();
         let request = match origin {
             Origin::File(file) => return blocking(move || Ok(copy(file, &expand))).await?,
+            Origin::Directory(tree) => {
+                let over = Over::default();
+                let is_over = over.0.clone();
+                return blocking(move || Ok(copy_tree(&tree, &expand, &is_over))).await?;
+            }
             Origin::Host(request) => request,
         };
         let (scratch, path, to) = blocking(move || room(&expand)).await?;
@@ -165,6 +177,26 @@ fn room(expand: &Path) -> Result<(Scratch, PathBuf, File), PublishError> {
     Ok((scratch, path, file))
 }
 
+/// Tells a thread that nobody waits for it any more, when it is dropped.
+#[derive(Default)]
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn copy_tree(
+    tree: &Tree,
+    expand: &Path,
+    is_over: &AtomicBool,
+) -> Result<(Scratch, PathBuf, Copied), PullError> {
+    let (scratch, path, mut to) = room(expand)?;
+    let copied = import::copy_tree(tree, &mut to, LARGEST, is_over).map_err(ImportError::Tree)?;
+    Ok((scratch, path, copied))
+}
+
 fn copy(mut file: File, expand: &Path) -> Result<(Scratch, PathBuf, Copied), PullError> {
     let (scratch, path, mut to) = room(expand)?;
     let write = |source| PublishError::Io { operation: "writing", path: path.clone(), source };
@@ -204,7 +236,9 @@ impl Making<'_> {
             (true, Form::Squashfs) => self.as_it_is(&output).await?,
             (true, _) => return Err(ImportError::NotVerbatim.into()),
             (false, Form::Squashfs | Form::Sif) => self.rewrite(form, &output).await?,
-            (false, Form::Tar) => self.convert(&platform.converters, vec![self.whole()], &output).await?,
+            (false, Form::Tar | Form::Directory) => {
+                self.convert(&platform.converters, vec![self.whole()], &output).await?
+            }
             (false, Form::Archive) => self.archive(&output).await?,
         };
         puller.examine(self.job, &output, &self.id, self.progress).await?;

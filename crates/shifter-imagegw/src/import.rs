@@ -20,6 +20,7 @@ use self::tree::{Tree, TreeError};
 use crate::confine::Reach;
 use crate::convert::{self, Converters, answer, read_job, sentence, shut_in};
 
+pub(crate) mod erofs;
 mod rewrite;
 pub(crate) mod source;
 pub(crate) mod tree;

@@ -53,7 +53,10 @@ pub(crate) fn child() -> u8 {
 
 fn run(job: &UnpackJob) -> Result<(u64, u64), String> {
     let program = find_program(PROGRAM).ok_or_else(|| {
-        format!("{PROGRAM} is in none of {}; EROFS images are imported where erofs-utils is installed", PLACES.join(", "))
+        format!(
+            "{PROGRAM} is in none of {}; EROFS images are imported where erofs-utils is installed",
+            PLACES.join(", ")
+        )
     })?;
     let mut reach = job.reach.clone();
     reach.add_programs();
@@ -121,7 +124,9 @@ fn write(image: &Erofs<'_>, limits: &Limits, tree: &Path, archive: &mut File) ->
             Kind::Character => {
                 out.special(path, Special::CharDevice(device(inode)), &attributes).map_err(failed)
             }
-            Kind::Block => out.special(path, Special::BlockDevice(device(inode)), &attributes).map_err(failed),
+            Kind::Block => {
+                out.special(path, Special::BlockDevice(device(inode)), &attributes).map_err(failed)
+            }
             Kind::Fifo => out.special(path, Special::Fifo, &attributes).map_err(failed),
             Kind::Socket => Ok(()),
         }
@@ -172,13 +177,19 @@ impl<'a> Walk<'a> {
             || depth > self.limits.depth
             || path.len() > self.limits.name_bytes
         {
-            return Err(format!("the EROFS image has more or deeper directories than an image may have ({})", said()));
+            return Err(format!(
+                "the EROFS image has more or deeper directories than an image may have ({})",
+                said()
+            ));
         }
         if inode.kind == Kind::File {
             self.bytes = self.bytes.saturating_add(inode.size);
             if self.bytes > self.limits.uncompressed_bytes {
                 let most = self.limits.uncompressed_bytes;
-                return Err(format!("the EROFS image unpacks to more than {most} bytes (reached at {})", said()));
+                return Err(format!(
+                    "the EROFS image unpacks to more than {most} bytes (reached at {})",
+                    said()
+                ));
             }
         }
         visit(path, depth, inode)?;

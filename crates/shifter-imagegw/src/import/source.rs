@@ -42,11 +42,13 @@ pub(crate) enum Form {
     Archive,
     /// A root file system as a tree of files.
     Directory,
+    /// An EROFS image.
+    Erofs,
 }
 
 impl Form {
     /// The names that requests use.
-    pub(crate) const NAMES: &str = "squashfs, sif, tar, oci-archive, docker-archive, directory";
+    pub(crate) const NAMES: &str = "squashfs, sif, tar, oci-archive, docker-archive, directory, erofs";
 
     /// By the name that requests use.
     pub(crate) fn parse(name: &str) -> Option<Form> {
@@ -56,6 +58,7 @@ impl Form {
             "tar" => Some(Form::Tar),
             "oci-archive" | "docker-archive" => Some(Form::Archive),
             "directory" => Some(Form::Directory),
+            "erofs" => Some(Form::Erofs),
             _ => None,
         }
     }

@@ -21,6 +21,7 @@ use crate::catalog::{State, patiently};
 use crate::config::Platform;
 use crate::confine::Reach;
 use crate::convert::{ConvertJob, ConvertLayer, Converters, Format};
+use crate::import::erofs::UnpackJob;
 use crate::import::source::Form;
 use crate::import::tree::{Tree, TreeError};
 use crate::import::{self, Copied, RewriteJob};
@@ -239,6 +240,7 @@ impl Making<'_> {
             (false, Form::Tar | Form::Directory) => {
                 self.convert(&platform.converters, vec![self.whole()], &output).await?
             }
+            (false, Form::Erofs) => self.erofs(&output).await?,
             (false, Form::Archive) => self.archive(&output).await?,
         };
         puller.examine(self.job, &output, &self.id, self.progress).await?;
@@ -288,6 +290,25 @@ impl Making<'_> {
         };
         self.puller.converter.work("rewrite", &job, None, &|_, bytes| self.show(bytes)).await?;
         Ok(self.nothing_said())
+    }
+
+    /// An EROFS image becomes an archive, and that a layer.
+    async fn erofs(&self, output: &Path) -> Result<RunConfig, PullError> {
+        let at = |name: &str| self.scratch.path().join(name);
+        let job = UnpackJob {
+            image: self.source.clone(),
+            tree: at("tree"),
+            archive: at("archive"),
+            bytes: LARGEST,
+            reach: self.reach(&at(""), std::slice::from_ref(&self.source)),
+        };
+        self.puller.converter.work("unpack-erofs", &job, None, &|_, _| {}).await?;
+        let layer = ConvertLayer {
+            path: Some(at("archive")),
+            compression: packed(Compression::None),
+            ..self.whole()
+        };
+        self.convert(&self.platform.converters, vec![layer], output).await
     }
 
     /// An archive holds an image as a registry does: it is unpacked as if it were a layer, and then looked at.

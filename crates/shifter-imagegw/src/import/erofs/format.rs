@@ -93,7 +93,9 @@ impl<'a> Erofs<'a> {
             ));
         }
         if u16_at(&bytes, 86) != 0 {
-            return Err("the EROFS image has data in other files; only whole images can be imported".to_owned());
+            return Err(
+                "the EROFS image has data in other files; only whole images can be imported".to_owned()
+            );
         }
         let (bits, more) = (bytes[12], bytes[90]);
         if !(9..=16).contains(&bits) || more != 0 {
@@ -140,9 +142,7 @@ impl<'a> Erofs<'a> {
             _ => return Err(broken(&format!("inode {number} is of no known type"))),
         };
         let (size, uid, gid, modified, length) = match is_long {
-            true => {
-                (u64_at(&bytes, 8), u32_at(&bytes, 24), u32_at(&bytes, 28), u64_at(&bytes, 32), EXTENDED)
-            }
+            true => (u64_at(&bytes, 8), u32_at(&bytes, 24), u32_at(&bytes, 28), u64_at(&bytes, 32), EXTENDED),
             false => {
                 let owner = |at| u16_at(&bytes, at).into();
                 (u32_at(&bytes, 8).into(), owner(24), owner(26), self.built, COMPACT)
@@ -206,7 +206,9 @@ impl<'a> Erofs<'a> {
         let number = inode.number;
         let beyond = |_| broken(&format!("what inode {number} has lies beyond the image"));
         if inode.size > most || !matches!(inode.layout, PLAIN | INLINE) {
-            return Err(format!("the EROFS image has a directory or link (inode {number}) that is too large or compressed"));
+            return Err(format!(
+                "the EROFS image has a directory or link (inode {number}) that is too large or compressed"
+            ));
         }
         // At most 256 MiB, and not without being in the file.
         let present = self.file.metadata().map_err(|error| error.to_string())?.len();

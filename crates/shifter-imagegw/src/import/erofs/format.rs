@@ -101,6 +101,11 @@ impl<'a> Erofs<'a> {
         if !(9..=16).contains(&bits) || more != 0 {
             return Err(broken(&format!("blocks of 2^{bits} bytes, directories of {more} more bits")));
         }
+        let present = file.metadata().map_err(|error| error.to_string())?.len();
+        let needed = u64::from(u32_at(&bytes, 36)) << bits;
+        if needed > present {
+            return Err(broken(&format!("it is cut off, {present} of {needed} bytes are there")));
+        }
         Ok(Erofs {
             file,
             block: 1 << bits,

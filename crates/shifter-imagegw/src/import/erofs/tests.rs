@@ -133,11 +133,17 @@ fn broken_images_are_refused_and_never_panic_or_run_on() {
     assert!(changed(1024 + 81, &[1]).contains("features 0x100"));
     assert!(changed(1024 + 86, &[1]).contains("in other files"));
     assert!(changed(1024 + 12, &[40]).contains("blocks of 2^40"));
+    assert!(walked(&good[..good.len() - 1], &limits).unwrap_err().contains("it is cut off"));
     assert!(walked(b"", &limits).unwrap_err().contains("no EROFS image"));
     let mut random = rand::rngs::StdRng::seed_from_u64(7);
     let mut refused = 0;
     for _ in 0..3000 {
-        let mut bytes = good[..random.random_range(2000..good.len())].to_vec();
+        let mut bytes = good.clone();
+        if random.random() {
+            bytes.truncate(random.random_range(2000..good.len()));
+            // No longer said to be as long as it was.
+            bytes[1024 + 36..1024 + 40].fill(0);
+        }
         // Where superblock, inodes and names are.
         for _ in 0..random.random_range(1..6) {
             let place = random.random_range(1024..bytes.len().min(60_000));

@@ -211,8 +211,8 @@ impl Connection {
             // Dropped with its end of the pipe when there is no more to be read.
             read(&mut std::io::BufReader::with_capacity(256 << 10, stdout))
         });
-        // Who does not take it has said why.
-        let _ = stdin.write_all(&line).await;
+        // Who does not take it has said why, or is silent.
+        let _ = tokio::time::timeout(silence, stdin.write_all(&line)).await;
         drop(stdin);
         let value = reading.await.map_err(|_| Fault::passing("the gateway is shutting down"))?;
         let status = tokio::time::timeout(ENDING, child.wait()).await.ok().and_then(Result::ok);

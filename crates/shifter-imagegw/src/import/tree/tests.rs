@@ -151,7 +151,8 @@ impl<F: FnMut()> Write for Meanwhile<F> {
 
 #[test]
 fn a_tree_that_changes_while_it_is_read_is_no_image() {
-    let act: [(&str, fn(&Path)); 4] = [
+    type Act = fn(&Path);
+    let act: [(&str, Act); 4] = [
         ("is cut off", |at| File::options().write(true).open(at.join("b")).unwrap().set_len(9).unwrap()),
         ("is written to", |at| std::fs::write(at.join("b"), vec![1; 3 << 20]).unwrap()),
         ("is removed", |at| std::fs::remove_file(at.join("c")).unwrap_or_default()),
@@ -174,6 +175,48 @@ fn a_tree_that_changes_while_it_is_read_is_no_image() {
         assert!(matches!(error, TreeError::Changed(_)), "{what}: {error}");
         assert!(written >= 18);
     }
+}
+
+#[test]
+fn names_that_change_their_meaning_meanwhile_lead_nowhere_else() {
+    let home = Home::new();
+    home.directory("d", ALICE, ALICE, 0o755);
+    home.directory("secret", 0, 0, 0o700);
+    home.file("secret/file", 0, 0, 0o600);
+    std::fs::write(home.path("secret/file"), "the secret").unwrap();
+    home.directory("other", ALICE, ALICE, 0o755);
+    home.file("other/file", ALICE, ALICE, 0o644);
+    let at = |name: &str| home.path(name);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (mut whole, mut refused) = (0, 0);
+    std::thread::scope(|scope| {
+        // Each name is now a file or directory of hers, now a link to what she may not read.
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                std::fs::write(at("d.new"), "hers").unwrap();
+                std::fs::rename(at("d.new"), at("d/file")).unwrap();
+                let _ = std::fs::rename(at("other"), at("d/sub"));
+                symlink(at("secret/file"), at("d.new")).unwrap();
+                std::fs::rename(at("d.new"), at("d/file")).unwrap();
+                let _ = std::fs::rename(at("d/sub"), at("other"));
+                symlink(at("secret"), at("d/sub")).unwrap();
+                std::fs::remove_file(at("d/sub")).unwrap();
+            }
+        });
+        for _ in 0..3000 {
+            let path = at("d");
+            let tree = Tree { directory: File::open(&path).unwrap(), path, ..home.tree() };
+            let mut bytes = Vec::new();
+            match archive(&tree, 1 << 20, &mut bytes) {
+                Ok(()) => whole += 1,
+                Err(TreeError::Changed(_) | TreeError::Read(..) | TreeError::Gateway(..)) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+            assert!(!bytes.windows(10).any(|window| window == b"the secret"));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(refused > 0, "{whole} {refused}");
 }
 
 #[test]

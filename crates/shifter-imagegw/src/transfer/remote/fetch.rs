@@ -18,6 +18,9 @@ use crate::import::{self, Copied};
 /// Longest wait for the next bytes; finding and hashing samples comes before the first.
 const SILENCE: Duration = Duration::from_secs(120);
 
+/// Longest time for a file: 256 GiB at 20 MB/s.
+const LONGEST: Duration = Duration::from_secs(14_400);
+
 /// What became of a wish for a file.
 #[derive(Debug)]
 pub(crate) enum Fetched {
@@ -60,7 +63,11 @@ impl Remote {
         let limit = request.limit;
         let words = [self.fasthash.as_str(), "--import"];
         let reading = move |from: &mut dyn BufRead| read(from, to, limit);
-        let (read, output) = link.connection.stream(&words, line, SILENCE, reading).await?;
+        let streaming = link.connection.stream(&words, line, SILENCE, reading);
+        let Ok(done) = tokio::time::timeout(LONGEST, streaming).await else {
+            return Err(Fault::lasting(format!("the file took longer than {} s", LONGEST.as_secs())));
+        };
+        let (read, output) = done?;
         let file = request.path.display();
         match read {
             Read::Done(fetched) => Ok(fetched),

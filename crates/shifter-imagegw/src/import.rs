@@ -6,7 +6,7 @@
 //! file's whole digest is kept beside it.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -112,9 +112,14 @@ pub(crate) fn copy_tree(
 ) -> Result<Copied, TreeError> {
     let mut to = Archive { to, hash: Context::new(&SHA256), size: 0, start: Vec::new(), is_over };
     tree::archive(tree, limit, &mut to)?;
+    // Where it ends in a hole.
+    to.to.set_len(to.size).map_err(|error| TreeError::Write(error.to_string()))?;
     let sha256 = hex(to.hash);
     Ok(Copied { size: to.size, id: sha256.clone(), sha256, start: to.start })
 }
+
+/// Zeros that are not written, as many bytes at a time.
+const HOLE: usize = 64 << 10;
 
 struct Archive<'a> {
     to: &'a mut File,
@@ -129,7 +134,11 @@ impl Write for Archive<'_> {
         if self.is_over.load(Ordering::Relaxed) {
             return Err(io::Error::other("the import was ended"));
         }
-        let count = self.to.write(bytes)?;
+        // Holes of files take no room here either.
+        let count = match bytes.len() >= HOLE && bytes.iter().all(|byte| *byte == 0) {
+            true => self.to.seek(SeekFrom::Current(bytes.len() as i64)).map(|_| bytes.len())?,
+            false => self.to.write(bytes)?,
+        };
         let bytes = bytes.get(..count).unwrap_or_default();
         self.start.extend(bytes.iter().take(8_usize.saturating_sub(self.start.len())));
         self.hash.update(bytes);
@@ -163,6 +172,32 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
+
+    #[test]
+    fn holes_of_a_directory_s_files_take_no_room_in_scratch_space() {
+        use std::os::unix::fs::MetadataExt as _;
+        let home = tempfile::tempdir().unwrap();
+        let file = File::create(home.path().join("large")).unwrap();
+        file.set_len(200 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_at(&file, b"middle", 100 << 20).unwrap();
+        let tree = Tree {
+            directory: File::open(home.path()).unwrap(),
+            path: home.path().to_owned(),
+            asker: shifter_fasthash::open::Asker { uid: 0, gids: vec![] },
+            forbidden: vec![],
+        };
+        let mut to = tempfile::tempfile().unwrap();
+        let copied = copy_tree(&tree, &mut to, 1 << 30, &AtomicBool::new(false)).unwrap();
+        let found = to.metadata().unwrap();
+        assert!(found.blocks() * 512 < 4 << 20, "{}", found.blocks());
+        // Header, directory's header, data, end.
+        assert_eq!((found.len(), copied.size), ((200 << 20) + 4 * 512, found.len()));
+        to.rewind().unwrap();
+        let again = copy(&mut to, &mut tempfile::tempfile().unwrap(), 1 << 30).unwrap();
+        assert_eq!(copied.id, again.sha256);
+        let ended = copy_tree(&tree, &mut to, 1 << 30, &AtomicBool::new(true));
+        assert!(matches!(ended, Err(TreeError::Write(why)) if why.contains("was ended")));
+    }
 
     #[test]
     fn a_copy_knows_the_file_s_digests_and_ends_at_the_limit() {

@@ -110,21 +110,48 @@ pub(crate) fn copy_tree(
     limit: u64,
     is_over: &AtomicBool,
 ) -> Result<Copied, TreeError> {
-    let mut to = Archive { to, hash: Context::new(&SHA256), size: 0, start: Vec::new(), is_over };
+    let to = WithHoles { to, size: 0 };
+    let mut to = Archive { to, hash: Context::new(&SHA256), start: Vec::new(), is_over };
     tree::archive(tree, limit, &mut to)?;
-    // Where it ends in a hole.
-    to.to.set_len(to.size).map_err(|error| TreeError::Write(error.to_string()))?;
+    let size = to.to.finish().map_err(|error| TreeError::Write(error.to_string()))?;
     let sha256 = hex(to.hash);
-    Ok(Copied { size: to.size, id: sha256.clone(), sha256, start: to.start })
+    Ok(Copied { size, id: sha256.clone(), sha256, start: to.start })
 }
 
 /// Zeros that are not written, as many bytes at a time.
 const HOLE: usize = 64 << 10;
 
-struct Archive<'a> {
+/// An empty file in which long runs of zeros are left out, and take no room.
+struct WithHoles<'a> {
     to: &'a mut File,
-    hash: Context,
     size: u64,
+}
+
+impl WithHoles<'_> {
+    /// How long the file is, also where it ends in a hole.
+    fn finish(&mut self) -> io::Result<u64> {
+        self.to.set_len(self.size).map(|()| self.size)
+    }
+}
+
+impl Write for WithHoles<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = match bytes.len() >= HOLE && bytes.iter().all(|byte| *byte == 0) {
+            true => self.to.seek(SeekFrom::Current(bytes.len() as i64)).map(|_| bytes.len())?,
+            false => self.to.write(bytes)?,
+        };
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+struct Archive<'a> {
+    to: WithHoles<'a>,
+    hash: Context,
     start: Vec<u8>,
     is_over: &'a AtomicBool,
 }
@@ -134,15 +161,10 @@ impl Write for Archive<'_> {
         if self.is_over.load(Ordering::Relaxed) {
             return Err(io::Error::other("the import was ended"));
         }
-        // Holes of files take no room here either.
-        let count = match bytes.len() >= HOLE && bytes.iter().all(|byte| *byte == 0) {
-            true => self.to.seek(SeekFrom::Current(bytes.len() as i64)).map(|_| bytes.len())?,
-            false => self.to.write(bytes)?,
-        };
+        let count = self.to.write(bytes)?;
         let bytes = bytes.get(..count).unwrap_or_default();
         self.start.extend(bytes.iter().take(8_usize.saturating_sub(self.start.len())));
         self.hash.update(bytes);
-        self.size += count as u64;
         Ok(count)
     }
 

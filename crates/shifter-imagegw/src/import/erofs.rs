@@ -20,6 +20,7 @@ use shifter_fasthash::hash;
 use shifter_layers::{Attributes, Device, Limits, Special, TarWriter};
 
 use self::format::{Erofs, Inode, Kind};
+use super::WithHoles;
 use crate::confine::Reach;
 use crate::convert::{answer, read_job, sentence, shut_in};
 use crate::erofs::{PLACES, find_program};
@@ -67,13 +68,20 @@ fn run(job: &UnpackJob) -> Result<(u64, u64), String> {
     let opening = |error: io::Error| format!("opening {} failed: {error}", job.image.display());
     let file = File::open(&job.image).map_err(opening)?;
     let image = Erofs::open(&file)?;
-    let limits = Limits { uncompressed_bytes: job.bytes, ..Limits::default() };
+    let limits = limits(job.bytes, file.metadata().map_err(opening)?.len());
     let found = Walk::new(&image, &limits).run(&mut |_, _, _| Ok(()))?;
     unpack(&program, job)?;
     let making = |error: io::Error| format!("writing {} failed: {error}", job.archive.display());
     let mut archive = File::options().write(true).create_new(true).open(&job.archive).map_err(making)?;
     write(&image, &limits, &job.tree, &mut archive)?;
     Ok(found)
+}
+
+/// What an image of this many bytes may unpack to, as for squashfs: small ones compress to almost nothing.
+fn limits(most: u64, length: u64) -> Limits {
+    let usual = Limits::default();
+    let unpacked = length.saturating_mul(usual.ratio).saturating_add(usual.ratio_free_bytes);
+    Limits { uncompressed_bytes: most.min(unpacked), ..usual }
 }
 
 fn unpack(program: &Path, job: &UnpackJob) -> Result<(), String> {
@@ -99,7 +107,8 @@ fn unpack(program: &Path, job: &UnpackJob) -> Result<(), String> {
 /// Archives what the image holds, with the data that was unpacked.
 fn write(image: &Erofs<'_>, limits: &Limits, tree: &Path, archive: &mut File) -> Result<(), String> {
     let failed = |error: shifter_layers::MergeError| sentence(&error);
-    let mut out = TarWriter::new(archive);
+    let mut archive = WithHoles { to: archive, size: 0 };
+    let mut out = TarWriter::new(&mut archive);
     let mut names: HashMap<u64, Vec<u8>> = HashMap::new();
     let mut unpacked = Unpacked { tree, open: Vec::new() };
     Walk::new(image, limits).run(&mut |path, depth, inode| {
@@ -131,7 +140,8 @@ fn write(image: &Erofs<'_>, limits: &Limits, tree: &Path, archive: &mut File) ->
             Kind::Socket => Ok(()),
         }
     })?;
-    out.finish().map_err(failed)
+    out.finish().map_err(failed)?;
+    archive.finish().map(drop).map_err(|error| format!("writing the archive failed: {error}"))
 }
 
 /// Hears of an entry: its path, in how many directories it is, and what it is.

@@ -155,6 +155,28 @@ fn broken_images_are_refused_and_never_panic_or_run_on() {
 }
 
 #[test]
+fn an_image_may_unpack_to_much_but_not_to_anything() {
+    assert_eq!(limits(u64::MAX, 0).uncompressed_bytes, 1 << 30);
+    assert_eq!(limits(u64::MAX, 1 << 20).uncompressed_bytes, (1 << 30) + (2000 << 20));
+    assert_eq!(limits(1 << 38, 1 << 40).uncompressed_bytes, 1 << 38);
+    assert_eq!(limits(1 << 38, u64::MAX).uncompressed_bytes, 1 << 38);
+}
+
+#[test]
+fn holes_of_an_erofs_image_s_files_take_no_room() {
+    use std::os::unix::fs::MetadataExt as _;
+    let at = tempfile::tempdir().unwrap();
+    let tree = at.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    File::create(tree.join("hole")).unwrap().set_len(100 << 20).unwrap();
+    let image = image(at.path(), &["-zlz4hc"]);
+    let lines = archived(at.path(), &image).unwrap();
+    assert!(lines.iter().any(|line| line.starts_with("hole ") && line.ends_with(" 104857600")), "{lines:?}");
+    let archive = std::fs::metadata(at.path().join("archive")).unwrap();
+    assert!(archive.len() > 100 << 20 && archive.blocks() * 512 < 8 << 20, "{}", archive.blocks());
+}
+
+#[test]
 fn a_directory_that_holds_itself_ends_the_import() {
     let at = tempfile::tempdir().unwrap();
     let good = std::fs::read(image(at.path(), &[])).unwrap();

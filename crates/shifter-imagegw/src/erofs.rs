@@ -21,7 +21,8 @@ use crate::offspring;
 use crate::unpack::{UnpackError, Unpacked};
 
 /// Where the tool is looked for.
-const PLACES: &[&str] = &["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+pub(crate) const PLACES: &[&str] =
+    &["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 const PROGRAM: &str = "mkfs.erofs";
 
@@ -112,11 +113,16 @@ fn refused(program: &Path, status: ExitStatus, said: &str) -> String {
     format!("{} failed ({status}): {said}", program.display())
 }
 
-fn locate() -> Result<PathBuf, String> {
+/// A program of erofs-utils.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let is_program = |path: &PathBuf| {
         path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
     };
-    PLACES.iter().map(|place| Path::new(place).join(PROGRAM)).find(is_program).ok_or_else(|| {
+    PLACES.iter().map(|place| Path::new(place).join(name)).find(is_program)
+}
+
+fn locate() -> Result<PathBuf, String> {
+    find_program(PROGRAM).ok_or_else(|| {
         format!(
             "{PROGRAM} is in none of {}; install erofs-utils, or set DefaultImageFormat to \"squashfs\"",
             PLACES.join(", ")

@@ -6,8 +6,9 @@
 //! file's whole digest is kept beside it.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
@@ -15,12 +16,14 @@ use shifter_core::fasthash::sample_offsets;
 use shifter_squashfs::reader::{Image, Limits};
 
 use self::source::Form;
+use self::tree::{Tree, TreeError};
 use crate::confine::Reach;
 use crate::convert::{self, Converters, answer, read_job, sentence, shut_in};
 
-pub(crate) mod open;
+pub(crate) mod erofs;
 mod rewrite;
 pub(crate) mod source;
+pub(crate) mod tree;
 
 /// What the child is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,6 +100,79 @@ pub(crate) fn copy(from: &mut dyn Read, to: &mut File, limit: u64) -> io::Result
     Ok(Copied { size, sha256: hex(whole), id: fasthash(to, size)?, start })
 }
 
+/// Archives a directory. Its identifier is the archive's whole digest: no original ever gave it another.
+///
+/// # Errors
+/// [`TreeError`]; an error of its writing where `is_over` tells that nobody wants it any more.
+pub(crate) fn copy_tree(
+    tree: &Tree,
+    to: &mut File,
+    limit: u64,
+    is_over: &AtomicBool,
+) -> Result<Copied, TreeError> {
+    let to = WithHoles { to, size: 0 };
+    let mut to = Archive { to, hash: Context::new(&SHA256), start: Vec::new(), is_over };
+    tree::archive(tree, limit, &mut to)?;
+    let size = to.to.finish().map_err(|error| TreeError::Write(error.to_string()))?;
+    let sha256 = hex(to.hash);
+    Ok(Copied { size, id: sha256.clone(), sha256, start: to.start })
+}
+
+/// Zeros that are not written, as many bytes at a time.
+const HOLE: usize = 64 << 10;
+
+/// An empty file in which long runs of zeros are left out, and take no room.
+struct WithHoles<'a> {
+    to: &'a mut File,
+    size: u64,
+}
+
+impl WithHoles<'_> {
+    /// How long the file is, also where it ends in a hole.
+    fn finish(&mut self) -> io::Result<u64> {
+        self.to.set_len(self.size).map(|()| self.size)
+    }
+}
+
+impl Write for WithHoles<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = match bytes.len() >= HOLE && bytes.iter().all(|byte| *byte == 0) {
+            true => self.to.seek(SeekFrom::Current(bytes.len() as i64)).map(|_| bytes.len())?,
+            false => self.to.write(bytes)?,
+        };
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+struct Archive<'a> {
+    to: WithHoles<'a>,
+    hash: Context,
+    start: Vec<u8>,
+    is_over: &'a AtomicBool,
+}
+
+impl Write for Archive<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_over.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the import was ended"));
+        }
+        let count = self.to.write(bytes)?;
+        let bytes = bytes.get(..count).unwrap_or_default();
+        self.start.extend(bytes.iter().take(8_usize.saturating_sub(self.start.len())));
+        self.hash.update(bytes);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
 /// The identifier that the original gives to a file.
 fn fasthash(file: &File, size: u64) -> io::Result<String> {
     use std::os::unix::fs::FileExt as _;
@@ -118,6 +194,32 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
+
+    #[test]
+    fn holes_of_a_directory_s_files_take_no_room_in_scratch_space() {
+        use std::os::unix::fs::MetadataExt as _;
+        let home = tempfile::tempdir().unwrap();
+        let file = File::create(home.path().join("large")).unwrap();
+        file.set_len(200 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_at(&file, b"middle", 100 << 20).unwrap();
+        let tree = Tree {
+            directory: File::open(home.path()).unwrap(),
+            path: home.path().to_owned(),
+            asker: shifter_fasthash::open::Asker { uid: 0, gids: vec![] },
+            forbidden: vec![],
+        };
+        let mut to = tempfile::tempfile().unwrap();
+        let copied = copy_tree(&tree, &mut to, 1 << 30, &AtomicBool::new(false)).unwrap();
+        let found = to.metadata().unwrap();
+        assert!(found.blocks() * 512 < 4 << 20, "{}", found.blocks());
+        // Header, directory's header, data, end.
+        assert_eq!((found.len(), copied.size), ((200 << 20) + 4 * 512, found.len()));
+        to.rewind().unwrap();
+        let again = copy(&mut to, &mut tempfile::tempfile().unwrap(), 1 << 30).unwrap();
+        assert_eq!(copied.id, again.sha256);
+        let ended = copy_tree(&tree, &mut to, 1 << 30, &AtomicBool::new(true));
+        assert!(matches!(ended, Err(TreeError::Write(why)) if why.contains("was ended")));
+    }
 
     #[test]
     fn a_copy_knows_the_file_s_digests_and_ends_at_the_limit() {

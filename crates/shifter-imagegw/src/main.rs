@@ -104,6 +104,9 @@ enum Command {
     /// The process that reads a user's image and writes it anew; started by serve.
     #[command(hide = true)]
     Rewrite,
+    /// The process that makes an archive of a user's EROFS image; started by serve.
+    #[command(hide = true)]
+    UnpackErofs,
     /// The process that unpacks an image for another program; started by serve.
     #[command(hide = true)]
     Unpack,
@@ -198,6 +201,7 @@ fn main() -> ExitCode {
         Command::Migrate(arguments) => migrate(&arguments),
         Command::Convert => return ExitCode::from(convert::child()),
         Command::Unpack => return ExitCode::from(unpack::child()),
+        Command::UnpackErofs => return ExitCode::from(import::erofs::child()),
         Command::Rewrite => return ExitCode::from(import::child()),
         Command::Erofs => return ExitCode::from(erofs::child()),
         Command::Examine => return ExitCode::from(examine::child()),

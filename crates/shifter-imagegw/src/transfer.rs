@@ -10,11 +10,15 @@ mod sftp;
 mod ssh;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use shifter_fasthash::talk::Request;
+
 pub(crate) use self::options::{of_scp, of_ssh};
+pub(crate) use self::remote::Fetched;
 use self::remote::Remote;
 use crate::config::{Access, Config, Platform};
 use crate::publish::{self, Complete, NewImage, PublishError, Published};
@@ -38,6 +42,8 @@ pub(crate) struct Account {
     pub(crate) key: Option<PathBuf>,
     /// Options of ssh, checked.
     pub(crate) options: Vec<String>,
+    /// Our program for imports there, a name or a path.
+    pub(crate) fasthash: String,
 }
 
 /// A file of an image directory.
@@ -54,7 +60,7 @@ pub(crate) struct Listed {
 /// A system's image directory.
 pub(crate) enum Store {
     Local(PathBuf),
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 impl Store {
@@ -64,7 +70,7 @@ impl Store {
             Some(account) => {
                 let program = find_ssh().unwrap_or_else(|| PathBuf::from("ssh"));
                 let sockets = config.expand_directory.join("ssh");
-                Store::Remote(Remote::new(program, account.clone(), &platform.image_dir, &sockets))
+                Store::Remote(Box::new(Remote::new(program, account.clone(), &platform.image_dir, &sockets)))
             }
             None => Store::Local(platform.image_dir.clone()),
         }
@@ -181,6 +187,14 @@ impl Store {
                 blocking(move || list(&directory)).await
             }
             Store::Remote(remote) => remote.list().await,
+        }
+    }
+
+    /// Brings a file that a user names from the first host into `to`; on this machine, files are opened and not brought.
+    pub(crate) async fn fetch(&self, request: &Request, to: &File) -> Result<Fetched, TransferError> {
+        match self {
+            Store::Local(_) => Ok(Fetched::Refused("the system is not remote".to_owned())),
+            Store::Remote(remote) => remote.fetch(request, to).await,
         }
     }
 

@@ -56,6 +56,7 @@ pub use limits::Limits;
 pub use policy::Policy;
 pub use records::RECORDS_VERSION;
 pub use sink::{Attributes, Device, Sink, Special, Tables, Xattr};
+pub use writer::TarWriter;
 
 use entries::Opened;
 use scan::Scan;

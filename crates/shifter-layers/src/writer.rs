@@ -15,23 +15,26 @@ const OCTAL_LIMIT: u64 = 1 << 33;
 /// The first owner that seven octal digits cannot say.
 const OCTAL_IDS: u32 = 1 << 21;
 
-/// Writes entries; the order is the caller's.
-pub(crate) struct TarWriter<'a> {
+/// Writes entries; the order is the caller's, and names are relative, without a slash at either end. Each method fails
+/// with [`MergeError::WriteOutput`].
+pub struct TarWriter<'a> {
     out: BufWriter<&'a mut dyn Write>,
 }
 
 impl<'a> TarWriter<'a> {
-    pub(crate) fn new(out: &'a mut dyn Write) -> Self {
+    /// Of nothing yet.
+    pub fn new(out: &'a mut dyn Write) -> Self {
         Self { out: BufWriter::with_capacity(256 * 1024, out) }
     }
 
     /// A directory; the empty name is the root.
-    pub(crate) fn directory(&mut self, name: &[u8], attributes: &Attributes<'_>) -> Result<(), MergeError> {
+    pub fn directory(&mut self, name: &[u8], attributes: &Attributes<'_>) -> Result<(), MergeError> {
         let name = if name.is_empty() { b"./".to_vec() } else { [name, b"/"].concat() };
         self.entry(b'5', &name, b"", attributes, 0, None)
     }
 
-    pub(crate) fn symlink(
+    /// A symbolic link to `target`.
+    pub fn symlink(
         &mut self,
         name: &[u8],
         target: &[u8],
@@ -40,7 +43,8 @@ impl<'a> TarWriter<'a> {
         self.entry(b'2', name, target, attributes, 0, None)
     }
 
-    pub(crate) fn hard_link(
+    /// Another name of what is called `target`.
+    pub fn hard_link(
         &mut self,
         name: &[u8],
         target: &[u8],
@@ -49,7 +53,8 @@ impl<'a> TarWriter<'a> {
         self.entry(b'1', name, target, attributes, 0, None)
     }
 
-    pub(crate) fn special(
+    /// A device or a pipe.
+    pub fn special(
         &mut self,
         name: &[u8],
         special: Special,
@@ -65,29 +70,24 @@ impl<'a> TarWriter<'a> {
 
     /// The header of a file; its `size` bytes follow through [`data`](Self::data), then
     /// [`end_data`](Self::end_data).
-    pub(crate) fn file(
-        &mut self,
-        name: &[u8],
-        attributes: &Attributes<'_>,
-        size: u64,
-    ) -> Result<(), MergeError> {
+    pub fn file(&mut self, name: &[u8], attributes: &Attributes<'_>, size: u64) -> Result<(), MergeError> {
         self.entry(b'0', name, b"", attributes, size, None)
     }
 
     /// Where a file's bytes go.
-    pub(crate) fn data(&mut self) -> &mut dyn Write {
+    pub fn data(&mut self) -> &mut dyn Write {
         &mut self.out
     }
 
     /// Pads the data of a file.
-    pub(crate) fn end_data(&mut self, size: u64) -> Result<(), MergeError> {
+    pub fn end_data(&mut self, size: u64) -> Result<(), MergeError> {
         let block = BLOCK as u64;
         let padding = usize::try_from((block - size % block) % block).unwrap_or(0);
         self.write(&vec![0; padding])
     }
 
     /// The end marker; nothing may follow.
-    pub(crate) fn finish(mut self) -> Result<(), MergeError> {
+    pub fn finish(mut self) -> Result<(), MergeError> {
         self.write(&[0; 2 * BLOCK])?;
         self.out.flush().map_err(|source| MergeError::WriteOutput { source })
     }

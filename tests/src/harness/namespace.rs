@@ -22,7 +22,7 @@ pub(super) const BASE: &str = "/opt/shifter-test";
 
 /// Moves the calling thread into a new mount namespace furnished for tests.
 pub(super) fn enter() -> Result<()> {
-    unshare()?;
+    unshare(UnshareFlags::NEWNS)?;
     own_root()?;
     tmpfs("/opt", "mode=0755")?;
     fs::create_dir(BASE).with_context(|| format!("create {BASE}"))?;
@@ -63,10 +63,14 @@ fn own_root() -> Result<()> {
 
 // This is the test suite's one unsafe block; the crate denies unsafe code everywhere else.
 #[allow(unsafe_code)]
-fn unshare() -> Result<()> {
-    // SAFETY: the call is unsafe because CLONE_FILES would leave descriptors behind; only CLONE_NEWNS is passed.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
-        .context("make a mount namespace (tests must run as root)")
+fn unshare(namespace: UnshareFlags) -> Result<()> {
+    // SAFETY: the call is unsafe because CLONE_FILES would leave descriptors behind; only namespaces are passed.
+    unsafe { rustix::thread::unshare_unsafe(namespace) }.context("make a namespace (tests must run as root)")
+}
+
+/// Moves the calling thread into a network of its own, in which nothing is up yet.
+pub(super) fn enter_network() -> Result<()> {
+    unshare(UnshareFlags::NEWNET)
 }
 
 /// Covers `target` with an empty tmpfs.

@@ -15,12 +15,13 @@ use super::leak::Snapshot;
 use super::namespace::{self, BASE, set_mode};
 
 /// The product's programs: directory below the prefix, and mode.
-const PROGRAMS: [(&str, &str, u32); 5] = [
+const PROGRAMS: [(&str, &str, u32); 6] = [
     ("shifter", "bin", 0o4755),
     ("shifterimg", "bin", 0o755),
     ("setupRoot", "sbin", 0o755),
     ("unsetupRoot", "sbin", 0o755),
     ("shifter-imagegw", "sbin", 0o755),
+    ("fasthash", "bin", 0o755),
 ];
 
 /// A test's machine. Call [`Sandbox::finish`] at the end: it is the leak check.

@@ -79,7 +79,17 @@ impl Sandbox {
 
     /// Starts a host at `127.0.0.NUMBER`.
     pub fn sshd(&mut self, keys: &Keys, number: u8, options: &SshdOptions) -> Result<Sshd> {
-        let address = format!("127.0.0.{number}");
+        self.sshd_at(keys, (number, format!("127.0.0.{number}")), options, (&["unshare", "-m"], ""))
+    }
+
+    /// Starts a host at an address, by these words and after this script.
+    pub(super) fn sshd_at(
+        &mut self,
+        keys: &Keys,
+        (number, address): (u8, String),
+        options: &SshdOptions,
+        (by, before): (&[&str], &str),
+    ) -> Result<Sshd> {
         let account = accounts::find(ACCOUNT)?;
         let host_key = keys.directory.join(format!("host-{number}"));
         if !host_key.exists() {
@@ -88,8 +98,8 @@ impl Sandbox {
             let public = fs::read_to_string(host_key.with_extension("pub"))?;
             let known = fs::read_to_string(&keys.known_hosts)?;
             // Whatever stands before the first host is at 127.0.0.1.
-            let before = if known.is_empty() { ",[127.0.0.1]:*" } else { "" };
-            let line = format!("{known}[{address}]:{}{before} {public}", keys.port);
+            let first = if known.is_empty() { ",[127.0.0.1]:*" } else { "" };
+            let line = format!("{known}[{address}]:{}{first} {public}", keys.port);
             fs::write(&keys.known_hosts, line)?;
         }
         let config = keys.directory.join(format!("sshd_config-{number}"));
@@ -109,12 +119,12 @@ impl Sandbox {
             .map(|(place, seen)| format!("mount --bind \"{}\" \"{}\"; ", seen.display(), place.display()))
             .collect();
         let script = format!(
-            "set -e; {binds}exec setpriv --reuid={} --regid={} --clear-groups --pdeathsig=KILL /usr/sbin/sshd -D -e -f {}",
+            "set -e; {before}{binds}exec setpriv --reuid={} --regid={} --clear-groups --pdeathsig=KILL /usr/sbin/sshd -D -e -f {}",
             account.uid,
             account.gid,
             config.display()
         );
-        let words = ["unshare", "-m", "sh", "-c", &script];
+        let words = [by, &["sh", "-c", &script]].concat();
         let environment = [("HOME", "/home/shifter")];
         let start = Start { name: "sshd", words: &words, ids: (0, 0), environment: &environment };
         let probe: std::net::SocketAddr = format!("{address}:{}", keys.port).parse()?;

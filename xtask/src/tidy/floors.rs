@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Finding;
 
 /// Crate, and the crates of ours that it may use.
-const FLOORS: [(&str, &[&str]); 15] = [
+const FLOORS: [(&str, &[&str]); 16] = [
     // Ground.
     ("shifter-sys", &[]),
     ("shifter-core", &[]),
@@ -22,6 +22,7 @@ const FLOORS: [(&str, &[&str]); 15] = [
     ("shifter-registry", &["shifter-core"]),
     ("shifter-layers", &["shifter-core"]),
     ("shifter-squashfs", &[]),
+    ("shifter-fasthash", &["shifter-core"]),
     ("shifter-spank", &["shifter-core"]),
     // Programs.
     ("shifter", &["shifter-runtime", "shifter-core", "shifter-sys"]),
@@ -34,6 +35,7 @@ const FLOORS: [(&str, &[&str]); 15] = [
             "shifter-registry",
             "shifter-layers",
             "shifter-squashfs",
+            "shifter-fasthash",
             "shifter-core",
             "shifter-munge",
         ],

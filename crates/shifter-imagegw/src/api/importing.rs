@@ -13,6 +13,8 @@ use serde::Deserialize;
 use shifter_api::wire::parse_id_list;
 use shifter_core::descriptor::Descriptor;
 use shifter_core::image_type::ImageType;
+use shifter_fasthash::open::{Asker, OpenError, Places, open, open_directory};
+use shifter_fasthash::talk::Request;
 
 use super::{Api, Refusal};
 use crate::accounts::names_groups;
@@ -21,11 +23,12 @@ use crate::auth::Caller;
 use crate::catalog::{NewJob, Submitted, submit};
 use crate::config::{Access, Importers, Platform};
 use crate::convert::sentence;
-use crate::import::open::{Asker, Places, open};
+
 use crate::import::source::Form;
+use crate::import::tree::Tree;
 use crate::model::TagKey;
 use crate::pull::PullError;
-use crate::pull::import::{LARGEST, Source};
+use crate::pull::import::{LARGEST, Origin, Source};
 use crate::route::Query;
 use crate::waiting::Pulled;
 
@@ -94,13 +97,8 @@ impl Api {
         self.check_importer(caller).await?;
         let (wanted, path) = Wanted::of_body(body)?;
         let admitted = self.admit((system, itype, tag), platform, &wanted, caller).await?;
-        if platform.access == Access::Remote {
-            let why =
-                format!("system {system} is remote, and files there are not read from here; upload the file");
-            return Err(Refusal::Unprocessable(why));
-        }
-        let file = self.open_for(path, caller).await?;
-        self.start_import(admitted, file, caller).await
+        let origin = self.place(path, admitted.form, platform, caller).await?;
+        self.start_import(admitted, origin, caller).await
     }
 
     /// `PUT upload`: imports what the body holds.
@@ -115,6 +113,10 @@ impl Api {
         self.check_importer(caller).await?;
         let wanted = Wanted::of_query(query)?;
         let admitted = self.admit((system, itype, tag), platform, &wanted, caller).await?;
+        if admitted.form == Form::Directory {
+            let why = "a directory cannot be uploaded; upload a tar of it, with format tar";
+            return Err(Refusal::Unprocessable(why.to_owned()));
+        }
         let _turn = self.uploads.try_acquire().map_err(|_| Refusal::Busy)?;
         let file = receive(body, &self.config.expand_directory, query.get("sha256")).await?;
         // What an earlier one came to is not what was sent now.
@@ -123,7 +125,7 @@ impl Api {
         {
             self.catalog.forget_end(earlier.number).await?;
         }
-        self.start_import(admitted, file, caller).await
+        self.start_import(admitted, Origin::File(file), caller).await
     }
 
     async fn check_importer(&self, caller: &Caller) -> Result<(), Refusal> {
@@ -182,7 +184,14 @@ impl Api {
         Ok(Admitted { new, form, verbatim: wanted.verbatim })
     }
 
-    async fn open_for(&self, path: PathBuf, caller: &Caller) -> Result<File, Refusal> {
+    /// The file on this machine, opened as far as the caller's own reach; or who is to look for it where it is.
+    async fn place(
+        &self,
+        path: PathBuf,
+        form: Form,
+        platform: &Platform,
+        caller: &Caller,
+    ) -> Result<Origin, Refusal> {
         let mut gids = self.groups.of(caller.uid).await;
         gids.push(caller.gid);
         let asker = Asker { uid: caller.uid, gids };
@@ -191,16 +200,34 @@ impl Api {
         forbidden.extend(config.platforms.values().map(|platform| platform.image_dir.clone()));
         forbidden.push(PathBuf::from(shifter_core::paths::SYSCONFDIR));
         let places = Places { allowed: config.import.paths.clone(), forbidden };
-        let opened = tokio::task::spawn_blocking(move || open(&path, &asker, &places)).await;
-        let opened = opened.map_err(|_| Refusal::Busy)?;
+        if platform.access == Access::Remote && form == Form::Directory {
+            let why = "directories of remote systems are not read from here; upload a tar of the directory";
+            return Err(Refusal::Unprocessable(why.to_owned()));
+        }
+        if platform.access == Access::Remote {
+            return Ok(Origin::Host(Request { path, asker, places, limit: LARGEST }));
+        }
+        let opened = tokio::task::spawn_blocking(move || match form {
+            Form::Directory => {
+                let directory = open_directory(&path, &asker, &places)?;
+                Ok(Origin::Directory(Tree { directory, path, asker, forbidden: places.forbidden }))
+            }
+            _ => open(&path, &asker, &places).map(Origin::File),
+        });
+        let opened: Result<_, OpenError> = opened.await.map_err(|_| Refusal::Busy)?;
         opened.map_err(|error| Refusal::Unprocessable(error.to_string()))
     }
 
-    async fn start_import(&self, admitted: Admitted, file: File, caller: &Caller) -> Result<Pulled, Refusal> {
+    async fn start_import(
+        &self,
+        admitted: Admitted,
+        origin: Origin,
+        caller: &Caller,
+    ) -> Result<Pulled, Refusal> {
         let Admitted { new, form, verbatim } = admitted;
         let telling = self.config.pull_update.as_secs_f64();
         let is_shared = |number| self.jobs.is_end_shared(number);
-        let source = Source { file, form, verbatim, since: Instant::now() };
+        let source = Source { origin, form, verbatim, since: Instant::now() };
         match submit(&*self.catalog, &new, false, telling, &is_shared).await? {
             Submitted::Started(job) => {
                 let image = job.to_wire(true);

@@ -143,6 +143,11 @@ pub(crate) const LOCAL: &[Key] = &[key("imageDir", "required", "where the runtim
 
 pub(crate) const SSH: &[Key] = &[
     key("imageDir", "required", "directory on each host"),
+    key(
+        "fasthash",
+        "fasthash",
+        "our program of this name on the first host, for imports of files there; ours",
+    ),
     key("key", "ssh's own", "private key file, an absolute path, mode 0600"),
     key("scpCmdOptions", "[]", "options of scp that also hold for ssh, as -P PORT; scp itself is not run"),
     key("sshCmdOptions", "[]", "options for ssh, as -p PORT or -o NAME=VALUE"),

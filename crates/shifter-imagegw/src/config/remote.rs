@@ -49,5 +49,9 @@ pub(super) fn read_ssh(
         Ok(more) => options.extend(more),
         Err(why) => ssh.problem("scpCmdOptions", &why),
     }
-    (Account { hosts, username, key, options }, ssh.required_path("imageDir"))
+    let fasthash = ssh.text("fasthash").unwrap_or("fasthash").to_owned();
+    if fasthash.is_empty() || fasthash.starts_with('-') || fasthash.chars().any(char::is_control) {
+        ssh.problem("fasthash", "must be the name or the path of a program on the hosts");
+    }
+    (Account { hosts, username, key, options, fasthash }, ssh.required_path("imageDir"))
 }

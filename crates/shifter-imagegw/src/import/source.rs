@@ -40,11 +40,15 @@ pub(crate) enum Form {
     Tar,
     /// An OCI layout or what `docker save` writes, as a tar.
     Archive,
+    /// A root file system as a tree of files.
+    Directory,
+    /// An EROFS image.
+    Erofs,
 }
 
 impl Form {
     /// The names that requests use.
-    pub(crate) const NAMES: &str = "squashfs, sif, tar, oci-archive, docker-archive";
+    pub(crate) const NAMES: &str = "squashfs, sif, tar, oci-archive, docker-archive, directory, erofs";
 
     /// By the name that requests use.
     pub(crate) fn parse(name: &str) -> Option<Form> {
@@ -53,6 +57,8 @@ impl Form {
             "sif" => Some(Form::Sif),
             "tar" => Some(Form::Tar),
             "oci-archive" | "docker-archive" => Some(Form::Archive),
+            "directory" => Some(Form::Directory),
+            "erofs" => Some(Form::Erofs),
             _ => None,
         }
     }

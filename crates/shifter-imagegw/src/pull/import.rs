@@ -6,8 +6,11 @@
 use std::fs::File;
 use std::io::{ErrorKind, Seek as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use shifter_fasthash::talk::Request;
 use shifter_registry::{Compression, LocalImage, open_layout};
 use tokio::sync::OwnedMutexGuard;
 
@@ -18,11 +21,14 @@ use crate::catalog::{State, patiently};
 use crate::config::Platform;
 use crate::confine::Reach;
 use crate::convert::{ConvertJob, ConvertLayer, Converters, Format};
+use crate::import::erofs::UnpackJob;
 use crate::import::source::Form;
+use crate::import::tree::{Tree, TreeError};
 use crate::import::{self, Copied, RewriteJob};
 use crate::model::{Grant, Image, Job, JobStatus, RunConfig, TagKey, UNKNOWN_PULLER, now};
 use crate::progress::Progress;
 use crate::publish::{self, PublishError, Scratch};
+use crate::transfer::Fetched;
 use crate::unpack::Unpacked;
 
 /// Most bytes that a file to be imported may have.
@@ -31,8 +37,7 @@ pub(crate) const LARGEST: u64 = 256 << 30;
 /// What is imported.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// Open for reading; the user could read it, or sent it.
-    pub(crate) file: File,
+    pub(crate) origin: Origin,
     pub(crate) form: Form,
     /// Whether it is published as it is, unread, which only administrators may ask for.
     pub(crate) verbatim: bool,
@@ -40,11 +45,24 @@ pub(crate) struct Source {
     pub(crate) since: Instant,
 }
 
+/// Where it is.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// Open for reading; the user could read it, or sent it.
+    File(File),
+    /// A directory, likewise.
+    Directory(Tree),
+    /// On the first host of a remote system, where it is looked for.
+    Host(Request),
+}
+
 /// Why an import failed, besides what a pull can fail by.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImportError {
     #[error("the file is larger than {} GiB", LARGEST >> 30)]
     TooLarge,
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     #[error("reading the file failed: {0}")]
     Read(std::io::Error),
     #[error(
@@ -54,6 +72,9 @@ pub(crate) enum ImportError {
     Taken(String),
     #[error("only a squashfs image can be published as it is")]
     NotVerbatim,
+    /// By the program on a host.
+    #[error("{0}")]
+    Refused(String),
     #[error(
         "custom:{0} is another user's image; choose another name, or have its importer or an administrator remove it"
     )]
@@ -88,9 +109,8 @@ impl Puller {
         progress.set("Waiting for a free worker");
         let _turn = self.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         self.move_on(job, JobStatus::Pulling, "Copying the file", progress).await?;
-        let expand = self.config.expand_directory.clone();
-        let Source { file, form, verbatim, .. } = source;
-        let (scratch, path, copied) = blocking(move || Ok(copy(file, &expand))).await??;
+        let Source { origin, form, verbatim, .. } = source;
+        let (scratch, path, copied) = self.bring(origin, &job.key.system).await?;
         let (id, digest) = (copied.id.clone(), format!("sha256:{}", copied.sha256));
         let making = Making { puller: self, job, platform, progress, id, scratch, source: path, copied };
         let (mut image, _guard) = making.make(form, verbatim).await?;
@@ -102,6 +122,25 @@ impl Puller {
         image.expiration = asked + self.config.image_expiration.as_secs_f64();
         progress.set("Transferring metadata");
         self.grant(job, &image, &Earned { digest, asked, public: Public::AsListed }).await
+    }
+
+    /// Copies the file into scratch space, which has its identifier, known only when all was read.
+    async fn bring(&self, origin: Origin, system: &str) -> Result<(Scratch, PathBuf, Copied), PullError> {
+        let expand = self.config.expand_directory.clone();
+        let request = match origin {
+            Origin::File(file) => return blocking(move || Ok(copy(file, &expand))).await?,
+            Origin::Directory(tree) => {
+                let over = Over::default();
+                let is_over = over.0.clone();
+                return blocking(move || Ok(copy_tree(&tree, &expand, &is_over))).await?;
+            }
+            Origin::Host(request) => request,
+        };
+        let (scratch, path, to) = blocking(move || room(&expand)).await?;
+        match self.store(system)?.fetch(&request, &to).await? {
+            Fetched::Copied(copied) => Ok((scratch, path, copied)),
+            Fetched::Refused(why) => Err(ImportError::Refused(why).into()),
+        }
     }
 
     /// Refuses a name that is an image of other users only: theirs would no longer be found under it.
@@ -128,13 +167,40 @@ fn bare(tag: &str) -> &str {
     tag.strip_suffix(":latest").unwrap_or(tag)
 }
 
-/// Copies the file into scratch space named by its identifier, which is known only when it has been read.
-fn copy(mut file: File, expand: &Path) -> Result<(Scratch, PathBuf, Copied), PullError> {
-    // The name of scratch space wants an identifier; this one nothing has.
+/// Scratch space with an empty file.
+fn room(expand: &Path) -> Result<(Scratch, PathBuf, File), PublishError> {
+    // Its name wants an identifier; this one nothing has.
     let scratch = Scratch::create(expand, &"0".repeat(64))?;
     let path = scratch.path().join("source");
+    let made = File::options().read(true).write(true).create_new(true).open(&path);
+    let file =
+        made.map_err(|source| PublishError::Io { operation: "creating", path: path.clone(), source })?;
+    Ok((scratch, path, file))
+}
+
+/// Tells a thread that nobody waits for it any more, when it is dropped.
+#[derive(Default)]
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn copy_tree(
+    tree: &Tree,
+    expand: &Path,
+    is_over: &AtomicBool,
+) -> Result<(Scratch, PathBuf, Copied), PullError> {
+    let (scratch, path, mut to) = room(expand)?;
+    let copied = import::copy_tree(tree, &mut to, LARGEST, is_over).map_err(ImportError::Tree)?;
+    Ok((scratch, path, copied))
+}
+
+fn copy(mut file: File, expand: &Path) -> Result<(Scratch, PathBuf, Copied), PullError> {
+    let (scratch, path, mut to) = room(expand)?;
     let write = |source| PublishError::Io { operation: "writing", path: path.clone(), source };
-    let mut to = File::options().read(true).write(true).create_new(true).open(&path).map_err(write)?;
     file.rewind().map_err(ImportError::Read)?;
     let copied = import::copy(&mut file, &mut to, LARGEST).map_err(|error| match error.kind() {
         ErrorKind::FileTooLarge => PullError::Import(ImportError::TooLarge),
@@ -171,7 +237,10 @@ impl Making<'_> {
             (true, Form::Squashfs) => self.as_it_is(&output).await?,
             (true, _) => return Err(ImportError::NotVerbatim.into()),
             (false, Form::Squashfs | Form::Sif) => self.rewrite(form, &output).await?,
-            (false, Form::Tar) => self.convert(&platform.converters, vec![self.whole()], &output).await?,
+            (false, Form::Tar | Form::Directory) => {
+                self.convert(&platform.converters, vec![self.whole()], &output).await?
+            }
+            (false, Form::Erofs) => self.erofs(&output).await?,
             (false, Form::Archive) => self.archive(&output).await?,
         };
         puller.examine(self.job, &output, &self.id, self.progress).await?;
@@ -221,6 +290,25 @@ impl Making<'_> {
         };
         self.puller.converter.work("rewrite", &job, None, &|_, bytes| self.show(bytes)).await?;
         Ok(self.nothing_said())
+    }
+
+    /// An EROFS image becomes an archive, and that a layer.
+    async fn erofs(&self, output: &Path) -> Result<RunConfig, PullError> {
+        let at = |name: &str| self.scratch.path().join(name);
+        let job = UnpackJob {
+            image: self.source.clone(),
+            tree: at("tree"),
+            archive: at("archive"),
+            bytes: LARGEST,
+            reach: self.reach(&at(""), std::slice::from_ref(&self.source)),
+        };
+        self.puller.converter.work("unpack-erofs", &job, None, &|_, _| {}).await?;
+        let layer = ConvertLayer {
+            path: Some(at("archive")),
+            compression: packed(Compression::None),
+            ..self.whole()
+        };
+        self.convert(&self.platform.converters, vec![layer], output).await
     }
 
     /// An archive holds an image as a registry does: it is unpacked as if it were a layer, and then looked at.

@@ -28,7 +28,7 @@ const UPLOAD: &[Parameter] = &[
     parameter(
         "format",
         Kind::Text(32),
-        "what the file is: squashfs, sif, tar, oci-archive or docker-archive",
+        "what the file is: squashfs, sif, tar, oci-archive, docker-archive, directory or erofs",
     ),
     parameter("sha256", Kind::Text(64), "digest of the file; what arrives is compared with it"),
     parameter("allowed_uids", Kind::Text(11_000), "uids to share it with, with commas between them"),

@@ -4,6 +4,7 @@
 //! The digest in a partial file's name is its content's, so whoever sends the same goes on where a connection broke, be
 //! it after a restart. Two that do so at once write the same bytes. Nothing is tried again that only a person can change.
 
+mod fetch;
 mod send;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+pub(crate) use self::fetch::Fetched;
 use super::sftp::{Attributes, Open, SftpError};
 use super::ssh::{Connection, Fault, Ssh};
 use super::{Account, Listed, TransferError};
@@ -38,6 +40,8 @@ pub(crate) struct Remote {
     hosts: Vec<Host>,
     ssh: Ssh,
     sockets: PathBuf,
+    /// Our program there.
+    fasthash: String,
 }
 
 struct Host {
@@ -71,6 +75,7 @@ impl Remote {
             // The configuration is text, so the path is.
             directory: directory.display().to_string().trim_end_matches('/').to_owned(),
             hosts: hosts.collect(),
+            fasthash: account.fasthash.clone(),
             ssh: Ssh::new(program, account, sockets),
             sockets: sockets.to_owned(),
         }
@@ -283,28 +288,6 @@ impl Remote {
             lists.push((host.name.as_str(), self.on(host, &AtomicU64::new(0), list).await?));
         }
         Ok(merged(lists))
-    }
-
-    /// Runs a program on every host, one after the other, without a shell's taking its words for anything else (see
-    /// [`Connection::run`]): its output, in the order of the hosts. It must succeed.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the import of files that lie on the hosts"))]
-    pub(crate) async fn run(&self, words: &[&str], limit: Duration) -> Result<Vec<Vec<u8>>, TransferError> {
-        let mut outputs = Vec::new();
-        for host in &self.hosts {
-            let run = |link: Arc<Link>| async move {
-                let output = link.connection.run(words, limit).await?;
-                match output.status {
-                    Some(0) => Ok(output.stdout),
-                    _ => {
-                        let program = words.first().copied().unwrap_or_default();
-                        let why = if output.said.is_empty() { "it said nothing" } else { &output.said };
-                        Err(Fault::lasting(format!("running {program} failed: {why}")))
-                    }
-                }
-            };
-            outputs.push(self.on(host, &AtomicU64::new(0), run).await?);
-        }
-        Ok(outputs)
     }
 }
 

@@ -8,7 +8,8 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use rustix::event::{PollFd, PollFlags, poll};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use super::Account;
@@ -185,22 +186,59 @@ impl Connection {
         }
     }
 
+    /// Runs a program as [`run`](Self::run) does, gives it a line, and has `read` take what it prints, in a thread. When
+    /// nothing comes for so long, reading fails; a future that is dropped ends the program and with it the reading.
+    pub(crate) async fn stream<T: Send + 'static>(
+        &self,
+        words: &[&str],
+        line: Vec<u8>,
+        silence: Duration,
+        read: impl FnOnce(&mut dyn std::io::BufRead) -> T + Send + 'static,
+    ) -> Result<(T, Output), Fault> {
+        let starting = |error: std::io::Error| {
+            Fault::lasting(format!("starting {} failed: {error}", self.ssh.program.display()))
+        };
+        let (mut command, said) = (self.program(words)?, Said::default());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(starting)?;
+        let (Some(mut stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(Fault::lasting("ssh has no pipes"));
+        };
+        let hearing = tokio::spawn(listen(stderr, said.clone(), self.host.clone()));
+        let stdout = Patient { from: stdout.into_owned_fd().map_err(starting)?.into(), silence };
+        let reading = tokio::task::spawn_blocking(move || {
+            // Dropped with its end of the pipe when there is no more to be read.
+            read(&mut std::io::BufReader::with_capacity(256 << 10, stdout))
+        });
+        // Who does not take it has said why, or is silent.
+        let _ = tokio::time::timeout(silence, stdin.write_all(&line)).await;
+        drop(stdin);
+        let value = reading.await.map_err(|_| Fault::passing("the gateway is shutting down"))?;
+        let status = tokio::time::timeout(ENDING, child.wait()).await.ok().and_then(Result::ok);
+        let _ = tokio::time::timeout(ENDING, hearing).await;
+        let said = said.lock().map(|said| said.clone()).unwrap_or_default();
+        let status = status.and_then(|status| status.code());
+        Ok((value, Output { status, stdout: Vec::new(), said }))
+    }
+
+    /// The ssh that runs a program on the host.
+    fn program(&self, words: &[&str]) -> Result<Command, Fault> {
+        let Some(line) = quote::command_line(words) else {
+            return Err(Fault::lasting("a name has control characters, which cannot be given to a shell"));
+        };
+        let mut command = self.ssh.command(&self.host, self.control.as_deref(), false, false);
+        command.arg(line);
+        Ok(command)
+    }
+
     /// Runs a program on the host with exactly these arguments, without input and without a terminal. It is found and
     /// started by the account's shell, to which the words are quoted; words with control characters are refused.
     ///
     /// Fails where ssh cannot be run or the time is over; how the program ended is the caller's business.
     pub(crate) async fn run(&self, words: &[&str], limit: Duration) -> Result<Output, Fault> {
-        let Some(line) = quote::command_line(words) else {
-            return Err(Fault::lasting("a name has control characters, which cannot be given to a shell"));
-        };
-        let mut child = self
-            .ssh
-            .command(&self.host, self.control.as_deref(), false, false)
-            .arg(line)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| {
+        let mut child =
+            self.program(words)?.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|error| {
                 Fault::lasting(format!("starting {} failed: {error}", self.ssh.program.display()))
             })?;
         let said = Said::default();
@@ -232,6 +270,23 @@ impl Connection {
                 words.first().copied().unwrap_or_default(),
                 limit.as_secs()
             ))),
+        }
+    }
+}
+
+/// Reads what comes in time.
+struct Patient {
+    from: std::fs::File,
+    silence: Duration,
+}
+
+impl std::io::Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut waited = [PollFd::new(&self.from, PollFlags::IN)];
+        let limit = rustix::time::Timespec::try_from(self.silence).map_err(std::io::Error::other)?;
+        match poll(&mut waited, Some(&limit))? {
+            0 => Err(std::io::ErrorKind::TimedOut.into()),
+            _ => self.from.read(buffer),
         }
     }
 }
@@ -306,6 +361,7 @@ mod tests {
             username: "-u".to_owned(),
             key: Some("/k%".into()),
             options: vec!["-o".to_owned(), "ConnectTimeout=1".to_owned()],
+            fasthash: String::new(),
         };
         let ssh = Ssh::new("ssh".into(), account, Path::new("/s"));
         let all = words(&ssh.command("-h", Some(Path::new("/s/%x")), true, true));
@@ -320,7 +376,9 @@ mod tests {
 
     #[test]
     fn sockets_whose_names_would_be_too_long_are_done_without() {
-        let account = Account { hosts: vec![], username: String::new(), key: None, options: vec![] };
+        let none = String::new();
+        let account =
+            Account { hosts: vec![], username: none.clone(), key: None, options: vec![], fasthash: none };
         let deep = format!("/{}", "x".repeat(80));
         let ssh = Ssh::new("ssh".into(), account, Path::new(&deep));
         assert!(ssh.sockets.is_none());

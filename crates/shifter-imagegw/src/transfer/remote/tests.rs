@@ -4,6 +4,8 @@
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 
+use shifter_fasthash::talk::Request;
+
 use super::*;
 use crate::transfer::Store;
 
@@ -29,8 +31,9 @@ fn store(dir: &Path) -> Store {
         username: "u".to_owned(),
         key: None,
         options: Vec::new(),
+        fasthash: dir.join("fast'hash").display().to_string(),
     };
-    Store::Remote(Remote::new(program, account, &images, &dir.join("sockets")))
+    Store::Remote(Box::new(Remote::new(program, account, &images, &dir.join("sockets"))))
 }
 
 fn images(dir: &Path) -> PathBuf {
@@ -116,15 +119,74 @@ async fn programs_on_hosts_get_exactly_their_words_and_their_failures_are_said()
     let dir = tempfile::tempdir().unwrap();
     let Store::Remote(remote) = store(dir.path()) else { panic!() };
     let limit = Duration::from_secs(20);
-    let words = ["printf", "%s|", "a b", "$(id)", "it's", "\\", "!", ""];
-    let outputs = remote.run(&words, limit).await.unwrap();
-    assert_eq!(outputs, vec![b"a b|$(id)|it's|\\|!||".to_vec(); 2]);
-    let error = remote.run(&["sh", "-c", "echo no luck >&2; exit 3"], limit).await.unwrap_err();
-    assert_eq!(error.to_string(), "host one: running sh failed: no luck");
-    let error = remote.run(&["sleep", "9"], Duration::from_millis(1)).await.unwrap_err();
-    assert!(error.to_string().contains("sleep did not end within"), "{error}");
-    let error = remote.run(&["echo", "a\nb"], limit).await.unwrap_err();
-    assert!(error.to_string().contains("control characters"), "{error}");
+    let link = remote.link(&remote.hosts[0]).await.unwrap();
+    let run = async |words: &[&str], limit| link.connection.run(words, limit).await;
+    let output = run(&["printf", "%s|", "a b", "$(id)", "it's", "\\", "!", ""], limit).await.unwrap();
+    assert_eq!(output.stdout, b"a b|$(id)|it's|\\|!||".to_vec());
+    let output = run(&["sh", "-c", "echo no luck >&2; exit 3"], limit).await.unwrap();
+    assert_eq!((output.status, output.said.as_str()), (Some(3), "no luck"));
+    let fault = run(&["sleep", "9"], Duration::from_millis(1)).await.unwrap_err();
+    assert!(fault.why.contains("sleep did not end within"), "{fault:?}");
+    let fault = run(&["echo", "a\nb"], limit).await.unwrap_err();
+    assert!(fault.why.contains("control characters"), "{fault:?}");
+}
+
+/// What `fasthash` on the host does, as a shell script, and what comes of it here.
+async fn fetched(script: &str, limit: u64) -> (Result<Fetched, String>, Vec<u8>, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let Store::Remote(remote) = store(dir.path()) else { panic!() };
+    let program = dir.path().join("fast'hash");
+    let asked = dir.path().join("asked");
+    let text = format!("#!/bin/sh\ncat > '{}'\n[ \"$*\" = --import ] || exit 9\n{script}\n", asked.display());
+    if !script.is_empty() {
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let path = PathBuf::from("/a\nb 'c' $(touch /d)");
+    let asker = shifter_fasthash::open::Asker { uid: 7, gids: vec![8] };
+    let request = Request { path, asker, places: shifter_fasthash::open::Places::default(), limit };
+    let to = dir.path().join("copy");
+    let file = File::options().read(true).write(true).create_new(true).open(&to).unwrap();
+    let fetched = remote.fetch(&request, &file).await.map_err(|error| error.to_string());
+    let asked = std::fs::read_to_string(asked).unwrap_or_default();
+    (fetched, std::fs::read(to).unwrap(), asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_on_a_host_is_asked_for_on_standard_input_and_arrives_whole() {
+    let sum = "ff68165577eb209adcfa2f793476a25da637142283409d6f4d8d61ee042c5e63";
+    let script = format!(
+        "echo Welcome; printf 'fasthash 1 file 14\\nblah blah hash'; echo 'fasthash 1 end {sum} {sum}'"
+    );
+    let (fetched, copy, asked) = fetched(&script, 14).await;
+    let Ok(Fetched::Copied(copied)) = fetched else { panic!("{fetched:?}") };
+    assert_eq!((copied.size, &*copied.sha256, &*copied.id), (14, sum, sum));
+    assert_eq!(copy, b"blah blah hash");
+    let asked: Request = serde_json::from_str(&asked).unwrap();
+    assert_eq!((asked.path, asked.asker.uid), (PathBuf::from("/a\nb 'c' $(touch /d)"), 7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_says_is_bounded_and_never_believed() {
+    let zeros = "0".repeat(64);
+    let file = |size: u64| format!("printf 'fasthash 1 file {size}\\n'");
+    for (script, expected) in [
+        (String::new(), "cannot be run there"),
+        ("exit 0".to_owned(), "gave no whole answer"),
+        ("echo this cluster is closed >&2; exit 1".to_owned(), "no whole answer: this cluster is closed"),
+        (format!("{}; head -c 16 /dev/zero", file(15)), "no whole answer"),
+        (format!("{}; head -c 14 /dev/zero", file(14)), "no whole answer"),
+        (format!("{}; printf short", file(14)), "no whole answer"),
+        ("yes | head -c 10000000".to_owned(), "no whole answer"),
+    ] {
+        let (fetched, copy, _) = fetched(&script, 14).await;
+        let why = fetched.unwrap_err();
+        assert!(why.starts_with("host one: ") && why.contains(expected), "{script}: {why}");
+        assert!(copy.len() <= 14);
+    }
+    let lie = format!("{}; printf 'blah blah hashfasthash 1 end {zeros} {zeros}\\n'", file(14));
+    let (fetched, ..) = fetched(&lie, 14).await;
+    assert!(fetched.unwrap_err().contains("is not what"));
 }
 
 #[test]

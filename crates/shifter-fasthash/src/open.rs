@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 /// Most symbolic links on the way, as the kernel's own limit (path_resolution(7)).
 const MOST_LINKS: usize = 40;
@@ -24,74 +25,134 @@ const LONGEST: usize = 4095;
 const ACCESS_LIST: &str = "system.posix_acl_access";
 
 /// For whom a file is opened.
-#[derive(Clone, Debug)]
-pub(crate) struct Asker {
-    pub(crate) uid: u32,
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Asker {
+    /// Their account's number; 0 may all that the reading process may.
+    pub uid: u32,
     /// All groups, the primary one included.
-    pub(crate) gids: Vec<u32>,
+    pub gids: Vec<u32>,
 }
 
 /// Where files may be, and where not; directories that do not exist say nothing.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Places {
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Places {
     /// If there are some, the file must be below one of them.
-    pub(crate) allowed: Vec<PathBuf>,
+    pub allowed: Vec<PathBuf>,
     /// The gateway's own directories.
-    pub(crate) forbidden: Vec<PathBuf>,
+    pub forbidden: Vec<PathBuf>,
 }
 
 /// Why a file is not opened; each is a sentence for the user.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum OpenError {
+pub enum OpenError {
+    /// No path that can be walked.
     #[error("the file to import must be named by an absolute path without \"..\"")]
     NotAbsolute,
-    #[error("{path} is not there, or you cannot read it")]
-    Unreadable { path: String },
-    #[error("{path} is not a regular file; name the file itself, not a link to it")]
-    NotAFile { path: String },
-    #[error("{path} lies in a directory of the image gateway's own")]
-    Forbidden { path: String },
-    #[error("{path} is not in a directory from which this site allows imports")]
-    NotAllowed { path: String },
+    /// Missing or denied.
+    #[error("{0} is not there, or you cannot read it")]
+    Unreadable(String),
+    /// A directory, a link, a device.
+    #[error("{0} is not a regular file; name the file itself, not a link to it")]
+    NotAFile(String),
+    /// A file, a link, a device.
+    #[error("{0} is not a directory; name the directory itself, not a link to it")]
+    NotADirectory(String),
+    /// Below one of the gateway's directories.
+    #[error("{0} lies in a directory of the image gateway's own")]
+    Forbidden(String),
+    /// Below none of those that the site names.
+    #[error("{0} is not in a directory from which this site allows imports")]
+    NotAllowed(String),
+    /// A POSIX access list has the last word.
     #[error(
-        "whether you may read {path} is decided by an access list, which the gateway cannot judge; upload it"
+        "whether you may read {0} is decided by an access list, which the gateway cannot judge; upload it"
     )]
-    AccessList { path: String },
-    #[error("the image gateway cannot read {path}: {why}; upload it, or let everybody read it")]
-    Gateway { path: String, why: String },
+    AccessList(String),
+    /// The reading process may not.
+    #[error("the image gateway cannot read {0}: {1}; upload it, or let everybody read it")]
+    Gateway(String, String),
 }
 
 /// Opens a regular file for reading if the asker could.
 ///
 /// # Errors
 /// [`OpenError`]; what is missing and what is denied read the same.
-pub(crate) fn open(path: &Path, asker: &Asker, places: &Places) -> Result<File, OpenError> {
+pub fn open(path: &Path, asker: &Asker, places: &Places) -> Result<File, OpenError> {
+    open_as(path, FileType::RegularFile, asker, places)
+}
+
+/// Opens a directory for reading its names if the asker could do that, and pass it.
+///
+/// # Errors
+/// As for [`open()`].
+pub fn open_directory(path: &Path, asker: &Asker, places: &Places) -> Result<File, OpenError> {
+    open_as(path, FileType::Directory, asker, places)
+}
+
+fn open_as(path: &Path, wanted: FileType, asker: &Asker, places: &Places) -> Result<File, OpenError> {
     let text = path.display().to_string();
     let bytes = path.as_os_str().as_bytes();
     let parts = || bytes.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
     if bytes.first() != Some(&b'/') || bytes.len() > LONGEST || parts().any(|part| part == b"..") {
         return Err(OpenError::NotAbsolute);
     }
-    let unreadable = |_: Errno| OpenError::Unreadable { path: text.clone() };
+    let unreadable = |_: Errno| OpenError::Unreadable(text.clone());
     let to_do: VecDeque<OsString> = parts().map(|part| OsString::from_vec(part.to_vec())).collect();
-    let mut way = Way { asker, here: root().map_err(unreadable)?, to_do, links: 0, passed: HashSet::new() };
-    let file = way.walk(&text)?;
+    let here = root().map_err(unreadable)?;
+    let mut way = Way { asker, wanted, here, to_do, links: 0, passed: HashSet::new() };
+    let found = way.walk(&text)?;
     let is_within = |directories: &[PathBuf]| {
         directories.iter().filter_map(|path| fs::stat(path).ok()).any(|s| way.passed.contains(&identity(&s)))
     };
     if is_within(&places.forbidden) {
-        return Err(OpenError::Forbidden { path: text });
+        return Err(OpenError::Forbidden(text));
     }
     if !places.allowed.is_empty() && !is_within(&places.allowed) {
-        return Err(OpenError::NotAllowed { path: text });
+        return Err(OpenError::NotAllowed(text));
     }
-    // The same file again, whatever its name means by now. O_NONBLOCK: a lease must not hold us up.
-    let opened = fs::open(shown(&file), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
-    opened.map(File::from).map_err(|why| OpenError::Gateway { path: text, why: why.to_string() })
+    reopen(&found).map_err(|why| OpenError::Gateway(text, why.to_string()))
+}
+
+/// The same file or directory again, for reading, whatever its name means by now.
+///
+/// # Errors
+/// What open(2) says to this process.
+pub fn reopen(found: &OwnedFd) -> rustix::io::Result<File> {
+    // O_NONBLOCK: a lease must not hold us up.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    fs::open(shown(found), flags, Mode::empty()).map(File::from)
+}
+
+/// What mode and owner say of an asker's wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Granted.
+    Yes,
+    /// Denied.
+    No,
+    /// An access list decides, which cannot be judged from outside.
+    Unclear,
+}
+
+/// Whether the asker may, by the bits of their class (inode(7)): 4 reading, 2 writing, 1 passing, or sums of these. Root
+/// may everything. `what` is open, be it with `O_PATH` only.
+pub fn judge(what: &OwnedFd, status: &Stat, asker: &Asker, bits: u32) -> Verdict {
+    let shift = match () {
+        () if asker.uid == 0 => return Verdict::Yes,
+        () if status.st_uid == asker.uid => 6,
+        () if asker.gids.contains(&status.st_gid) => 3,
+        () => 0,
+    };
+    if shift != 6 && has_access_list(what) {
+        return Verdict::Unclear;
+    }
+    if (status.st_mode >> shift) & bits == bits { Verdict::Yes } else { Verdict::No }
 }
 
 struct Way<'a> {
     asker: &'a Asker,
+    /// What the last name must be.
+    wanted: FileType,
     here: OwnedFd,
     to_do: VecDeque<OsString>,
     links: usize,
@@ -100,27 +161,36 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// The file at the end, as an `O_PATH` descriptor.
+    /// What is at the end, as an `O_PATH` descriptor.
     fn walk(&mut self, text: &str) -> Result<OwnedFd, OpenError> {
-        let unreadable = |_: Errno| OpenError::Unreadable { path: text.to_owned() };
-        let denied = || OpenError::Unreadable { path: text.to_owned() };
-        let not_a_file = || OpenError::NotAFile { path: text.to_owned() };
+        let unreadable = |_: Errno| OpenError::Unreadable(text.to_owned());
+        let denied = || OpenError::Unreadable(text.to_owned());
+        let other = match self.wanted {
+            FileType::Directory => OpenError::NotADirectory,
+            _ => OpenError::NotAFile,
+        };
         loop {
             let status = fs::fstat(&self.here).map_err(unreadable)?;
             self.allows(&self.here, &status, 0o1, text)?;
             self.passed.insert(identity(&status));
-            let name = self.to_do.pop_front().ok_or_else(not_a_file)?;
+            let Some(name) = self.to_do.pop_front() else {
+                if self.wanted != FileType::Directory {
+                    return Err(other(text.to_owned()));
+                }
+                self.allows(&self.here, &status, 0o5, text)?;
+                return self.here.try_clone().map_err(|_| denied());
+            };
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let next = fs::openat(&self.here, &name, flags, Mode::empty()).map_err(unreadable)?;
             let status = fs::fstat(&next).map_err(unreadable)?;
             match FileType::from_raw_mode(status.st_mode) {
                 FileType::Directory => self.here = next,
                 FileType::Symlink if !self.to_do.is_empty() => self.follow(&next).ok_or_else(denied)?,
-                FileType::RegularFile if self.to_do.is_empty() => {
+                kind @ FileType::RegularFile if self.to_do.is_empty() && kind == self.wanted => {
                     self.allows(&next, &status, 0o4, text)?;
                     return Ok(next);
                 }
-                _ => return Err(not_a_file()),
+                _ => return Err(other(text.to_owned())),
             }
         }
     }
@@ -141,20 +211,12 @@ impl Way<'_> {
         (self.to_do.len() <= LONGEST).then_some(())
     }
 
-    /// Whether the asker may, by the bits of their class (inode(7)); root may everything.
-    fn allows(&self, what: &OwnedFd, status: &Stat, bit: u32, text: &str) -> Result<(), OpenError> {
-        let (uid, gids) = (self.asker.uid, &self.asker.gids);
-        let shift = match () {
-            () if uid == 0 => return Ok(()),
-            () if status.st_uid == uid => 6,
-            () if gids.contains(&status.st_gid) => 3,
-            () => 0,
-        };
-        if shift != 6 && has_access_list(what) {
-            return Err(OpenError::AccessList { path: text.to_owned() });
+    fn allows(&self, what: &OwnedFd, status: &Stat, bits: u32, text: &str) -> Result<(), OpenError> {
+        match judge(what, status, self.asker, bits) {
+            Verdict::Yes => Ok(()),
+            Verdict::No => Err(OpenError::Unreadable(text.to_owned())),
+            Verdict::Unclear => Err(OpenError::AccessList(text.to_owned())),
         }
-        let is_allowed = (status.st_mode >> shift) & bit != 0;
-        if is_allowed { Ok(()) } else { Err(OpenError::Unreadable { path: text.to_owned() }) }
     }
 }
 
@@ -172,7 +234,8 @@ fn root() -> rustix::io::Result<OwnedFd> {
     fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-fn identity(status: &Stat) -> (u64, u64) {
+/// Device and inode: what a file is, whatever it is called.
+pub fn identity(status: &Stat) -> (u64, u64) {
     (status.st_dev, status.st_ino)
 }
 
@@ -225,7 +288,7 @@ mod tests {
     }
 
     fn is_unreadable(result: Result<File, OpenError>) -> bool {
-        matches!(result, Err(OpenError::Unreadable { .. }))
+        matches!(result, Err(OpenError::Unreadable(..)))
     }
 
     #[test]
@@ -283,20 +346,17 @@ mod tests {
         fs::mknodat(fs::CWD, tree.path("fifo"), FileType::Fifo, Mode::from(0o644), 0).unwrap();
         for name in ["link", "fifo", "", "file/"] {
             let opened = open(&tree.path(name), &alice(), &Places::default());
-            let is_fine = if name == "file/" {
-                opened.is_ok()
-            } else {
-                matches!(opened, Err(OpenError::NotAFile { .. }))
-            };
+            let is_fine =
+                if name == "file/" { opened.is_ok() } else { matches!(opened, Err(OpenError::NotAFile(..))) };
             assert!(is_fine, "{name}");
         }
         assert!(matches!(
             open(&tree.path("file/x"), &alice(), &Places::default()),
-            Err(OpenError::NotAFile { .. })
+            Err(OpenError::NotAFile(..))
         ));
         assert!(matches!(
             open(Path::new("/dev/null"), &alice(), &Places::default()),
-            Err(OpenError::NotAFile { .. })
+            Err(OpenError::NotAFile(..))
         ));
         for path in ["file", "", "../file", "/tmp/../etc/passwd", &format!("/{}", "a/".repeat(3000))] {
             let opened = open(Path::new(path), &alice(), &Places::default());
@@ -318,10 +378,10 @@ mod tests {
             forbidden: vec![tree.path("images"), "/nonexistent".into()],
         };
         for path in [own, tree.path("link/file")] {
-            assert!(matches!(open(&path, &alice(), &places), Err(OpenError::Forbidden { .. })));
+            assert!(matches!(open(&path, &alice(), &places), Err(OpenError::Forbidden(..))));
         }
         open(&scratch, &alice(), &places).unwrap();
         let elsewhere = tree.file("file", ALICE, ALICE, 0o644);
-        assert!(matches!(open(&elsewhere, &alice(), &places), Err(OpenError::NotAllowed { .. })));
+        assert!(matches!(open(&elsewhere, &alice(), &places), Err(OpenError::NotAllowed(..))));
     }
 }

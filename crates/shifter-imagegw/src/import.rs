@@ -21,6 +21,7 @@ use crate::convert::{self, Converters, answer, read_job, sentence, shut_in};
 pub(crate) mod open;
 mod rewrite;
 pub(crate) mod source;
+pub(crate) mod watched;
 
 /// What the child is told.
 #[derive(Debug, Serialize, Deserialize)]

@@ -4,6 +4,7 @@
 
 mod access;
 mod http;
+mod import;
 mod malformed;
 mod manage;
 mod pull;

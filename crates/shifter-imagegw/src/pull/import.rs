@@ -19,6 +19,7 @@ use crate::config::Platform;
 use crate::confine::Reach;
 use crate::convert::{ConvertJob, ConvertLayer, Converters, Format};
 use crate::import::source::Form;
+use crate::import::watched::{Waiting, Watched};
 use crate::import::{self, Copied, RewriteJob};
 use crate::model::{Grant, Image, Job, JobStatus, RunConfig, TagKey, UNKNOWN_PULLER, now};
 use crate::progress::Progress;
@@ -89,8 +90,12 @@ impl Puller {
         let _turn = self.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         self.move_on(job, JobStatus::Pulling, "Copying the file", progress).await?;
         let expand = self.config.expand_directory.clone();
-        let Source { file, form, verbatim, .. } = source;
-        let (scratch, path, copied) = blocking(move || Ok(copy(file, &expand))).await??;
+        let Source { mut file, form, verbatim, .. } = source;
+        file.rewind().map_err(ImportError::Read)?;
+        // Gone with this future, and the copying with it.
+        let waiting = Waiting::default();
+        let watched = waiting.watch(file);
+        let (scratch, path, copied) = blocking(move || Ok(copy(watched, &expand))).await??;
         let (id, digest) = (copied.id.clone(), format!("sha256:{}", copied.sha256));
         let making = Making { puller: self, job, platform, progress, id, scratch, source: path, copied };
         let (mut image, _guard) = making.make(form, verbatim).await?;
@@ -129,13 +134,12 @@ fn bare(tag: &str) -> &str {
 }
 
 /// Copies the file into scratch space named by its identifier, which is known only when it has been read.
-fn copy(mut file: File, expand: &Path) -> Result<(Scratch, PathBuf, Copied), PullError> {
+fn copy(mut file: Watched<File>, expand: &Path) -> Result<(Scratch, PathBuf, Copied), PullError> {
     // The name of scratch space wants an identifier; this one nothing has.
     let scratch = Scratch::create(expand, &"0".repeat(64))?;
     let path = scratch.path().join("source");
     let write = |source| PublishError::Io { operation: "writing", path: path.clone(), source };
     let mut to = File::options().read(true).write(true).create_new(true).open(&path).map_err(write)?;
-    file.rewind().map_err(ImportError::Read)?;
     let copied = import::copy(&mut file, &mut to, LARGEST).map_err(|error| match error.kind() {
         ErrorKind::FileTooLarge => PullError::Import(ImportError::TooLarge),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => PullError::Publish(write(error)),
@@ -202,9 +206,13 @@ impl Making<'_> {
 
     async fn as_it_is(&self, output: &Path) -> Result<RunConfig, PullError> {
         let (from, to) = (self.source.clone(), output.to_owned());
+        let waiting = Waiting::default();
+        let mut watched = waiting.watch(File::open(&from).map_err(ImportError::Read)?);
         blocking(move || {
-            let failed = |source| PublishError::Io { operation: "writing", path: to.clone(), source };
-            std::fs::copy(&from, &to).map(drop).map_err(failed)
+            let output = File::options().write(true).truncate(true).open(&to);
+            let copied = output.and_then(|mut output| std::io::copy(&mut watched, &mut output));
+            let failed = |source| PublishError::Io { operation: "writing", path: to, source };
+            copied.map(drop).map_err(failed)
         })
         .await?;
         Ok(self.nothing_said())

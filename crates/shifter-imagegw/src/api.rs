@@ -9,14 +9,16 @@ mod following;
 mod importing;
 mod inspect;
 pub(crate) mod manage;
+mod uploads;
 
 use std::sync::Arc;
 
 use shifter_api::wire::{self, ImageList, PullRequest, Queue, QueueEntry};
 use shifter_core::image_type::ImageType;
-use tokio::sync::Semaphore;
 
 pub(crate) use self::manage::Managing;
+pub(crate) use self::uploads::Room;
+use self::uploads::Uploads;
 use crate::acl::{self, Groups, Member};
 use crate::auth::Caller;
 use crate::catalog::{Catalog, CatalogError, NewJob, Submitted, Tag, submit};
@@ -39,7 +41,7 @@ pub(crate) struct Api {
     pub(crate) logins: Logins,
     pub(crate) elsewhere: Arc<Elsewhere>,
     pub(crate) managing: Managing,
-    uploads: Semaphore,
+    uploads: Uploads,
 }
 
 /// What a tag means for a caller.
@@ -76,6 +78,11 @@ pub(crate) enum Refusal {
     Files(PullError),
     #[error("there are too many unfinished pulls, of all callers or of yours; try again in a minute")]
     Busy,
+    #[error(
+        "there is no room for this file among those that others sent; try again later, or bring it where the gateway \
+         can read it"
+    )]
+    NoRoom,
     #[error(transparent)]
     Catalog(#[from] CatalogError),
 }
@@ -86,7 +93,7 @@ impl Api {
         let (groups, logins) = (Groups::default(), Logins::default());
         let elsewhere = Elsewhere::new(catalog.clone());
         let managing = Managing::new(&config, &catalog, &jobs);
-        let uploads = Semaphore::new(importing::UPLOADS);
+        let uploads = Uploads::default();
         Api { config, catalog, jobs, groups, logins, elsewhere, managing, uploads }
     }
 

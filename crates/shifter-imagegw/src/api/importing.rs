@@ -2,19 +2,16 @@
 //! brings the file along each time, as a pull brings its password.
 
 use std::fs::File;
-use std::io::{Seek as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Instant;
 
 use axum::body::Body;
-use futures_util::StreamExt as _;
-use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use shifter_api::wire::parse_id_list;
 use shifter_core::descriptor::Descriptor;
 use shifter_core::image_type::ImageType;
 
-use super::{Api, Refusal};
+use super::{Api, Refusal, Room};
 use crate::accounts::names_groups;
 use crate::acl;
 use crate::auth::Caller;
@@ -25,15 +22,9 @@ use crate::import::open::{Asker, Places, open};
 use crate::import::source::Form;
 use crate::model::TagKey;
 use crate::pull::PullError;
-use crate::pull::import::{LARGEST, Source};
+use crate::pull::import::Source;
 use crate::route::Query;
 use crate::waiting::Pulled;
-
-/// Longest pause in an upload.
-const SILENCE: Duration = Duration::from_secs(60);
-
-/// Uploads at a time; each takes room in `ExpandDirectory`.
-pub(super) const UPLOADS: usize = 4;
 
 /// What a request for an import says.
 #[derive(Debug, Default, Deserialize)]
@@ -100,7 +91,7 @@ impl Api {
             return Err(Refusal::Unprocessable(why));
         }
         let file = self.open_for(path, caller).await?;
-        self.start_import(admitted, file, caller).await
+        self.start_import(admitted, file, None, caller).await
     }
 
     /// `PUT upload`: imports what the body holds.
@@ -115,15 +106,15 @@ impl Api {
         self.check_importer(caller).await?;
         let wanted = Wanted::of_query(query)?;
         let admitted = self.admit((system, itype, tag), platform, &wanted, caller).await?;
-        let _turn = self.uploads.try_acquire().map_err(|_| Refusal::Busy)?;
-        let file = receive(body, &self.config.expand_directory, query.get("sha256")).await?;
+        let (expand, sha256) = (&self.config.expand_directory, query.get("sha256"));
+        let (file, room) = self.uploads.receive(caller.uid, body, expand, sha256).await?;
         // What an earlier one came to is not what was sent now.
         if let Some(earlier) = self.catalog.job_of(&admitted.new.key, caller.uid).await?
             && earlier.status.is_over()
         {
             self.catalog.forget_end(earlier.number).await?;
         }
-        self.start_import(admitted, file, caller).await
+        self.start_import(admitted, file, Some(room), caller).await
     }
 
     async fn check_importer(&self, caller: &Caller) -> Result<(), Refusal> {
@@ -196,11 +187,17 @@ impl Api {
         opened.map_err(|error| Refusal::Unprocessable(error.to_string()))
     }
 
-    async fn start_import(&self, admitted: Admitted, file: File, caller: &Caller) -> Result<Pulled, Refusal> {
+    async fn start_import(
+        &self,
+        admitted: Admitted,
+        file: File,
+        room: Option<Room>,
+        caller: &Caller,
+    ) -> Result<Pulled, Refusal> {
         let Admitted { new, form, verbatim } = admitted;
         let telling = self.config.pull_update.as_secs_f64();
         let is_shared = |number| self.jobs.is_end_shared(number);
-        let source = Source { file, form, verbatim, since: Instant::now() };
+        let source = Source { file, form, verbatim, room, since: Instant::now() };
         match submit(&*self.catalog, &new, false, telling, &is_shared).await? {
             Submitted::Started(job) => {
                 let image = job.to_wire(true);
@@ -219,41 +216,4 @@ impl Api {
             Submitted::TooMany => Err(Refusal::Busy),
         }
     }
-}
-
-/// Takes a body in, into a file without a name.
-async fn receive(body: Body, directory: &Path, sha256: Option<&str>) -> Result<File, Refusal> {
-    let failed = |error: std::io::Error| Refusal::Unprocessable(format!("storing the file failed: {error}"));
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR);
-    let mut file = File::from(file.map_err(|error| failed(error.into()))?);
-    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
-    let mut size = 0_u64;
-    let mut stream = body.into_data_stream();
-    loop {
-        let bytes = match tokio::time::timeout(SILENCE, stream.next()).await {
-            Ok(Some(Ok(bytes))) => bytes,
-            Ok(None) => break,
-            Ok(Some(Err(_))) => return Err(Refusal::BadRequest("the file did not arrive whole".to_owned())),
-            Err(_) => return Err(Refusal::BadRequest("nothing more of the file arrived in time".to_owned())),
-        };
-        size += bytes.len() as u64;
-        if size > LARGEST {
-            return Err(Refusal::Unprocessable(format!("the file is larger than {} GiB", LARGEST >> 30)));
-        }
-        hash.update(&bytes);
-        // A few kilobytes into the page cache; the disk is waited for where it is full of them.
-        file = tokio::task::spawn_blocking(move || file.write_all(&bytes).map(|()| file))
-            .await
-            .map_err(|_| Refusal::Busy)?
-            .map_err(failed)?;
-    }
-    let found: String = hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    if sha256.is_some_and(|sha256| !sha256.eq_ignore_ascii_case(&found)) {
-        return Err(Refusal::BadRequest(
-            "what arrived is not the file that was announced by sha256".to_owned(),
-        ));
-    }
-    file.rewind().map_err(failed)?;
-    Ok(file)
 }

@@ -14,6 +14,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::lines::transferring_line;
 use super::make::written;
 use super::{Earned, Public, PullError, Puller, blocking};
+use crate::api::Room;
 use crate::catalog::{State, patiently};
 use crate::config::Platform;
 use crate::confine::Reach;
@@ -37,6 +38,8 @@ pub(crate) struct Source {
     pub(crate) form: Form,
     /// Whether it is published as it is, unread, which only administrators may ask for.
     pub(crate) verbatim: bool,
+    /// What a file that was sent takes of the room, until it was copied.
+    pub(crate) room: Option<Room>,
     /// When it was brought.
     pub(crate) since: Instant,
 }
@@ -90,12 +93,16 @@ impl Puller {
         let _turn = self.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         self.move_on(job, JobStatus::Pulling, "Copying the file", progress).await?;
         let expand = self.config.expand_directory.clone();
-        let Source { mut file, form, verbatim, .. } = source;
+        let Source { mut file, form, verbatim, room, .. } = source;
         file.rewind().map_err(ImportError::Read)?;
         // Gone with this future, and the copying with it.
         let waiting = Waiting::default();
         let watched = waiting.watch(file);
-        let (scratch, path, copied) = blocking(move || Ok(copy(watched, &expand))).await??;
+        let copying = move || {
+            let _room = room;
+            copy(watched, &expand)
+        };
+        let (scratch, path, copied) = blocking(move || Ok(copying())).await??;
         let (id, digest) = (copied.id.clone(), format!("sha256:{}", copied.sha256));
         let making = Making { puller: self, job, platform, progress, id, scratch, source: path, copied };
         let (mut image, _guard) = making.make(form, verbatim).await?;

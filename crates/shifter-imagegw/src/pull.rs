@@ -405,6 +405,11 @@ impl Puller {
             let acl = if public { Default::default() } else { acl::of_grant(&job.acl, job.uid) };
             let grant = Grant { key, id, puller, public, acl, checked: earned.asked };
             let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
+            // What it was granted to others for is another content.
+            let origin = |image: &Image| image.config.source.clone();
+            if known.as_ref().is_some_and(|known| origin(&known.image) != origin(image)) {
+                return Err(import::ImportError::Taken(image.id.clone()).into());
+            }
             if known.is_none() && !self.find_published(image).await? {
                 return Err(PullError::Removed);
             }

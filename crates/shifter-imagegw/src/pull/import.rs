@@ -1,12 +1,13 @@
 //! One import, from a user's open file to a published image with a grant. The end is the same as a pull's.
 //!
 //! Whether the user may import, and may read the file, has been decided before. A file that has the identifier of an
-//! image but not its content is refused: identifiers of imports are easily forged.
+//! image but is another one gets its whole digest instead: identifiers of imports are easily forged.
 
 use std::fs::File;
 use std::io::{ErrorKind, Seek as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use ring::digest::{SHA256, digest};
 
 use shifter_registry::{Compression, LocalImage, open_layout};
 use tokio::sync::OwnedMutexGuard;
@@ -15,7 +16,7 @@ use super::lines::transferring_line;
 use super::make::written;
 use super::{Earned, Public, PullError, Puller, blocking};
 use crate::api::Room;
-use crate::catalog::{State, patiently};
+use crate::catalog::{Record, State, patiently};
 use crate::config::Platform;
 use crate::confine::Reach;
 use crate::convert::{ConvertJob, ConvertLayer, Converters, Format};
@@ -23,7 +24,7 @@ use crate::import::source::Form;
 use crate::import::watched::{Waiting, Watched};
 use crate::import::{self, Copied, RewriteJob};
 use crate::model::{Grant, Image, Job, JobStatus, RunConfig, TagKey, UNKNOWN_PULLER, now};
-use crate::progress::Progress;
+use crate::progress::{Phase, Progress};
 use crate::publish::{self, PublishError, Scratch};
 use crate::unpack::Unpacked;
 
@@ -51,10 +52,8 @@ pub(crate) enum ImportError {
     TooLarge,
     #[error("reading the file failed: {0}")]
     Read(std::io::Error),
-    #[error(
-        "an image with this file's identifier {0} is there and has another content; identifiers of imported images are \
-         made of samples of the file only"
-    )]
+    /// Imported files and pulled images are told apart, and so are files of one identifier.
+    #[error("another image has the identifier {0} by now; try again, or have that one removed")]
     Taken(String),
     #[error("only a squashfs image can be published as it is")]
     NotVerbatim,
@@ -74,6 +73,14 @@ struct Making<'a> {
     scratch: Scratch,
     /// The copy.
     source: PathBuf,
+/// Who has an identifier.
+enum Standing {
+    Free,
+    /// The same file, as an image that can be used.
+    There(Box<Image>),
+    Taken,
+}
+
     copied: Copied,
 }
 
@@ -90,7 +97,7 @@ impl Puller {
             self.held(patiently(|| self.catalog.set_public(job.lease())).await?)?;
         }
         progress.set("Waiting for a free worker");
-        let _turn = self.workers.acquire().await.map_err(|_| PullError::Stopping)?;
+        let turn = self.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         self.move_on(job, JobStatus::Pulling, "Copying the file", progress).await?;
         let expand = self.config.expand_directory.clone();
         let Source { mut file, form, verbatim, room, .. } = source;
@@ -103,9 +110,20 @@ impl Puller {
             copy(watched, &expand)
         };
         let (scratch, path, copied) = blocking(move || Ok(copying())).await??;
-        let (id, digest) = (copied.id.clone(), format!("sha256:{}", copied.sha256));
+        drop(turn);
+        let origin = origin(form, verbatim, &copied.sha256);
+        // Files with one identifier, which need not be equal, are imported one after the other, in this process and by
+        // all. That somebody else has such a file is not told.
+        progress.set("Waiting for a free worker");
+        progress.enter(Phase::Following);
+        let flight = format!("import {}", copied.id);
+        let _flight = self.flights.lock(format!("{} {flight}", job.key.system)).await;
+        self.fly(job, &flight).await?;
+        progress.enter(Phase::Making);
+        let _turn = self.workers.acquire().await.map_err(|_| PullError::Stopping)?;
+        let id = copied.id.clone();
         let making = Making { puller: self, job, platform, progress, id, scratch, source: path, copied };
-        let (mut image, _guard) = making.make(form, verbatim).await?;
+        let (mut image, _guard) = making.make(form, verbatim, &origin).await?;
         // Who came first with a name has it.
         let _name = self.hold(platform, &format!("name {}", bare(&job.key.tag))).await;
         self.check_name(&job.key, job.uid).await?;
@@ -113,7 +131,7 @@ impl Puller {
         image.last_pull = asked;
         image.expiration = asked + self.config.image_expiration.as_secs_f64();
         progress.set("Transferring metadata");
-        self.grant(job, &image, &Earned { digest, asked, public: Public::AsListed }).await
+        self.grant(job, &image, &Earned { digest: origin, asked, public: Public::AsListed }).await
     }
 
     /// Refuses a name that is an image of other users only: theirs would no longer be found under it.
@@ -132,6 +150,12 @@ impl Puller {
             }
         }
         Ok(())
+/// What an image was made of, and as what it was taken: the same bytes may be two images. No registry's digest looks so.
+fn origin(form: Form, verbatim: bool, sha256: &str) -> String {
+    let taken_as = if verbatim { "verbatim" } else { form.name() };
+    format!("{taken_as}:{sha256}")
+}
+
     }
 }
 
@@ -156,21 +180,21 @@ fn copy(mut file: Watched<File>, expand: &Path) -> Result<(Scratch, PathBuf, Cop
 }
 
 impl Making<'_> {
-    async fn make(self, form: Form, verbatim: bool) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
+    async fn make(
+        mut self,
+        form: Form,
+        verbatim: bool,
+        origin: &str,
+    ) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
         let (puller, platform, system) = (self.puller, self.platform, self.job.key.system.clone());
-        let guard = puller.hold(platform, &self.id).await;
-        // Of all systems that have these files, also of one that this is not.
-        for known in puller.sharing(platform, &self.id).await? {
-            if known.image.config.source.as_deref() != Some(&*self.copied.sha256) {
-                return Err(ImportError::Taken(self.id).into());
+        let guard = loop {
+            let guard = puller.hold(platform, &self.id).await;
+            match self.standing(&system, origin).await? {
+                Standing::Free => break guard,
+                Standing::There(image) => return Ok((*image, guard)),
+                Standing::Taken => self.id = self.next_id(origin)?,
             }
-            if known.image.system == system && puller.find_published(&known.image).await? {
-                return Ok((known.image, guard));
-            }
-        }
-        if puller.state_after_removal(&system, &self.id).await? == Some(State::Expiring) {
-            return Err(PullError::Removed);
-        }
+        };
         let store = puller.store(&system)?;
         let format = if verbatim { Format::Squashfs } else { platform.converters.format };
         let (expand, id, place) = (puller.config.expand_directory.clone(), self.id.clone(), store.clone());
@@ -202,12 +226,44 @@ impl Making<'_> {
             system,
             id: self.id,
             format: format.name().to_owned(),
-            config: RunConfig { source: Some(self.copied.sha256), ..config },
+            config: RunConfig { source: Some(origin.to_owned()), ..config },
             size: published.size,
             sha256: published.sha256,
             last_pull: 0.0,
             expiration: 0.0,
         };
+    /// What has this identifier, on all systems that have these files.
+    async fn standing(&self, system: &str, origin: &str) -> Result<Standing, PullError> {
+        let is_other = |record: &Record| record.image.config.source.as_deref() != Some(origin);
+        let known = self.puller.sharing(self.platform, &self.id).await?;
+        let retired = patiently(|| self.puller.catalog.retired(Some(system), Some(&self.id))).await?;
+        // An expired one keeps its identifier, too: jobs may still name it.
+        if known.iter().chain(&retired).any(is_other) {
+            return Ok(Standing::Taken);
+        }
+        for known in known.into_iter().filter(|known| known.image.system == system) {
+            if self.puller.find_published(&known.image).await? {
+                return Ok(Standing::There(Box::new(known.image)));
+            }
+        }
+        match self.puller.state_after_removal(system, &self.id).await? {
+            Some(State::Expiring) => Err(PullError::Removed),
+            _ => Ok(Standing::Free),
+        }
+    }
+
+    /// Another identifier where one is another image's: the digest of the whole file, and then of that with what it is
+    /// taken as. Refusing would tell whoever forged the first one that there is an image they may not use.
+    fn next_id(&self, origin: &str) -> Result<String, PullError> {
+        let whole = &self.copied.sha256;
+        let last = publish::hex(digest(&SHA256, origin.as_bytes()).as_ref());
+        match &self.id {
+            id if *id == last => Err(ImportError::Taken(last).into()),
+            id if id == whole => Ok(last),
+            _ => Ok(whole.clone()),
+        }
+    }
+
         Ok((image, guard))
     }
 

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use axum::body::Body;
 use serde::Deserialize;
@@ -106,6 +105,11 @@ impl Api {
         self.check_importer(caller).await?;
         let wanted = Wanted::of_query(query)?;
         let admitted = self.admit((system, itype, tag), platform, &wanted, caller).await?;
+        // Said before the file is sent, where that is possible.
+        let earlier = self.catalog.job_of(&admitted.new.key, caller.uid).await?;
+        if earlier.is_some_and(|job| !job.status.is_over() && !self.jobs.lacks_file(&job)) {
+            return Err(under_way());
+        }
         let (expand, sha256) = (&self.config.expand_directory, query.get("sha256"));
         let (file, room) = self.uploads.receive(caller.uid, body, expand, sha256).await?;
         // What an earlier one came to is not what was sent now.
@@ -197,7 +201,9 @@ impl Api {
         let Admitted { new, form, verbatim } = admitted;
         let telling = self.config.pull_update.as_secs_f64();
         let is_shared = |number| self.jobs.is_end_shared(number);
-        let source = Source { file, form, verbatim, room, since: Instant::now() };
+        // Who sends a file means that one; who asks for one by path may be asking how it stands.
+        let is_sent = room.is_some();
+        let source = Source { file, form, verbatim, room };
         match submit(&*self.catalog, &new, false, telling, &is_shared).await? {
             Submitted::Started(job) => {
                 let image = job.to_wire(true);
@@ -205,15 +211,23 @@ impl Api {
                 Ok(Pulled::unfinished(image, job, None))
             }
             Submitted::Going(job) => {
-                let pulled = self.going(job);
-                if let Some(job) = pulled.job.as_ref().filter(|job| self.jobs.may_take(job)) {
+                if self.jobs.lacks_file(&job) {
                     self.jobs.start_import(job.number, source);
+                } else if is_sent {
+                    return Err(under_way());
                 }
-                Ok(pulled)
+                Ok(self.going(job))
             }
+            Submitted::Over(_) if is_sent => Err(under_way()),
             Submitted::Over(job) => self.told(job, caller).await,
             Submitted::Fresh => Err(Refusal::NoImage),
             Submitted::TooMany => Err(Refusal::Busy),
         }
     }
+}
+
+fn under_way() -> Refusal {
+    let why = "another file of yours is being imported under this name, and this one was not taken; send it again when \
+               that is over, or under another name";
+    Refusal::Conflict(why.to_owned())
 }

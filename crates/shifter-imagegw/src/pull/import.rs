@@ -6,9 +6,8 @@
 use std::fs::File;
 use std::io::{ErrorKind, Seek as _};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
-use ring::digest::{SHA256, digest};
 
+use ring::digest::{SHA256, digest};
 use shifter_registry::{Compression, LocalImage, open_layout};
 use tokio::sync::OwnedMutexGuard;
 
@@ -41,8 +40,6 @@ pub(crate) struct Source {
     pub(crate) verbatim: bool,
     /// What a file that was sent takes of the room, until it was copied.
     pub(crate) room: Option<Room>,
-    /// When it was brought.
-    pub(crate) since: Instant,
 }
 
 /// Why an import failed, besides what a pull can fail by.
@@ -73,15 +70,15 @@ struct Making<'a> {
     scratch: Scratch,
     /// The copy.
     source: PathBuf,
+    copied: Copied,
+}
+
 /// Who has an identifier.
 enum Standing {
     Free,
     /// The same file, as an image that can be used.
     There(Box<Image>),
     Taken,
-}
-
-    copied: Copied,
 }
 
 impl Puller {
@@ -150,13 +147,13 @@ impl Puller {
             }
         }
         Ok(())
+    }
+}
+
 /// What an image was made of, and as what it was taken: the same bytes may be two images. No registry's digest looks so.
 fn origin(form: Form, verbatim: bool, sha256: &str) -> String {
     let taken_as = if verbatim { "verbatim" } else { form.name() };
     format!("{taken_as}:{sha256}")
-}
-
-    }
 }
 
 /// A tag without the `:latest` that it may be written with or without.
@@ -232,6 +229,9 @@ impl Making<'_> {
             last_pull: 0.0,
             expiration: 0.0,
         };
+        Ok((image, guard))
+    }
+
     /// What has this identifier, on all systems that have these files.
     async fn standing(&self, system: &str, origin: &str) -> Result<Standing, PullError> {
         let is_other = |record: &Record| record.image.config.source.as_deref() != Some(origin);
@@ -262,9 +262,6 @@ impl Making<'_> {
             id if id == whole => Ok(last),
             _ => Ok(whole.clone()),
         }
-    }
-
-        Ok((image, guard))
     }
 
     async fn as_it_is(&self, output: &Path) -> Result<RunConfig, PullError> {

@@ -70,6 +70,26 @@ fn alike() -> [Vec<u8>; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_file_under_a_name_is_not_dropped_without_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    std::fs::write(dir.path().join("slow"), "").unwrap();
+    upload(&gateway, 1, "tool:1", "tar", b"first").await.unwrap();
+    let refused = upload(&gateway, 1, "tool:1", "tar", b"second").await;
+    let Err(Refusal::Conflict(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("was not taken; send it again"), "{why}");
+    // Where nothing runs yet and the file waits in memory, it is not replaced either.
+    for number in 0..4 {
+        upload(&gateway, 1, &format!("busy:{number}"), "tar", &[number]).await.unwrap();
+    }
+    upload(&gateway, 2, "waits:1", "tar", b"first").await.unwrap();
+    assert!(matches!(upload(&gateway, 2, "waits:1", "tar", b"second").await, Err(Refusal::Conflict(_))));
+    assert_eq!(end(&gateway, 1, "tool:1").await.unwrap(), sha256(b"first"));
+    assert_eq!(imported(&gateway, 1, "tool:1", "tar", b"second").await, sha256(b"second"));
+    assert_eq!(end(&gateway, 2, "waits:1").await.unwrap(), sha256(b"first"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_file_taken_as_something_else_is_another_image() {
     let dir = tempfile::tempdir().unwrap();
     let gateway = start(dir.path()).await;

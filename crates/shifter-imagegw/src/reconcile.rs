@@ -61,22 +61,45 @@ struct Place<'a> {
     systems: Vec<&'a str>,
 }
 
+/// What the catalog had of a directory before that was looked through, and after.
+struct Records {
+    before: Vec<Record>,
+    after: Vec<Record>,
+}
+
+impl Records {
+    fn all(&self) -> impl Iterator<Item = &Record> {
+        self.before.iter().chain(&self.after)
+    }
+
+    /// Those that stood still meanwhile: what was published or removed while the directory was looked through is neither
+    /// missing nor too much.
+    fn settled(&self) -> impl Iterator<Item = &Record> {
+        fn key(record: &Record) -> (&str, &str, i64) {
+            (&record.image.system, &record.image.id, record.revision)
+        }
+        let before: BTreeSet<_> = self.before.iter().map(key).collect();
+        self.after.iter().filter(move |record| before.contains(&key(record)))
+    }
+}
+
 /// Looks, and does what is ordered; one line for each thing found, and a last one that counts.
 pub(crate) async fn run(scope: &Scope<'_>, orders: &Orders) -> anyhow::Result<Answer> {
     let (mut lines, mut found, mut left) = (Vec::new(), 0, 0);
     for place in places(scope.config, orders.system.as_deref(), &mut lines)? {
+        let before = records(scope.catalog, &place).await?;
         let contents = directory::read(place.directory).await?;
-        let records = records(scope.catalog, &place).await?;
-        let knows_nothing = records.is_empty();
+        let records = Records { before, after: records(scope.catalog, &place).await? };
+        let knows_nothing = records.all().next().is_none();
         // As a file system that is not mounted looks: what is taken away then does not come back with it.
-        let is_empty = contents.images.is_empty() && records.iter().any(|record| !record.grants.is_empty());
+        let is_empty = contents.images.is_empty() && records.all().any(|record| !record.grants.is_empty());
         if is_empty {
             let directory = place.directory.display();
             lines.push(format!(
                 "{directory} holds no image at all; is its file system mounted? nothing is taken away"
             ));
         }
-        for fault in faults(scope, &contents, records).await {
+        for fault in faults(scope, &contents, &records) {
             found += 1;
             let (line, is_solved) = settle(scope, orders, &place, fault, (knows_nothing, is_empty)).await?;
             lines.push(line);
@@ -141,23 +164,24 @@ async fn records(catalog: &dyn Catalog, place: &Place<'_>) -> anyhow::Result<Vec
     Ok(records)
 }
 
-async fn faults(scope: &Scope<'_>, contents: &Contents, records: Vec<Record>) -> Vec<Fault> {
+fn faults(scope: &Scope<'_>, contents: &Contents, records: &Records) -> Vec<Fault> {
     // Systems that share a directory share `.meta`, which names the users of all.
     let mut known: BTreeMap<String, Vec<Grant>> = BTreeMap::new();
-    for record in &records {
+    for record in &records.after {
         known.entry(record.image.id.clone()).or_default().extend(record.grants.iter().cloned());
     }
-    let orphans = contents.images.iter().filter(|(id, _)| !known.contains_key(*id));
+    let ids: BTreeSet<&String> = records.all().map(|record| &record.image.id).collect();
+    let orphans = contents.images.iter().filter(|(id, _)| !ids.contains(id));
     let mut faults: Vec<Fault> =
         orphans.map(|(id, files)| Fault::Orphan(id.clone(), files.clone())).collect();
-    for record in records {
+    for record in records.settled() {
         let grants = known.get(&record.image.id).map(Vec::as_slice).unwrap_or_default();
         faults.extend(fault_of(scope, contents, record, grants));
     }
     faults
 }
 
-fn fault_of(scope: &Scope<'_>, contents: &Contents, record: Record, grants: &[Grant]) -> Option<Fault> {
+fn fault_of(scope: &Scope<'_>, contents: &Contents, record: &Record, grants: &[Grant]) -> Option<Fault> {
     // Nobody may use it: whoever pulls it next makes it anew.
     if record.grants.is_empty() {
         return None;
@@ -174,7 +198,7 @@ fn fault_of(scope: &Scope<'_>, contents: &Contents, record: Record, grants: &[Gr
         Some(_) => None,
     };
     if let Some(why) = broken {
-        return Some(Fault::Broken(Box::new(record), why));
+        return Some(Fault::Broken(Box::new(record.clone()), why));
     }
     let wanted = acl::for_meta(grants, scope.gateway_uid).ok()?;
     let why = match files.meta.as_ref() {
@@ -188,7 +212,7 @@ fn fault_of(scope: &Scope<'_>, contents: &Contents, record: Record, grants: &[Gr
             Ok(_) => "its .meta names other users than the catalog".to_owned(),
         },
     };
-    Some(Fault::Meta(Box::new(record), why))
+    Some(Fault::Meta(Box::new(record.clone()), why))
 }
 
 fn same_ids(a: &[u32], b: &[u32]) -> bool {

@@ -8,6 +8,7 @@ mod import;
 mod malformed;
 mod manage;
 mod pull;
+mod reconcile;
 mod waiting;
 
 use std::collections::HashMap;

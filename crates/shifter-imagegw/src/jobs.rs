@@ -370,9 +370,14 @@ impl Jobs {
         let running: Vec<Running> = locked(&self.running).drain().map(|(_, running)| running).collect();
         running.iter().for_each(|running| running.task.abort());
         drop(looked);
+        let mut leases = Vec::new();
         for Running { task, lease, .. } in running {
             // Nothing of it writes any more when somebody else begins.
             let _ = tokio::time::timeout(STOPPING, task).await;
+            leases.push(lease);
+        }
+        self.puller.whole().ended(STOPPING).await;
+        for lease in leases {
             match self.catalog.release(lease, QUEUED).await {
                 Ok(true) => tracing::info!(job = lease.number, "handed a pull over"),
                 Ok(false) => {}

@@ -54,6 +54,7 @@ mod transfer;
 mod unpack;
 mod uses;
 mod waiting;
+mod whole;
 mod worker;
 
 use std::path::{Path, PathBuf};

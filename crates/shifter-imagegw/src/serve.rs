@@ -126,6 +126,8 @@ pub(crate) async fn serve(
     if tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
+    // What clients hung up on.
+    front.service.api.jobs.puller().whole().ended(DRAIN).await;
     uses.close().await;
     // Before the catalog's lock is free: the next process has a socket of this name.
     drop(desk_open);

@@ -4,6 +4,7 @@
 
 mod access;
 mod http;
+mod hung_up;
 mod import;
 mod malformed;
 mod manage;

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Seek as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
 use shifter_registry::{Compression, LocalImage, open_layout};
@@ -84,7 +85,7 @@ enum Standing {
 impl Puller {
     /// Carries one import to READY, or says why not.
     pub(crate) async fn import(
-        &self,
+        self: &Arc<Self>,
         job: &Job,
         source: Source,
         progress: &Progress,
@@ -120,15 +121,16 @@ impl Puller {
         let _turn = self.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         let id = copied.id.clone();
         let making = Making { puller: self, job, platform, progress, id, scratch, source: path, copied };
-        let (mut image, _guard) = making.make(form, verbatim, &origin).await?;
+        let (mut image, guard) = making.make(form, verbatim, &origin).await?;
         // Who came first with a name has it.
-        let _name = self.hold(platform, &format!("name {}", bare(&job.key.tag))).await;
+        let name = self.hold(platform, &format!("name {}", bare(&job.key.tag))).await;
         self.check_name(&job.key, job.uid).await?;
         let asked = now();
         image.last_pull = asked;
         image.expiration = asked + self.config.image_expiration.as_secs_f64();
         progress.set("Transferring metadata");
-        self.grant(job, &image, &Earned { digest: origin, asked, public: Public::AsListed }).await
+        let earned = Earned { digest: origin, asked, public: Public::AsListed };
+        self.grant(job, image, earned, (guard, name)).await
     }
 
     /// Refuses a name that is an image of other users only: theirs would no longer be found under it.

@@ -157,7 +157,7 @@ fn a_worker_reads_its_configuration_again_as_serve_does() {
     site.change(|document| document["DenyImages"] = json!("local/app"));
     site.reload_of(worker, "the configuration was read again");
     let denied = site.pull("alice", "app:2");
-    assert!(denied.err().contains("may not be pulled"), "{}", denied.describe());
+    assert!(denied.err().contains("policy denies it"), "{}", denied.describe());
     site.change(|document| {
         document["DenyImages"] = json!([]);
         document["SealKeyFile"] = json!("/nonexistent");

@@ -219,47 +219,50 @@ fn an_imported_image_belongs_to_whom_it_is_shared_with_and_a_forged_identifier_t
 #[test]
 fn an_administrator_alone_has_an_image_published_as_it_is_and_only_where_the_site_says_so() {
     for (is_allowed, user, expected) in [(false, "carol", 403), (true, "alice", 403), (true, "carol", 200)] {
-        let mut site = site(&[("allowVerbatimImport", json!(is_allowed))]);
-        let config = fs::read_to_string(&site.gateway.config).unwrap();
-        let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
-        config["Platforms"]["testsystem"]["admins"] = json!(["carol"]);
-        fs::write(&site.gateway.config, config.to_string()).unwrap();
-        site.sandbox.stop(site.gateway.daemon).unwrap();
-        site.sandbox.restart(&mut site.gateway).unwrap();
-        let path = squashfs(&site, "verbatim");
-        let (given, target) = (fs::read(&path).unwrap(), "/api/doimport/testsystem/custom/v:1/");
-        for verbatim in [true, false] {
-            let body = json!({"filepath": path, "format": "squashfs", "verbatim": verbatim}).to_string();
-            let ask = || {
-                let what = ("POST", target);
-                site.sandbox.api(&site.gateway, &site.munged, user, what, body.as_bytes()).unwrap()
-            };
-            let mut answer = ask();
-            if verbatim {
-                assert_eq!(answer.status, expected, "{user} {is_allowed}: {}", answer.text());
-            }
-            for _ in 0..100 {
-                if answer.status != 200 || answer.text().contains("\"READY\"") {
-                    break;
-                }
-                assert!(!answer.text().contains("FAILURE"), "{}", answer.text());
-                std::thread::sleep(std::time::Duration::from_millis(400));
-                answer = ask();
-            }
-            if verbatim && expected != 200 {
-                continue;
-            }
-            let id = site.shifterimg("bob", &["lookup", "custom:v:1"]).success().unwrap();
-            let published = site.gateway.images.join(format!("{}.squashfs", id.trim()));
-            assert_eq!(
-                fs::read(published).unwrap() == given,
-                verbatim,
-                "written anew unless it is asked for"
-            );
-            assert_eq!(word(&site, "bob", "custom:v:1"), "verbatim");
-        }
-        site.finish();
+        // Each machine is a thread's.
+        let case = std::thread::spawn(move || verbatim(is_allowed, user, expected));
+        case.join().unwrap_or_else(|_| panic!("{user} {is_allowed}"));
     }
+}
+
+/// Asks for a verbatim import, and for another one.
+fn verbatim(is_allowed: bool, user: &str, expected: u16) {
+    let mut site = site(&[("allowVerbatimImport", json!(is_allowed))]);
+    let config = fs::read_to_string(&site.gateway.config).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["Platforms"]["testsystem"]["admins"] = json!(["carol"]);
+    fs::write(&site.gateway.config, config.to_string()).unwrap();
+    site.sandbox.stop(site.gateway.daemon).unwrap();
+    site.sandbox.restart(&mut site.gateway).unwrap();
+    let path = squashfs(&site, "verbatim");
+    let (given, target) = (fs::read(&path).unwrap(), "/api/doimport/testsystem/custom/v:1/");
+    for verbatim in [true, false] {
+        let body = json!({"filepath": path, "format": "squashfs", "verbatim": verbatim}).to_string();
+        let ask = || {
+            let what = ("POST", target);
+            site.sandbox.api(&site.gateway, &site.munged, user, what, body.as_bytes()).unwrap()
+        };
+        let mut answer = ask();
+        if verbatim {
+            assert_eq!(answer.status, expected, "{user} {is_allowed}: {}", answer.text());
+        }
+        for _ in 0..100 {
+            if answer.status != 200 || answer.text().contains("\"READY\"") {
+                break;
+            }
+            assert!(!answer.text().contains("FAILURE"), "{}", answer.text());
+            std::thread::sleep(std::time::Duration::from_millis(400));
+            answer = ask();
+        }
+        if verbatim && expected != 200 {
+            continue;
+        }
+        let id = site.shifterimg("bob", &["lookup", "custom:v:1"]).success().unwrap();
+        let published = site.gateway.images.join(format!("{}.squashfs", id.trim()));
+        assert_eq!(fs::read(published).unwrap() == given, verbatim, "written anew unless it is asked for");
+        assert_eq!(word(&site, "bob", "custom:v:1"), "verbatim");
+    }
+    site.finish();
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::import::source::Form;
 use crate::import::watched::{Waiting, Watched};
 use crate::import::{self, Copied, RewriteJob};
 use crate::model::{Grant, Image, Job, JobStatus, RunConfig, TagKey, UNKNOWN_PULLER, now};
-use crate::progress::{Phase, Progress};
+use crate::progress::Progress;
 use crate::publish::{self, PublishError, Scratch};
 use crate::unpack::Unpacked;
 
@@ -48,6 +48,11 @@ pub(crate) struct Source {
 pub(crate) enum ImportError {
     #[error("the file is larger than {} GiB", LARGEST >> 30)]
     TooLarge,
+    #[error(
+        "the file is larger than half of what is free in the gateway's ExpandDirectory, which is all that one file may \
+         take; try again later, or ask the administrators for more room"
+    )]
+    NoRoom,
     #[error("reading the file failed: {0}")]
     Read(std::io::Error),
     /// Imported files and pulled images are told apart, and so are files of one identifier.
@@ -95,30 +100,27 @@ impl Puller {
             self.held(patiently(|| self.catalog.set_public(job.lease())).await?)?;
         }
         progress.set("Waiting for a free worker");
-        let turn = self.workers.acquire().await.map_err(|_| PullError::Stopping)?;
+        let _turn = self.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         self.move_on(job, JobStatus::Pulling, "Copying the file", progress).await?;
         let expand = self.config.expand_directory.clone();
         let Source { mut file, form, verbatim, room, .. } = source;
         file.rewind().map_err(ImportError::Read)?;
+        let size = file.metadata().map_err(ImportError::Read)?.len();
         // Gone with this future, and the copying with it.
         let waiting = Waiting::default();
         let watched = waiting.watch(file);
         let copying = move || {
-            let _room = room;
-            copy(watched, &expand)
+            // What was sent has its room already.
+            let limit = if room.is_some() { LARGEST } else { limit(&expand)?.min(LARGEST) };
+            copy(watched, size, limit, &expand)
         };
         let (scratch, path, copied) = blocking(move || Ok(copying())).await??;
-        drop(turn);
         let origin = origin(form, verbatim, &copied.sha256);
         // Files with one identifier, which need not be equal, are imported one after the other, in this process and by
-        // all. That somebody else has such a file is not told.
-        progress.set("Waiting for a free worker");
-        progress.enter(Phase::Following);
+        // all, with the worker in hand: who waits has a copy on the disk. That somebody else has such a file is not told.
         let flight = format!("import {}", copied.id);
         let _flight = self.flights.lock(format!("{} {flight}", job.key.system)).await;
         self.fly(job, &flight).await?;
-        progress.enter(Phase::Making);
-        let _turn = self.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         let id = copied.id.clone();
         let making = Making { puller: self, job, platform, progress, id, scratch, source: path, copied };
         let (mut image, guard) = making.make(form, verbatim, &origin).await?;
@@ -163,15 +165,34 @@ fn bare(tag: &str) -> &str {
     tag.strip_suffix(":latest").unwrap_or(tag)
 }
 
+/// Most bytes that a copy may have: half of what is free, so that one file does not end everybody else's pulls.
+fn limit(expand: &Path) -> Result<u64, PublishError> {
+    let found = rustix::fs::statvfs(expand).map_err(|error| PublishError::Io {
+        operation: "looking for room in",
+        path: expand.to_owned(),
+        source: error.into(),
+    })?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize) / 2)
+}
+
 /// Copies the file into scratch space named by its identifier, which is known only when it has been read.
-fn copy(mut file: Watched<File>, expand: &Path) -> Result<(Scratch, PathBuf, Copied), PullError> {
+fn copy(
+    mut file: Watched<File>,
+    size: u64,
+    limit: u64,
+    expand: &Path,
+) -> Result<(Scratch, PathBuf, Copied), PullError> {
+    let too_large = || if limit < LARGEST { ImportError::NoRoom } else { ImportError::TooLarge };
+    if size > limit {
+        return Err(too_large().into());
+    }
     // The name of scratch space wants an identifier; this one nothing has.
     let scratch = Scratch::create(expand, &"0".repeat(64))?;
     let path = scratch.path().join("source");
     let write = |source| PublishError::Io { operation: "writing", path: path.clone(), source };
     let mut to = File::options().read(true).write(true).create_new(true).open(&path).map_err(write)?;
-    let copied = import::copy(&mut file, &mut to, LARGEST).map_err(|error| match error.kind() {
-        ErrorKind::FileTooLarge => PullError::Import(ImportError::TooLarge),
+    let copied = import::copy(&mut file, &mut to, limit).map_err(|error| match error.kind() {
+        ErrorKind::FileTooLarge => PullError::Import(too_large()),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => PullError::Publish(write(error)),
         _ => PullError::Import(ImportError::Read(error)),
     })?;

@@ -201,9 +201,9 @@ async fn an_imported_file_is_not_taken_for_the_image_of_a_registry() {
 async fn a_cancelled_import_stops_copying() {
     let dir = tempfile::tempdir().unwrap();
     let gateway = start(dir.path()).await;
-    // Nothing on disk, and some seconds of copying.
+    // Nothing on disk, and seconds of copying.
     let path = dir.path().join("large");
-    File::create(&path).unwrap().set_len(12 << 30).unwrap();
+    File::create(&path).unwrap().set_len(4 << 30).unwrap();
     import(&gateway, "large:1", &path, "squashfs").await;
     let has_begun = || !gateway.names("expand").is_empty();
     let begun = Instant::now();
@@ -214,4 +214,18 @@ async fn a_cancelled_import_stops_copying() {
     gateway.api().cancel("sysa", "custom", "large:1", &caller(0, &[])).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(gateway.names("expand"), [""; 0], "the copy goes on although nobody waits for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_by_path_takes_no_more_than_half_of_what_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let free = rustix::fs::statvfs(dir.path()).unwrap();
+    // All of it, were it not a hole.
+    let path = dir.path().join("large");
+    File::create(&path).unwrap().set_len((free.f_bavail * free.f_frsize).min(200 << 30)).unwrap();
+    import(&gateway, "large:1", &path, "squashfs").await;
+    let why = end(&gateway, 0, "large:1").await.unwrap_err();
+    assert!(why.contains("half of what is free"), "{why}");
+    assert_eq!(gateway.names("expand"), [""; 0]);
 }

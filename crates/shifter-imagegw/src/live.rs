@@ -24,7 +24,7 @@ impl Live {
 
     /// Puts another one in its place, unless it says the same: then nothing is to be kept.
     pub(crate) fn replace(&self, config: Config) {
-        if format!("{config:?}") == format!("{:?}", self.now()) {
+        if config == *self.now() {
             return;
         }
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Box::leak(Box::new(config));

@@ -4,10 +4,13 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 
-use common::site::{Site, local};
-use shifter_tests::fixture::{Response, busybox_image, request};
+use common::site::{Site, local, noise};
+use shifter_tests::fixture::{
+    Image, Layer, Response, busybox_image, digest_of, dir, file, request, shell_entries,
+};
 use shifter_tests::harness::RegistryOptions;
 
 const LOOKUP: &str = "/api/lookup/testsystem/docker/x%3A1/";
@@ -114,5 +117,53 @@ fn a_registry_password_is_in_no_log_no_database_and_no_core_file() {
     assert!(looked > 3, "{looked}");
     site.sandbox.kill(site.gateway.daemon).unwrap();
     assert_eq!(holds(&site.gateway.state, PASSWORD, &mut looked), [""; 0]);
+    site.finish();
+}
+
+/// ST49.
+#[test]
+fn an_image_that_expires_stays_whole_for_who_runs_it_and_opens_to_nobody_else() {
+    let noise = noise(3 << 20, 49);
+    let mut entries = vec![dir("."), dir("bin"), file("noise", &noise)];
+    entries.extend(shell_entries("bin").unwrap());
+    let built = Image::new(vec![Layer::new(entries)]).build().unwrap();
+    let site = Site::new(|sandbox| {
+        let registry = sandbox.registry(RegistryOptions::default()).unwrap();
+        sandbox.push(&registry, &built, "app", "1").unwrap();
+        vec![local(&registry.url)]
+    });
+    site.pull("alice", "app:1").success().unwrap();
+    // Nothing of the file was read before the image goes.
+    let by_id = format!("--image=id:{}", built.id());
+    let job = "echo started; read -r go; sha256sum /noise";
+    let mut running = site
+        .sandbox
+        .user("alice")
+        .unwrap()
+        .spawn(&["bash", "-c", &format!("exec shifter {by_id} -- sh -c '{job}'")])
+        .unwrap();
+    let mut output = BufReader::new(running.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "started\n");
+
+    let socket = site.munged.socket.display().to_string();
+    let roots = site.sandbox.root().run(&["munge", "-n", "-S", &socket]).unwrap().success().unwrap();
+    let headers = [("authentication", roots.trim())];
+    let target = "/api/expire/testsystem/docker/app%3A1/";
+    let answer = request(&site.gateway.authority, "POST", target, &headers, b"").unwrap();
+    assert_eq!((answer.status, answer.text().trim()), (200, "{\"status\":true}"));
+    assert_eq!(site.image_files(), [""; 0]);
+    for image in ["--image=docker:app:1", &by_id] {
+        let late = site.sandbox.user("alice").unwrap().run(&["shifter", image, "--", "true"]).unwrap();
+        assert!(!late.status.success(), "{}", late.describe());
+    }
+    running.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert_eq!(format!("sha256:{}", rest.split(' ').next().unwrap()), digest_of(&noise), "{rest}");
+    assert!(running.wait().unwrap().success());
+    site.pull("alice", "app:1").success().unwrap();
+    assert_eq!(site.run("alice", "app:1", &["true"]).status.code(), Some(0));
     site.finish();
 }

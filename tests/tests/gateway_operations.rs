@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::site::{Site, local, names};
 use serde_json::{Value, json};
 use shifter_tests::fixture::{Built, Image, Layer, dir, file, request, shell_entries};
-use shifter_tests::harness::{Location, Outcome, RegistryOptions};
+use shifter_tests::harness::{DaemonId, GatewayOptions, Location, Outcome, RegistryOptions};
 
 fn image(content: &str) -> Built {
     let mut entries = vec![dir("."), dir("bin"), dir("etc"), file("etc/word", content)];
@@ -35,6 +35,7 @@ trait Operated {
     fn get(&self, path: &str) -> (u16, String);
     fn change(&self, change: impl FnOnce(&mut Value));
     fn reload(&self, until: &str) -> String;
+    fn reload_of(&self, daemon: DaemonId, until: &str) -> String;
     fn command(&self, words: &[&str]) -> Outcome;
     fn log(&self) -> String;
     fn file(&self, built: &Built, end: &str) -> PathBuf;
@@ -54,12 +55,16 @@ impl Operated for Site {
 
     /// SIGHUP; returns what the log has more once it says `until`.
     fn reload(&self, until: &str) -> String {
-        let before = self.log().len();
-        let pid = self.sandbox.pid(self.gateway.daemon).unwrap().to_string();
+        self.reload_of(self.gateway.daemon, until)
+    }
+
+    fn reload_of(&self, daemon: DaemonId, until: &str) -> String {
+        let before = self.sandbox.log(daemon).len();
+        let pid = self.sandbox.pid(daemon).unwrap().to_string();
         self.sandbox.root().run(&["kill", "-HUP", &pid]).unwrap().success().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            let more = self.log()[before..].to_owned();
+            let more = self.sandbox.log(daemon)[before..].to_owned();
             if more.contains(until) {
                 return more;
             }
@@ -128,6 +133,43 @@ fn a_reload_takes_new_locations_and_limits_and_a_broken_file_changes_nothing() {
     let metrics = site.get("/metrics").1;
     assert!(metrics.contains("shifter_reloads_total{result=\"taken\"} 1\n"), "{metrics}");
     assert!(metrics.contains("shifter_reloads_total{result=\"refused\"} 2\n"), "{metrics}");
+    site.sandbox.stop(site.gateway.daemon).unwrap();
+    site.finish();
+}
+
+#[test]
+fn a_worker_reads_its_configuration_again_as_serve_does() {
+    let mut database = None;
+    let mut site = Site::with(|sandbox| {
+        let registry = sandbox.registry(RegistryOptions::default()).unwrap();
+        for tag in ["1", "2", "3"] {
+            sandbox.push(&registry, &image(tag), "app", tag).unwrap();
+        }
+        let server = sandbox.postgres().unwrap();
+        let keys = [("DatabaseURI", json!(server.uri)), ("WorkerThreads", json!(0))];
+        database = Some(server);
+        let more = keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        GatewayOptions { locations: vec![local(&registry.url)], more, ..GatewayOptions::default() }
+    });
+    let worker = site.sandbox.worker(&site.gateway, 2).unwrap();
+    site.pull("alice", "app:1").success().unwrap();
+    // The worker alone is told, so what it then does is its own doing.
+    site.change(|document| document["DenyImages"] = json!("local/app"));
+    site.reload_of(worker, "the configuration was read again");
+    let denied = site.pull("alice", "app:2");
+    assert!(denied.err().contains("policy denies it"), "{}", denied.describe());
+    site.change(|document| {
+        document["DenyImages"] = json!([]);
+        document["SealKeyFile"] = json!("/nonexistent");
+        document["AuditLog"] = json!("/nonexistent");
+    });
+    let said = site.reload_of(worker, "the configuration was read again");
+    assert!(said.contains("AuditLog, SealKeyFile"), "{said}");
+    site.pull("alice", "app:2").success().unwrap();
+    site.change(|document| document["PullUpdateTimeout"] = json!("soon"));
+    site.reload_of(worker, "the old one stays in force");
+    site.pull("alice", "app:3").success().unwrap();
+    site.sandbox.stop(worker).unwrap();
     site.sandbox.stop(site.gateway.daemon).unwrap();
     site.finish();
 }

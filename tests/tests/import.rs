@@ -9,6 +9,7 @@ use std::path::Path;
 
 use common::site::Site;
 use serde_json::{Map, json};
+use shifter_tests::fixture::digest_of;
 use shifter_tests::harness::GatewayOptions;
 
 /// As the test machine's accounts are numbered.
@@ -185,27 +186,82 @@ fn nobody_imports_what_they_could_not_read_or_what_is_no_image() {
 }
 
 #[test]
-fn an_imported_image_belongs_to_whom_it_is_shared_with_and_a_forged_identifier_is_refused() {
+fn an_imported_image_belongs_to_whom_it_is_shared_with_and_a_forged_identifier_tells_nothing_of_it() {
     let site = site(&[]);
     let path = squashfs(&site, "shared");
+    // Equal in the one sample that the identifier is made of.
+    let mut image = fs::read(&path).unwrap();
+    image.resize(3 << 20, 0);
+    fs::write(&path, &image).unwrap();
     site.shifterimg("alice", &["--user", "carol", "import", &path, "custom:shared:1"]).success().unwrap();
     for (user, may) in [("alice", true), ("carol", true), ("bob", false)] {
         assert_eq!(site.shifterimg(user, &["lookup", "custom:shared:1"]).status.success(), may, "{user}");
     }
-    // Equal in the one sample that the identifier is made of.
-    let mut forged = fs::read(&path).unwrap();
-    forged.resize(3 << 20, 0);
-    fs::write("/home/alice/first.squashfs", &forged).unwrap();
-    let last = forged.len() - 1;
-    forged[last] = 1;
-    fs::write("/home/alice/forged.squashfs", &forged).unwrap();
-    for name in ["first", "forged"] {
-        give(&format!("/home/alice/{name}.squashfs"), 0o644);
+    let last = image.len() - 1;
+    image[last] = 1;
+    let forged = "/home/alice/forged.squashfs";
+    fs::write(forged, &image).unwrap();
+    give(forged, 0o644);
+    // Not refused, which would tell him that there is an image he may not use.
+    let said = site.shifterimg("bob", &["import", forged, "custom:forged"]);
+    said.success().unwrap();
+    let id = site.shifterimg("bob", &["lookup", "custom:forged"]).success().unwrap();
+    assert_eq!(format!("sha256:{}", id.trim()), digest_of(&image), "the whole file names it");
+    assert_ne!(site.shifterimg("carol", &["lookup", "custom:shared:1"]).success().unwrap(), id);
+    let bob = site.sandbox.user("bob").unwrap();
+    let refused = bob.run(&["shifter", "--image=custom:shared:1", "--", "true"]).unwrap();
+    assert!(!refused.status.success(), "{}", refused.describe());
+    assert_eq!(word(&site, "carol", "custom:shared:1"), "shared");
+    assert_eq!(word(&site, "bob", "custom:forged"), "shared");
+    site.finish();
+}
+
+#[test]
+fn an_administrator_alone_has_an_image_published_as_it_is_and_only_where_the_site_says_so() {
+    for (is_allowed, user, expected) in [(false, "carol", 403), (true, "alice", 403), (true, "carol", 200)] {
+        // Each machine is a thread's.
+        let case = std::thread::spawn(move || verbatim(is_allowed, user, expected));
+        case.join().unwrap_or_else(|_| panic!("{user} {is_allowed}"));
     }
-    site.shifterimg("alice", &["import", "/home/alice/first.squashfs", "custom:first"]).success().unwrap();
-    let said = site.shifterimg("alice", &["import", "/home/alice/forged.squashfs", "custom:forged"]);
-    assert!(said.failure(1).unwrap().contains("is there and has another content"));
-    assert_eq!(word(&site, "bob", "custom:first"), "shared");
+}
+
+/// Asks for a verbatim import, and for another one.
+fn verbatim(is_allowed: bool, user: &str, expected: u16) {
+    let mut site = site(&[("allowVerbatimImport", json!(is_allowed))]);
+    let config = fs::read_to_string(&site.gateway.config).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["Platforms"]["testsystem"]["admins"] = json!(["carol"]);
+    fs::write(&site.gateway.config, config.to_string()).unwrap();
+    site.sandbox.stop(site.gateway.daemon).unwrap();
+    site.sandbox.restart(&mut site.gateway).unwrap();
+    let path = squashfs(&site, "verbatim");
+    let (given, target) = (fs::read(&path).unwrap(), "/api/doimport/testsystem/custom/v:1/");
+    for verbatim in [true, false] {
+        let body = json!({"filepath": path, "format": "squashfs", "verbatim": verbatim}).to_string();
+        let ask = || {
+            let what = ("POST", target);
+            site.sandbox.api(&site.gateway, &site.munged, user, what, body.as_bytes()).unwrap()
+        };
+        let mut answer = ask();
+        if verbatim {
+            assert_eq!(answer.status, expected, "{user} {is_allowed}: {}", answer.text());
+        }
+        for _ in 0..100 {
+            if answer.status != 200 || answer.text().contains("\"READY\"") {
+                break;
+            }
+            assert!(!answer.text().contains("FAILURE"), "{}", answer.text());
+            std::thread::sleep(std::time::Duration::from_millis(400));
+            answer = ask();
+        }
+        if verbatim && expected != 200 {
+            continue;
+        }
+        let id = site.shifterimg("bob", &["lookup", "custom:v:1"]).success().unwrap();
+        let published = site.gateway.images.join(format!("{}.squashfs", id.trim()));
+        assert_eq!(fs::read(published).unwrap() == given, verbatim, "written anew unless it is asked for");
+        assert_eq!(word(&site, "bob", "custom:v:1"), "verbatim");
+    }
     site.finish();
 }
 

@@ -9,14 +9,16 @@ mod following;
 mod importing;
 mod inspect;
 pub(crate) mod manage;
+mod uploads;
 
 use std::sync::Arc;
 
 use shifter_api::wire::{self, ImageList, PullRequest, Queue, QueueEntry};
 use shifter_core::image_type::ImageType;
-use tokio::sync::Semaphore;
 
 pub(crate) use self::manage::Managing;
+pub(crate) use self::uploads::Room;
+use self::uploads::Uploads;
 use crate::acl::{self, Groups, Member};
 use crate::auth::Caller;
 use crate::catalog::{Catalog, CatalogError, NewJob, Submitted, Tag, submit};
@@ -41,7 +43,7 @@ pub(crate) struct Api {
     pub(crate) elsewhere: Arc<Elsewhere>,
     pub(crate) managing: Managing,
     known: Known,
-    uploads: Semaphore,
+    uploads: Uploads,
 }
 
 /// What a tag means for a caller.
@@ -78,6 +80,11 @@ pub(crate) enum Refusal {
     Files(PullError),
     #[error("there are too many unfinished pulls, of all callers or of yours; try again in a minute")]
     Busy,
+    #[error(
+        "there is no room for this file among those that others sent; try again later, or bring it where the gateway \
+         can read it"
+    )]
+    NoRoom,
     #[error(transparent)]
     Catalog(#[from] CatalogError),
 }
@@ -88,7 +95,7 @@ impl Api {
         let (groups, logins) = (Groups::default(), Logins::default());
         let elsewhere = Elsewhere::new(catalog.clone());
         let managing = Managing::new(&config, &catalog, &jobs);
-        let uploads = Semaphore::new(importing::UPLOADS);
+        let uploads = Uploads::default();
         let known = Known::new(catalog.clone());
         Api { config, catalog, jobs, groups, logins, elsewhere, managing, known, uploads }
     }

@@ -110,7 +110,7 @@ pub(crate) struct Tag {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Record {
     pub(crate) image: Image,
-    /// What registries call it, as `sha256:HEX`.
+    /// What registries call it, as `sha256:HEX`; of imported images, what they were made of.
     pub(crate) digests: Vec<String>,
     pub(crate) tags: Vec<Tag>,
     /// All of the image's, whatever tag they were earned under; sorted by type, tag and puller.

@@ -34,7 +34,7 @@ use crate::transfer::{self, Account};
 pub(crate) const DEFAULT_DATABASE: &str = "/var/lib/shifter/shifter.db";
 
 /// The checked configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
     pub(crate) platforms: BTreeMap<String, Platform>,
     pub(crate) registries: Registries,
@@ -88,7 +88,7 @@ pub(crate) enum Authentication {
 }
 
 /// One system that images are published on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Platform {
     pub(crate) munge_socket: Option<PathBuf>,
     pub(crate) access: Access,

@@ -299,7 +299,7 @@ impl From<Refusal> for Problem {
             Refusal::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::TooOften => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Catalog(error) if !error.is_passing() => StatusCode::INTERNAL_SERVER_ERROR,
-            Refusal::Busy | Refusal::Catalog(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Busy | Refusal::NoRoom | Refusal::Catalog(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         let problem = Problem::new(status, sentence(&refusal));
         match refusal {

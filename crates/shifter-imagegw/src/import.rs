@@ -8,7 +8,6 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use shifter_squashfs::reader::{Image, Limits};
 
 use self::source::Form;
 use self::tree::{Tree, TreeError};
+use self::watched::Watched;
 use crate::confine::Reach;
 use crate::convert::{self, Converters, answer, read_job, sentence, shut_in};
 
@@ -24,6 +24,7 @@ pub(crate) mod erofs;
 mod rewrite;
 pub(crate) mod source;
 pub(crate) mod tree;
+pub(crate) mod watched;
 
 /// What the child is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -103,15 +104,15 @@ pub(crate) fn copy(from: &mut dyn Read, to: &mut File, limit: u64) -> io::Result
 /// Archives a directory. Its identifier is the archive's whole digest: no original ever gave it another.
 ///
 /// # Errors
-/// [`TreeError`]; an error of its writing where `is_over` tells that nobody wants it any more.
+/// [`TreeError`]; an error of its writing where nobody waits for it any more.
 pub(crate) fn copy_tree(
     tree: &Tree,
     to: &mut File,
     limit: u64,
-    is_over: &AtomicBool,
+    waited: &Watched<()>,
 ) -> Result<Copied, TreeError> {
     let to = WithHoles { to, size: 0 };
-    let mut to = Archive { to, hash: Context::new(&SHA256), start: Vec::new(), is_over };
+    let mut to = Archive { to, hash: Context::new(&SHA256), start: Vec::new(), waited };
     tree::archive(tree, limit, &mut to)?;
     let size = to.to.finish().map_err(|error| TreeError::Write(error.to_string()))?;
     let sha256 = hex(to.hash);
@@ -153,14 +154,12 @@ struct Archive<'a> {
     to: WithHoles<'a>,
     hash: Context,
     start: Vec<u8>,
-    is_over: &'a AtomicBool,
+    waited: &'a Watched<()>,
 }
 
 impl Write for Archive<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.is_over.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the import was ended"));
-        }
+        self.waited.go_on()?;
         let count = self.to.write(bytes)?;
         let bytes = bytes.get(..count).unwrap_or_default();
         self.start.extend(bytes.iter().take(8_usize.saturating_sub(self.start.len())));
@@ -193,6 +192,7 @@ fn hex(hash: Context) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+    use super::watched::Waiting;
     use super::*;
 
     #[test]
@@ -209,7 +209,9 @@ mod tests {
             forbidden: vec![],
         };
         let mut to = tempfile::tempfile().unwrap();
-        let copied = copy_tree(&tree, &mut to, 1 << 30, &AtomicBool::new(false)).unwrap();
+        let waiting = Waiting::default();
+        let waited = waiting.watch(());
+        let copied = copy_tree(&tree, &mut to, 1 << 30, &waited).unwrap();
         let found = to.metadata().unwrap();
         assert!(found.blocks() * 512 < 4 << 20, "{}", found.blocks());
         // Header, directory's header, data, end.
@@ -217,8 +219,9 @@ mod tests {
         to.rewind().unwrap();
         let again = copy(&mut to, &mut tempfile::tempfile().unwrap(), 1 << 30).unwrap();
         assert_eq!(copied.id, again.sha256);
-        let ended = copy_tree(&tree, &mut to, 1 << 30, &AtomicBool::new(true));
-        assert!(matches!(ended, Err(TreeError::Write(why)) if why.contains("was ended")));
+        drop(waiting);
+        let ended = copy_tree(&tree, &mut to, 1 << 30, &waited);
+        assert!(matches!(ended, Err(TreeError::Write(why)) if why.contains("nobody waits")));
     }
 
     #[test]

@@ -68,8 +68,8 @@ pub(crate) struct Jobs {
     running: Mutex<HashMap<i64, Running>>,
     /// Credentials of unfinished jobs that callers brought here.
     brought: Mutex<HashMap<i64, Brought>>,
-    /// Files of unfinished imports, likewise.
-    files: Mutex<HashMap<i64, Source>>,
+    /// Files of unfinished imports, likewise, and when they were.
+    files: Mutex<HashMap<i64, (Source, Instant)>>,
     polls: Mutex<Polls>,
     /// Held during a look, so that there is one at a time.
     order: tokio::sync::Mutex<Order>,
@@ -126,6 +126,11 @@ impl Jobs {
     /// Whether nobody has a job in hand, and what its caller brings is wanted.
     pub(crate) fn may_take(&self, job: &Job) -> bool {
         job.with_credentials && !job.is_held()
+    }
+
+    /// Whether an import's file is nowhere, as after a restart.
+    pub(crate) fn lacks_file(&self, job: &Job) -> bool {
+        self.may_take(job) && !locked(&self.files).contains_key(&job.number)
     }
 
     /// Notes that a client asked for a job that will ask again by itself; who waits here is not counted so.
@@ -187,7 +192,7 @@ impl Jobs {
             .retain(|number, brought| brought.at >= begun || jobs.iter().any(|job| job.number == *number));
         // Entered after this look began, they are not among what was read.
         let unfinished = |number: &i64| jobs.iter().any(|job| job.number == *number);
-        locked(&self.files).retain(|number, source| source.since >= begun || unfinished(number));
+        locked(&self.files).retain(|number, (_, at)| *at >= begun || unfinished(number));
         jobs.retain(|job| self.puller.config().platforms.contains_key(&job.key.system));
         let mut at_work: HashMap<u32, usize> = HashMap::new();
         for job in jobs.iter().filter(|job| job.is_held()) {
@@ -289,7 +294,7 @@ impl Jobs {
             self.puller.tidy(system).await;
         }
         // A panic ends this job and nothing else.
-        let file = locked(&self.files).remove(&number);
+        let file = locked(&self.files).remove(&number).map(|(source, _)| source);
         let work = async {
             match file {
                 Some(source) => self.puller.import(&job, source, progress).await,
@@ -365,9 +370,14 @@ impl Jobs {
         let running: Vec<Running> = locked(&self.running).drain().map(|(_, running)| running).collect();
         running.iter().for_each(|running| running.task.abort());
         drop(looked);
+        let mut leases = Vec::new();
         for Running { task, lease, .. } in running {
             // Nothing of it writes any more when somebody else begins.
             let _ = tokio::time::timeout(STOPPING, task).await;
+            leases.push(lease);
+        }
+        self.puller.whole().ended(STOPPING).await;
+        for lease in leases {
             match self.catalog.release(lease, QUEUED).await {
                 Ok(true) => tracing::info!(job = lease.number, "handed a pull over"),
                 Ok(false) => {}

@@ -66,13 +66,37 @@ impl Keeper {
     }
 
     /// Removes an image, all its tags and whoever's they are.
-    pub(crate) async fn remove(&self, system: &str, id: &str) -> Result<Outcome, KeepError> {
-        let wanted = self.wanted(system).await?;
-        self.retire(system, id, Why::Asked, &wanted).await
+    pub(crate) async fn remove(self: &Arc<Self>, system: &str, id: &str) -> Result<Outcome, KeepError> {
+        let (system, id) = (system.to_owned(), id.to_owned());
+        self.whole(|keeper| async move {
+            let wanted = keeper.wanted(&system).await?;
+            keeper.retire(&system, &id, Why::Asked, &wanted).await
+        })
+        .await
+    }
+
+    /// Does something to its end, whoever hangs up meanwhile.
+    async fn whole<T, F, W>(self: &Arc<Self>, work: F) -> T
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<Keeper>) -> W,
+        W: Future<Output = T> + Send + 'static,
+    {
+        self.jobs.puller().whole().run(work(self.clone())).await
     }
 
     /// Takes back what a caller earned for an image under a tag; the last grant takes the image with it.
-    pub(crate) async fn give_up(&self, key: &TagKey, id: &str, uid: u32) -> Result<Outcome, KeepError> {
+    pub(crate) async fn give_up(
+        self: &Arc<Self>,
+        key: &TagKey,
+        id: &str,
+        uid: u32,
+    ) -> Result<Outcome, KeepError> {
+        let (key, id) = (key.clone(), id.to_owned());
+        self.whole(|keeper| async move { keeper.give_up_now(&key, &id, uid).await }).await
+    }
+
+    async fn give_up_now(&self, key: &TagKey, id: &str, uid: u32) -> Result<Outcome, KeepError> {
         let Some(platform) = self.config.platforms.get(&key.system) else { return Ok(Outcome::None) };
         let puller = self.jobs.puller();
         loop {
@@ -107,7 +131,16 @@ impl Keeper {
     }
 
     /// Brings an image back with its tags and grants, and whether its file is there, too.
-    pub(crate) async fn restore(&self, system: &str, id: &str) -> Result<(Outcome, bool), KeepError> {
+    pub(crate) async fn restore(
+        self: &Arc<Self>,
+        system: &str,
+        id: &str,
+    ) -> Result<(Outcome, bool), KeepError> {
+        let (system, id) = (system.to_owned(), id.to_owned());
+        self.whole(|keeper| async move { keeper.restore_now(&system, &id).await }).await
+    }
+
+    async fn restore_now(&self, system: &str, id: &str) -> Result<(Outcome, bool), KeepError> {
         let Some(platform) = self.config.platforms.get(system) else { return Ok((Outcome::None, false)) };
         let puller = self.jobs.puller();
         let Some(_guard) = puller.try_hold(platform, id) else { return Ok((Outcome::Busy, false)) };
@@ -138,7 +171,16 @@ impl Keeper {
 
     /// Removes a system's images that nobody used for too long, and the longest unused ones of those that are
     /// too many for its directory; their ids. A dry run tells which these are and changes nothing.
-    pub(crate) async fn expire(&self, system: &str, is_dry_run: bool) -> Result<Vec<String>, KeepError> {
+    pub(crate) async fn expire(
+        self: &Arc<Self>,
+        system: &str,
+        is_dry_run: bool,
+    ) -> Result<Vec<String>, KeepError> {
+        let system = system.to_owned();
+        self.whole(|keeper| async move { keeper.expire_now(&system, is_dry_run).await }).await
+    }
+
+    async fn expire_now(&self, system: &str, is_dry_run: bool) -> Result<Vec<String>, KeepError> {
         if !is_dry_run {
             self.finish_removals(system).await?;
             self.forget_expired(system).await?;
@@ -351,7 +393,7 @@ impl Keeper {
 
     async fn tend(&self, system: &str, round: u64) -> Result<(), KeepError> {
         if self.config.auto_expire && round.is_multiple_of(EXPIRY) {
-            return self.expire(system, false).await.map(drop);
+            return self.expire_now(system, false).await.map(drop);
         }
         self.finish_removals(system).await?;
         if self.config.platforms.get(system).is_some_and(|platform| platform.size_limit.is_some()) {

@@ -171,6 +171,8 @@ pub(crate) async fn serve(
             };
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
+                // Who has nothing more to say may still want to hear.
+                .half_close(true)
                 .header_read_timeout(limits.head_timeout)
                 .max_buf_size(limits.head_bytes)
                 .max_headers(limits.head_lines)
@@ -228,5 +230,27 @@ mod tests {
         stop.send_replace(true);
         tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap();
         assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn who_stops_sending_after_the_request_still_hears_the_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let slow = || async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            "hello"
+        };
+        let (_stop, stopped) = watch::channel(false);
+        tokio::spawn(serve(listener, Router::new().fallback(slow), stopped, Limits::default()));
+        // Also where the connection could be kept: nobody can ask again.
+        for request in [REQUEST, b"GET / HTTP/1.1\r\nHost: gw\r\n\r\n"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(request).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = String::new();
+            let read = stream.read_to_string(&mut answer);
+            tokio::time::timeout(Duration::from_secs(5), read).await.unwrap().unwrap();
+            assert!(answer.ends_with("hello"), "{answer}");
+        }
     }
 }

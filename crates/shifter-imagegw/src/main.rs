@@ -55,6 +55,7 @@ mod transfer;
 mod unpack;
 mod uses;
 mod waiting;
+mod whole;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -278,8 +279,9 @@ fn serve(arguments: &Serve) -> anyhow::Result<()> {
 }
 
 fn worker(arguments: &Worker) -> anyhow::Result<()> {
-    let (config, _set_level, _flush) = begin(&arguments.config.get())?;
-    run(worker::work(config, &arguments.system, arguments.threads))
+    let path = arguments.config.get();
+    let (config, set_level, _flush) = begin(&path)?;
+    run(worker::work(config, path, &arguments.system, arguments.threads, set_level))
 }
 
 fn run(daemon: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

@@ -104,7 +104,7 @@ pub(crate) struct RunConfig {
     pub(crate) stop_signal: String,
     #[serde(default)]
     pub(crate) architecture: String,
-    /// Of an imported image: the digest of the whole file that it was made of, hex.
+    /// Of an imported image: as what the file was taken, and its sha256 in hex, as `squashfs:HEX`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<String>,
 }

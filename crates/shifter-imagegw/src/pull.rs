@@ -36,6 +36,7 @@ use crate::progress::{Phase, Progress};
 use crate::publish::{self, PublishError};
 use crate::target::{Target, TargetError};
 use crate::transfer::{Store, TransferError};
+use crate::whole::Whole;
 
 /// Layers of one image that are downloaded at the same time.
 const DOWNLOADS: usize = 4;
@@ -127,6 +128,8 @@ pub(crate) struct Puller {
     workers: Arc<Semaphore>,
     flights: Locks<Option<Failure>>,
     images: Locks<()>,
+    /// Changes of files and catalog.
+    whole: Whole,
     gateway_uid: u32,
 }
 
@@ -165,6 +168,7 @@ impl Puller {
             workers: Arc::new(Semaphore::new(config.worker_threads)),
             flights: Locks::default(),
             images: Locks::default(),
+            whole: Whole::default(),
             config,
             catalog,
             converter,
@@ -207,7 +211,7 @@ impl Puller {
 
     /// Carries one job to READY, or says why not.
     pub(crate) async fn pull(
-        &self,
+        self: &Arc<Self>,
         job: &Job,
         credentials: Option<Credentials>,
         progress: &Progress,
@@ -261,13 +265,13 @@ impl Puller {
             },
         };
         match made {
-            Ok((mut image, _guard)) => {
+            Ok((mut image, guard)) => {
                 *flight = None;
                 image.last_pull = now();
                 image.expiration = image.last_pull + self.config.image_expiration.as_secs_f64();
                 progress.set("Transferring metadata");
                 let earned = Earned { digest, asked, public: Public::Is(!head.private) };
-                self.grant(job, &image, &earned).await
+                self.grant(job, image, earned, guard).await
             }
             Err(error) => {
                 if error.is_everybodys() {
@@ -288,6 +292,11 @@ impl Puller {
             pause = (pause * 2).min(LONGEST);
         }
         Ok(())
+    }
+
+    /// What must not end half-way, and is waited for before the process ends.
+    pub(crate) fn whole(&self) -> &Whole {
+        &self.whole
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -380,11 +389,28 @@ impl Puller {
         matches!(found, Ok(Ok(true)))
     }
 
+    /// Gives the caller what was earned, with these locks held, and to its end even where the job is cancelled.
+    async fn grant(
+        self: &Arc<Self>,
+        job: &Job,
+        image: Image,
+        earned: Earned,
+        locks: impl Send + 'static,
+    ) -> Result<(), PullError> {
+        let (puller, job) = (self.clone(), job.clone());
+        let granted = async move {
+            let granted = puller.grant_now(&job, &image, &earned).await;
+            drop(locks);
+            granted
+        };
+        self.whole.run(granted).await
+    }
+
     /// Gives the caller what the registry agreed to: `.meta` first, which the nodes check, then the
     /// catalog, then `.meta` once more if somebody else wrote it meanwhile, then the job's end. Runs under the
     /// image's lock, so that in this process no other grant comes between; another process's makes the
     /// record's revision stale, and this one looks again.
-    async fn grant(&self, job: &Job, image: &Image, earned: &Earned) -> Result<(), PullError> {
+    async fn grant_now(&self, job: &Job, image: &Image, earned: &Earned) -> Result<(), PullError> {
         let platform = self.platform(&job.key.system)?;
         // Who changes an access list faster than it is carried out gets one of them.
         const ROUNDS: usize = 3;
@@ -405,6 +431,11 @@ impl Puller {
             let acl = if public { Default::default() } else { acl::of_grant(&job.acl, job.uid) };
             let grant = Grant { key, id, puller, public, acl, checked: earned.asked };
             let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
+            // What it was granted to others for is another content.
+            let origin = |image: &Image| image.config.source.clone();
+            if known.as_ref().is_some_and(|known| origin(&known.image) != origin(image)) {
+                return Err(import::ImportError::Taken(image.id.clone()).into());
+            }
             if known.is_none() && !self.find_published(image).await? {
                 return Err(PullError::Removed);
             }

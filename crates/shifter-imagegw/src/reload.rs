@@ -1,23 +1,27 @@
 //! Reading the configuration again while the gateway serves: checked as at a start, and taken whole or not at all.
 //!
 //! What a running process cannot change is kept as it was, and the log names the keys: listeners, catalog, directories
-//! of the cache, authentication. Running pulls end with what they began with.
+//! of the cache, authentication. Running pulls end with what they began with. `serve` and `worker` do the same.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::config::{Access, Config, Endpoint};
-use crate::front::Front;
+use crate::config::{Access, Config};
 use crate::live::Live;
-use crate::{load, prometheus, serve, tls};
+use crate::pull::Puller;
+use crate::{load, prometheus, tls};
 
 /// Sets the log's level; what it says is why it could not.
 pub(crate) type SetLevel = Box<dyn Fn(&str) -> anyhow::Result<()> + Send + Sync>;
 
+/// Makes of the file's configuration what this process has at its start, which the command line may have changed, or
+/// refuses it as a start would.
+pub(crate) type Prepare = Arc<dyn Fn(Config) -> anyhow::Result<Config> + Send + Sync>;
+
 /// What a reload works on.
 pub(crate) struct Reloader {
     pub(crate) path: PathBuf,
-    /// The command line's listeners, which stand in place of the file's; empty where it has none.
-    pub(crate) listen: Vec<Endpoint>,
+    pub(crate) prepare: Prepare,
     pub(crate) live: Live,
     pub(crate) tls: Option<tls::Tls>,
     pub(crate) set_level: SetLevel,
@@ -25,8 +29,8 @@ pub(crate) struct Reloader {
 
 impl Reloader {
     /// Takes the file as it is now, or says in the log why it does not.
-    pub(crate) async fn reload(&self, front: &Front) {
-        let result = self.take(front).await;
+    pub(crate) async fn reload(&self, puller: &Puller) {
+        let result = self.take(puller).await;
         prometheus::METRICS.reloaded(result.is_ok());
         match result {
             Ok(()) => tracing::info!(file = %self.path.display(), "the configuration was read again"),
@@ -37,15 +41,13 @@ impl Reloader {
         }
     }
 
-    async fn take(&self, front: &Front) -> anyhow::Result<()> {
-        let (path, listen) = (self.path.clone(), self.listen.clone());
+    async fn take(&self, puller: &Puller) -> anyhow::Result<()> {
+        let (path, prepare) = (self.path.clone(), self.prepare.clone());
         // Checking runs programs and reads files.
         let (mut new, warnings, tls) = tokio::task::spawn_blocking(move || {
-            let (mut new, warnings) = load(&path)?;
-            if !listen.is_empty() {
-                new.doors.listen = listen;
-            }
-            check(&new)?;
+            let (new, warnings) = load(&path)?;
+            let new = prepare(new)?;
+            check_directories(&new)?;
             let tls = new.doors.tls.as_ref().map(tls::load).transpose()?;
             anyhow::Ok((new, warnings, tls))
         })
@@ -64,14 +66,13 @@ impl Reloader {
         }
         (self.set_level)(new.log_level.unwrap_or("info"))?;
         self.live.replace(new);
-        front.service.api.jobs.puller().reconfigured(old);
+        puller.reconfigured(old);
         Ok(())
     }
 }
 
 /// What a start would refuse.
-fn check(new: &Config) -> anyhow::Result<()> {
-    serve::check(new)?;
+fn check_directories(new: &Config) -> anyhow::Result<()> {
     for (system, platform) in new.platforms.iter().filter(|(_, p)| p.access == Access::Local) {
         let directory = platform.image_dir.display();
         if !platform.image_dir.is_dir() {
@@ -99,8 +100,12 @@ fn keep(old: &Config, new: &mut Config) -> Vec<&'static str> {
     keep(old.doors.listen != new.doors.listen, "Listen");
     keep(old.doors.tls.is_some() != new.doors.tls.is_some(), "TLSCertificate");
     keep(old.doors.admin_socket != new.doors.admin_socket, "AdminSocket");
+    keep(old.audit_log != new.audit_log, "AuditLog");
+    keep(old.seal_key_file != new.seal_key_file, "SealKeyFile");
     keep(old.doors.logs_json != new.doors.logs_json, "LogFormat");
     new.metrics = old.metrics;
+    new.audit_log = old.audit_log.clone();
+    new.seal_key_file = old.seal_key_file.clone();
     new.database = old.database.clone();
     new.authentication = old.authentication;
     new.cache_directory = old.cache_directory.clone();
@@ -111,4 +116,70 @@ fn keep(old: &Config, new: &mut Config) -> Vec<&'static str> {
     new.doors = old.doors.clone();
     new.doors.tls = tls;
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn config(key: &str, value: &Value) -> Config {
+        let mut document = json!({
+            "DefaultImageLocation": "reg", "CacheDirectory": "/c", "ExpandDirectory": "/e", "AdminSocket": "/a.sock",
+            "Locations": {"reg": {"remotetype": "dockerv2"}},
+            "Platforms": {"a": {"accesstype": "local", "mungeSocketPath": "/m", "local": {"imageDir": "/i"}}},
+        });
+        document[key] = value.clone();
+        if key == "TLSCertificate" {
+            document["TLSKey"] = json!("/key");
+        }
+        Config::parse(&document.to_string()).unwrap().0
+    }
+
+    #[test]
+    fn what_counts_after_a_restart_only_is_named_and_documented() {
+        let document = include_str!("../../../docs/administrator.md");
+        let from = document.find("- **Reload**").unwrap();
+        let documented = document[from..].split("\n- ").next().unwrap();
+        for (key, value) in [
+            ("DatabaseURI", json!("postgres://h/db")),
+            ("Authentication", json!("mock")),
+            ("CacheDirectory", json!("/other")),
+            ("CacheSizeLimit", json!(7)),
+            ("ExpandDirectory", json!("/other")),
+            ("ConversionTimeLimit", json!(77)),
+            ("Metrics", json!(true)),
+            ("Listen", json!(["127.0.0.1:7"])),
+            ("TLSCertificate", json!("/cert")),
+            ("AdminSocket", json!("/other.sock")),
+            ("AuditLog", json!("/audit")),
+            ("SealKeyFile", json!("/seal")),
+            ("LogFormat", json!("json")),
+        ] {
+            let (old, mut new) = (config("LogLevel", &json!("warn")), config(key, &value));
+            assert_eq!(keep(&old, &mut new), [key]);
+            assert_eq!(keep(&old, &mut new), [""; 0], "{key} is put back");
+            let name = if key == "TLSCertificate" { "whether there\n  is TLS" } else { &format!("`{key}`") };
+            assert!(documented.contains(name), "{key}: {documented}");
+        }
+        for (key, value) in
+            [("WorkerThreads", json!(9)), ("ImportUsers", json!("all")), ("AutoExpire", json!(true))]
+        {
+            let old = config("LogLevel", &json!("warn"));
+            assert_eq!(keep(&old, &mut config(key, &value)), [""; 0], "{key} changes at once");
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_says_the_same_is_not_kept_beside_the_old_one() {
+        let live = Live::new(config("LogLevel", &json!("warn")));
+        let old = live.now();
+        live.replace(config("LogLevel", &json!("warn")));
+        assert!(std::ptr::eq(old, live.now()));
+        live.replace(config("LogLevel", &json!("info")));
+        assert!(!std::ptr::eq(old, live.now()));
+    }
 }

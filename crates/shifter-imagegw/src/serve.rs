@@ -30,7 +30,7 @@ use crate::live::Live;
 use crate::notify::Notifier;
 use crate::publish;
 use crate::pull::Puller;
-use crate::reload::{Reloader, SetLevel};
+use crate::reload::{Prepare, Reloader, SetLevel};
 use crate::seal::SealKey;
 use crate::tls::Tls;
 use crate::transfer;
@@ -40,15 +40,20 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// Runs the gateway until it is told to stop. `listen` stands in place of the configuration's listeners, unless empty.
 pub(crate) async fn serve(
-    mut config: Config,
+    config: Config,
     path: PathBuf,
     listen: &[Endpoint],
     set_level: SetLevel,
 ) -> anyhow::Result<()> {
-    if !listen.is_empty() {
-        config.doors.listen = listen.to_vec();
-    }
-    check(&config)?;
+    let listen = listen.to_vec();
+    let prepare: Prepare = Arc::new(move |mut config| {
+        if !listen.is_empty() {
+            config.doors.listen.clone_from(&listen);
+        }
+        check(&config)?;
+        Ok(config)
+    });
+    let config = prepare(config)?;
     let gateway_uid = own_uid()?;
     if gateway_uid == 0 {
         tracing::warn!(
@@ -100,7 +105,7 @@ pub(crate) async fn serve(
     let desk = Arc::new(Desk { front: front.clone(), config: config.clone(), gateway_uid });
     let desk_open =
         admin.map(|(listener, file)| (AbortOnDrop(tokio::spawn(admin::serve(listener, desk))), file));
-    let reloader = Reloader { path, listen: listen.to_vec(), live: config, tls, set_level };
+    let reloader = Reloader { path, prepare, live: config, tls, set_level };
     let notifier = Notifier::from_environment();
     notifier.ready();
     loop {
@@ -109,7 +114,7 @@ pub(crate) async fn serve(
             _ = interrupt.recv() => break tracing::info!("stopping on SIGINT"),
             _ = hangup.recv() => {
                 notifier.reloading();
-                reloader.reload(&front).await;
+                reloader.reload(front.service.api.jobs.puller()).await;
                 notifier.ready();
             }
             () = notifier.live() => {}
@@ -126,6 +131,8 @@ pub(crate) async fn serve(
     if tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
+    // What clients hung up on.
+    front.service.api.jobs.puller().whole().ended(DRAIN).await;
     uses.close().await;
     // Before the catalog's lock is free: the next process has a socket of this name.
     drop(desk_open);
@@ -168,7 +175,11 @@ pub(crate) fn own_uid() -> anyhow::Result<u32> {
 /// What can be told from the configuration and the programs it names.
 pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     check_policy(config)?;
-    // Found out now rather than by the first user's pull.
+    check_making(config)
+}
+
+/// Whether images can be made and brought to where they belong: found out now rather than by the first user's pull.
+pub(crate) fn check_making(config: &Config) -> anyhow::Result<()> {
     for (name, platform) in &config.platforms {
         convert::check(&platform.converters)
             .map_err(anyhow::Error::msg)

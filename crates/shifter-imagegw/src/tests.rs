@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
+mod administrators;
 mod http;
+mod hung_up;
+mod import;
 mod malformed;
 mod manage;
 mod pull;
+mod reconcile;
 mod waiting;
 
 use std::collections::HashMap;

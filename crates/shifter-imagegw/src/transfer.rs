@@ -141,7 +141,6 @@ impl Store {
     }
 
     /// What `.meta` says; none where there is none.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for reconcile, which rebuilds a lost catalog"))]
     pub(crate) async fn read_meta(&self, id: &str) -> Result<Option<Vec<u8>>, TransferError> {
         let name = format!("{id}.meta");
         match self {
@@ -179,7 +178,6 @@ impl Store {
     }
 
     /// The files in the image directory, those of others and partial ones, too.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for reconcile, which compares with the catalog"))]
     pub(crate) async fn list(&self) -> Result<BTreeMap<String, Listed>, TransferError> {
         match self {
             Store::Local(directory) => {

@@ -128,6 +128,11 @@ impl Elsewhere {
         self.places.try_acquire().ok()
     }
 
+    /// Whether somebody waits for another process's pull.
+    pub(crate) fn is_watched(&self, number: i64) -> bool {
+        self.watched().jobs.get(&number).is_some_and(|sender| sender.receiver_count() > 0)
+    }
+
     fn watched(&self) -> MutexGuard<'_, Watched> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,9 +2,10 @@
 //! come by the catalog, and so does their end.
 //!
 //! Any number of these may run, on any hosts that have the image directories mounted. On SIGTERM what is unfinished is
-//! given back, so that another one goes on with it at once.
+//! given back, so that another one goes on with it at once. SIGHUP reads the configuration again, as for `serve`.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -12,28 +13,33 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::catalog::{self, Place};
 use crate::config::Config;
-use crate::convert::{self, Converter};
+use crate::convert::Converter;
 use crate::jobs::Jobs;
 use crate::live::Live;
 use crate::pull::Puller;
+use crate::reload::{Prepare, Reloader, SetLevel};
 use crate::seal::SealKey;
-use crate::serve::prepare_directories;
+use crate::serve::{check_making, prepare_directories};
 
 /// Threads where neither the command line nor the configuration says a number above 0.
 const THREADS: usize = 4;
 
 /// Works for these systems, or for all that are configured, until it is told to stop.
-pub(crate) async fn work(config: Config, systems: &[String], threads: Option<u16>) -> anyhow::Result<()> {
-    let config = narrowed(config, systems, threads)?;
-    config.check_servable().context("pulls cannot be worked on with this configuration")?;
-    for (name, platform) in &config.platforms {
-        convert::check(&platform.converters)
-            .map_err(anyhow::Error::msg)
-            .with_context(|| format!("the ConverterOptions of system {name} cannot be used"))?;
-    }
-    if let Some(examiner) = &config.examiner {
-        examiner.check().map_err(anyhow::Error::msg)?;
-    }
+pub(crate) async fn work(
+    config: Config,
+    path: PathBuf,
+    systems: &[String],
+    threads: Option<u16>,
+    set_level: SetLevel,
+) -> anyhow::Result<()> {
+    let systems = systems.to_vec();
+    let prepare: Prepare = Arc::new(move |config| {
+        let config = narrowed(config, &systems, threads)?;
+        config.check_servable().context("pulls cannot be worked on with this configuration")?;
+        check_making(&config)?;
+        Ok(config)
+    });
+    let config = prepare(config)?;
     let seal = config.seal_key_file.as_deref().map(SealKey::read).transpose()?;
     if seal.is_none() {
         tracing::warn!(
@@ -42,6 +48,7 @@ pub(crate) async fn work(config: Config, systems: &[String], threads: Option<u16
     }
     let mut stop_signal = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let catalog = catalog::open_for_use(&config.database).await?;
     prepare_directories(&config)?;
     let (place, config) = (config.database.to_string(), Live::new(config));
@@ -57,9 +64,13 @@ pub(crate) async fn work(config: Config, systems: &[String], threads: Option<u16
     jobs.recover().await?;
     let systems = config.platforms.keys().cloned().collect::<Vec<_>>().join(", ");
     tracing::info!(database = place, systems, threads = config.worker_threads, "working");
-    tokio::select! {
-        _ = stop_signal.recv() => tracing::info!("stopping on SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("stopping on SIGINT"),
+    let reloader = Reloader { path, prepare, live: config, tls: None, set_level };
+    loop {
+        tokio::select! {
+            _ = stop_signal.recv() => break tracing::info!("stopping on SIGTERM"),
+            _ = interrupt.recv() => break tracing::info!("stopping on SIGINT"),
+            _ = hangup.recv() => reloader.reload(jobs.puller()).await,
+        }
     }
     jobs.stop().await;
     catalog.close().await;

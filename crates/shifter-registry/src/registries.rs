@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 const DEFAULT_CREDENTIALS: &str = "default";
 
 /// The locations of a site, the one for images that name no registry, and the policy.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registries {
     locations: BTreeMap<String, Location>,
     default: String,

@@ -1,10 +1,12 @@
-//! A file system that refuses root: a read-only FUSE view of a directory whose server, like one for NFS with
+//! A file system that refuses root: a FUSE view of a directory whose server, like one for NFS with
 //! `root_squash`, takes uid 0 for nobody and asks everybody else for the permissions of the files.
 //!
 //! Who asks is the kernel's file-system uid (`uid` in fuse.h's fuse_in_header), so `setfsuid` counts here as it does
 //! for NFS; what was opened once can be read by whoever holds it, as with NFS's open contexts. A FUSE mount without
-//! `allow_other` would be no such thing: it wants real, effective and saved ids. Deliberately missing: writing,
-//! extended attributes, supplementary groups (a FUSE request does not carry them).
+//! `allow_other` would be no such thing: it wants real, effective and saved ids. It can have a quota. Deliberately
+//! missing: extended attributes, supplementary groups (a FUSE request does not carry them).
+
+mod changes;
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -12,6 +14,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,6 +27,7 @@ use super::sandbox::Sandbox;
 /// The uid and gid root has here.
 const NOBODY: u32 = 65534;
 const READ: u32 = 4;
+const WRITE: u32 = 2;
 const SEARCH: u32 = 1;
 
 /// A mounted view; [`RootSquashed::remove`] belongs to it.
@@ -33,6 +37,7 @@ pub struct RootSquashed {
     pub path: PathBuf,
     /// What it shows, where root can prepare files.
     pub behind: PathBuf,
+    quota: Arc<Mutex<Option<u64>>>,
     server: JoinHandle<Result<()>>,
 }
 
@@ -47,13 +52,20 @@ impl Sandbox {
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount("squashed", &path, "fuse", flags, Some(options.as_c_str()))
             .context("mount a FUSE file system")?;
-        let nodes = vec![behind.clone()];
-        let server = std::thread::spawn(move || Server { device, nodes, open: Vec::new() }.serve());
-        Ok(RootSquashed { path, behind, server })
+        let (nodes, quota) = (vec![behind.clone()], Arc::new(Mutex::new(None)));
+        let limit = quota.clone();
+        let server =
+            std::thread::spawn(move || Server { device, nodes, open: Vec::new(), quota: limit }.serve());
+        Ok(RootSquashed { path, behind, quota, server })
     }
 }
 
 impl RootSquashed {
+    /// Most bytes that the files of a directory may have together, from now on.
+    pub fn set_quota(&self, bytes: Option<u64>) {
+        *self.quota.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = bytes;
+    }
+
     /// Unmounts it, once the kernel has let go of loop devices on its files.
     pub fn remove(self) -> Result<()> {
         let begin = Instant::now();
@@ -75,6 +87,7 @@ struct Server {
     device: File,
     nodes: Vec<PathBuf>,
     open: Vec<File>,
+    quota: Arc<Mutex<Option<u64>>>,
 }
 
 /// What fuse.h's fuse_in_header says of a request.
@@ -131,6 +144,9 @@ impl Server {
     /// The structures are those of linux/fuse.h, version 7.31.
     fn answer(&mut self, opcode: u32, request: &Request<'_>) -> Answer {
         let path = self.path(request.node)?;
+        if let Some(answer) = self.change(opcode, request, &path) {
+            return answer;
+        }
         let status = || fs::symlink_metadata(&path).map_err(|_| Errno::NOENT);
         match opcode {
             1 => {
@@ -146,11 +162,10 @@ impl Server {
             3 => Ok([vec![0; 16], attributes(request.node, &status()?)].concat()),
             5 => Ok(fs::read_link(&path).map_err(|_| Errno::INVAL)?.into_os_string().into_vec()),
             14 | 27 => {
-                if u32_at(request.body, 0) & 3 != 0 {
-                    return Err(Errno::ROFS);
-                }
-                permit(request, &status()?, READ)?;
-                self.open.push(File::open(&path).map_err(|_| Errno::IO)?);
+                let flags = u32_at(request.body, 0);
+                let wanted = [READ, WRITE, READ | WRITE][(flags & 3).min(2) as usize];
+                permit(request, &status()?, wanted)?;
+                self.open.push(changes::open(&path, flags)?);
                 let handle = self.open.len() as u64 - 1;
                 Ok([handle, 0].into_iter().flat_map(u64::to_ne_bytes).collect())
             }
@@ -173,7 +188,7 @@ impl Server {
                 .concat()),
             18 | 25 | 29 | 38 => Ok(Vec::new()),
             26 => {
-                let numbers = [7, 31, 0, 0, 0, 4096, 1, 0].into_iter().flat_map(u32::to_ne_bytes);
+                let numbers = [7, 31, 0, 0, 0, 1 << 17, 1, 0].into_iter().flat_map(u32::to_ne_bytes);
                 Ok(numbers.chain([0; 32]).collect())
             }
             34 => permit(request, &status()?, u32_at(request.body, 0)).map(|()| Vec::new()),

@@ -61,7 +61,12 @@ impl Api {
                 match self.jobs.watch(job.number) {
                     // Closed: the pull is over, or another process's.
                     Some(mut watched) => drop(watched.wait_for(|now| now.stage != stage).await),
-                    None => self.elsewhere.changed(&job).await,
+                    None => {
+                        if self.elsewhere.is_watched(job.number) {
+                            self.jobs.several(job.number);
+                        }
+                        self.elsewhere.changed(&job).await;
+                    }
                 }
             };
             // Time that is over is noticed at the next round.

@@ -1,14 +1,9 @@
 //! Imports: who may, which file, and the job that follows. `POST doimport` doubles as the question how it stands, and
 //! brings the file along each time, as a pull brings its password.
 
-use std::fs::File;
-use std::io::{Seek as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
 use axum::body::Body;
-use futures_util::StreamExt as _;
-use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use shifter_api::wire::parse_id_list;
 use shifter_core::descriptor::Descriptor;
@@ -16,7 +11,7 @@ use shifter_core::image_type::ImageType;
 use shifter_fasthash::open::{Asker, OpenError, Places, open, open_directory};
 use shifter_fasthash::talk::Request;
 
-use super::{Api, Refusal};
+use super::{Api, Refusal, Room};
 use crate::accounts::names_groups;
 use crate::acl;
 use crate::auth::Caller;
@@ -31,12 +26,6 @@ use crate::pull::PullError;
 use crate::pull::import::{LARGEST, Origin, Source};
 use crate::route::Query;
 use crate::waiting::Pulled;
-
-/// Longest pause in an upload.
-const SILENCE: Duration = Duration::from_secs(60);
-
-/// Uploads at a time; each takes room in `ExpandDirectory`.
-pub(super) const UPLOADS: usize = 4;
 
 /// What a request for an import says.
 #[derive(Debug, Default, Deserialize)]
@@ -98,7 +87,7 @@ impl Api {
         let (wanted, path) = Wanted::of_body(body)?;
         let admitted = self.admit((system, itype, tag), platform, &wanted, caller).await?;
         let origin = self.place(path, admitted.form, platform, caller).await?;
-        self.start_import(admitted, origin, caller).await
+        self.start_import(admitted, origin, None, caller).await
     }
 
     /// `PUT upload`: imports what the body holds.
@@ -117,15 +106,20 @@ impl Api {
             let why = "a directory cannot be uploaded; upload a tar of it, with format tar";
             return Err(Refusal::Unprocessable(why.to_owned()));
         }
-        let _turn = self.uploads.try_acquire().map_err(|_| Refusal::Busy)?;
-        let file = receive(body, &self.config.expand_directory, query.get("sha256")).await?;
+        // Said before the file is sent, where that is possible.
+        let earlier = self.catalog.job_of(&admitted.new.key, caller.uid).await?;
+        if earlier.is_some_and(|job| !job.status.is_over() && !self.jobs.lacks_file(&job)) {
+            return Err(under_way());
+        }
+        let (expand, sha256) = (&self.config.expand_directory, query.get("sha256"));
+        let (file, room) = self.uploads.receive(caller.uid, body, expand, sha256).await?;
         // What an earlier one came to is not what was sent now.
         if let Some(earlier) = self.catalog.job_of(&admitted.new.key, caller.uid).await?
             && earlier.status.is_over()
         {
             self.catalog.forget_end(earlier.number).await?;
         }
-        self.start_import(admitted, Origin::File(file), caller).await
+        self.start_import(admitted, Origin::File(file), Some(room), caller).await
     }
 
     async fn check_importer(&self, caller: &Caller) -> Result<(), Refusal> {
@@ -222,12 +216,15 @@ impl Api {
         &self,
         admitted: Admitted,
         origin: Origin,
+        room: Option<Room>,
         caller: &Caller,
     ) -> Result<Pulled, Refusal> {
         let Admitted { new, form, verbatim } = admitted;
         let telling = self.config.pull_update.as_secs_f64();
         let is_shared = |number| self.jobs.is_end_shared(number);
-        let source = Source { origin, form, verbatim, since: Instant::now() };
+        // Who sends a file means that one; who asks for one by path may be asking how it stands.
+        let is_sent = room.is_some();
+        let source = Source { origin, form, verbatim, room };
         match submit(&*self.catalog, &new, false, telling, &is_shared).await? {
             Submitted::Started(job) => {
                 let image = job.to_wire(true);
@@ -235,12 +232,14 @@ impl Api {
                 Ok(Pulled::unfinished(image, job, None))
             }
             Submitted::Going(job) => {
-                let pulled = self.going(job);
-                if let Some(job) = pulled.job.as_ref().filter(|job| self.jobs.may_take(job)) {
+                if self.jobs.lacks_file(&job) {
                     self.jobs.start_import(job.number, source);
+                } else if is_sent {
+                    return Err(under_way());
                 }
-                Ok(pulled)
+                Ok(self.going(job))
             }
+            Submitted::Over(_) if is_sent => Err(under_way()),
             Submitted::Over(job) => self.told(job, caller).await,
             Submitted::Fresh => Err(Refusal::NoImage),
             Submitted::TooMany => Err(Refusal::Busy),
@@ -248,39 +247,8 @@ impl Api {
     }
 }
 
-/// Takes a body in, into a file without a name.
-async fn receive(body: Body, directory: &Path, sha256: Option<&str>) -> Result<File, Refusal> {
-    let failed = |error: std::io::Error| Refusal::Unprocessable(format!("storing the file failed: {error}"));
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR);
-    let mut file = File::from(file.map_err(|error| failed(error.into()))?);
-    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
-    let mut size = 0_u64;
-    let mut stream = body.into_data_stream();
-    loop {
-        let bytes = match tokio::time::timeout(SILENCE, stream.next()).await {
-            Ok(Some(Ok(bytes))) => bytes,
-            Ok(None) => break,
-            Ok(Some(Err(_))) => return Err(Refusal::BadRequest("the file did not arrive whole".to_owned())),
-            Err(_) => return Err(Refusal::BadRequest("nothing more of the file arrived in time".to_owned())),
-        };
-        size += bytes.len() as u64;
-        if size > LARGEST {
-            return Err(Refusal::Unprocessable(format!("the file is larger than {} GiB", LARGEST >> 30)));
-        }
-        hash.update(&bytes);
-        // A few kilobytes into the page cache; the disk is waited for where it is full of them.
-        file = tokio::task::spawn_blocking(move || file.write_all(&bytes).map(|()| file))
-            .await
-            .map_err(|_| Refusal::Busy)?
-            .map_err(failed)?;
-    }
-    let found: String = hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    if sha256.is_some_and(|sha256| !sha256.eq_ignore_ascii_case(&found)) {
-        return Err(Refusal::BadRequest(
-            "what arrived is not the file that was announced by sha256".to_owned(),
-        ));
-    }
-    file.rewind().map_err(failed)?;
-    Ok(file)
+fn under_way() -> Refusal {
+    let why = "another file of yours is being imported under this name, and this one was not taken; send it again when \
+               that is over, or under another name";
+    Refusal::Conflict(why.to_owned())
 }

@@ -50,6 +50,18 @@ impl Form {
     /// The names that requests use.
     pub(crate) const NAMES: &str = "squashfs, sif, tar, oci-archive, docker-archive, directory, erofs";
 
+    /// One for each, for what is kept of an image.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Form::Squashfs => "squashfs",
+            Form::Sif => "sif",
+            Form::Tar => "tar",
+            Form::Archive => "archive",
+            Form::Directory => "directory",
+            Form::Erofs => "erofs",
+        }
+    }
+
     /// By the name that requests use.
     pub(crate) fn parse(name: &str) -> Option<Form> {
         match name {

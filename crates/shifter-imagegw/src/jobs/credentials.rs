@@ -23,7 +23,7 @@ pub(super) struct Brought {
 impl Jobs {
     /// Takes in the file of an import, and has the queue looked at.
     pub(crate) fn start_import(&self, number: i64, source: Source) {
-        locked(&self.files).insert(number, source);
+        locked(&self.files).insert(number, (source, Instant::now()));
         self.news.notify_one();
     }
 

@@ -1,15 +1,14 @@
 //! One import, from a user's open file to a published image with a grant. The end is the same as a pull's.
 //!
 //! Whether the user may import, and may read the file, has been decided before. A file that has the identifier of an
-//! image but not its content is refused: identifiers of imports are easily forged.
+//! image but is another one gets its whole digest instead: identifiers of imports are easily forged.
 
 use std::fs::File;
 use std::io::{ErrorKind, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
+use ring::digest::{SHA256, digest};
 use shifter_fasthash::talk::Request;
 use shifter_registry::{Compression, LocalImage, open_layout};
 use tokio::sync::OwnedMutexGuard;
@@ -17,13 +16,15 @@ use tokio::sync::OwnedMutexGuard;
 use super::lines::transferring_line;
 use super::make::written;
 use super::{Earned, Public, PullError, Puller, blocking};
-use crate::catalog::{State, patiently};
+use crate::api::Room;
+use crate::catalog::{Record, State, patiently};
 use crate::config::Platform;
 use crate::confine::Reach;
 use crate::convert::{ConvertJob, ConvertLayer, Converters, Format};
 use crate::import::erofs::UnpackJob;
 use crate::import::source::Form;
 use crate::import::tree::{Tree, TreeError};
+use crate::import::watched::{Waiting, Watched};
 use crate::import::{self, Copied, RewriteJob};
 use crate::model::{Grant, Image, Job, JobStatus, RunConfig, TagKey, UNKNOWN_PULLER, now};
 use crate::progress::Progress;
@@ -41,8 +42,8 @@ pub(crate) struct Source {
     pub(crate) form: Form,
     /// Whether it is published as it is, unread, which only administrators may ask for.
     pub(crate) verbatim: bool,
-    /// When it was brought.
-    pub(crate) since: Instant,
+    /// What a file that was sent takes of the room, until it was copied.
+    pub(crate) room: Option<Room>,
 }
 
 /// Where it is.
@@ -63,12 +64,15 @@ pub(crate) enum ImportError {
     TooLarge,
     #[error(transparent)]
     Tree(#[from] TreeError),
+    #[error(
+        "the file is larger than half of what is free in the gateway's ExpandDirectory, which is all that one file may \
+         take; try again later, or ask the administrators for more room"
+    )]
+    NoRoom,
     #[error("reading the file failed: {0}")]
     Read(std::io::Error),
-    #[error(
-        "an image with this file's identifier {0} is there and has another content; identifiers of imported images are \
-         made of samples of the file only"
-    )]
+    /// Imported files and pulled images are told apart, and so are files of one identifier.
+    #[error("another image has the identifier {0} by now; try again, or have that one removed")]
     Taken(String),
     #[error("only a squashfs image can be published as it is")]
     NotVerbatim,
@@ -94,10 +98,18 @@ struct Making<'a> {
     copied: Copied,
 }
 
+/// Who has an identifier.
+enum Standing {
+    Free,
+    /// The same file, as an image that can be used.
+    There(Box<Image>),
+    Taken,
+}
+
 impl Puller {
     /// Carries one import to READY, or says why not.
     pub(crate) async fn import(
-        &self,
+        self: &Arc<Self>,
         job: &Job,
         source: Source,
         progress: &Progress,
@@ -109,35 +121,55 @@ impl Puller {
         progress.set("Waiting for a free worker");
         let _turn = self.workers.acquire().await.map_err(|_| PullError::Stopping)?;
         self.move_on(job, JobStatus::Pulling, "Copying the file", progress).await?;
-        let Source { origin, form, verbatim, .. } = source;
-        let (scratch, path, copied) = self.bring(origin, &job.key.system).await?;
-        let (id, digest) = (copied.id.clone(), format!("sha256:{}", copied.sha256));
+        let Source { origin, form, verbatim, room } = source;
+        let (scratch, path, copied) = self.bring(origin, room, &job.key.system).await?;
+        let origin = taken_as(form, verbatim, &copied.sha256);
+        // Files with one identifier, which need not be equal, are imported one after the other, in this process and by
+        // all, with the worker in hand: who waits has a copy on the disk. That somebody else has such a file is not told.
+        let flight = format!("import {}", copied.id);
+        let _flight = self.flights.lock(format!("{} {flight}", job.key.system)).await;
+        self.fly(job, &flight).await?;
+        let id = copied.id.clone();
         let making = Making { puller: self, job, platform, progress, id, scratch, source: path, copied };
-        let (mut image, _guard) = making.make(form, verbatim).await?;
+        let (mut image, guard) = making.make(form, verbatim, &origin).await?;
         // Who came first with a name has it.
-        let _name = self.hold(platform, &format!("name {}", bare(&job.key.tag))).await;
+        let name = self.hold(platform, &format!("name {}", bare(&job.key.tag))).await;
         self.check_name(&job.key, job.uid).await?;
         let asked = now();
         image.last_pull = asked;
         image.expiration = asked + self.config.image_expiration.as_secs_f64();
         progress.set("Transferring metadata");
-        self.grant(job, &image, &Earned { digest, asked, public: Public::AsListed }).await
+        let earned = Earned { digest: origin, asked, public: Public::AsListed };
+        self.grant(job, image, earned, (guard, name)).await
     }
 
-    /// Copies the file into scratch space, which has its identifier, known only when all was read.
-    async fn bring(&self, origin: Origin, system: &str) -> Result<(Scratch, PathBuf, Copied), PullError> {
+    /// Copies the file into scratch space, which has its identifier, known only when all was read. What was sent has its
+    /// room already.
+    async fn bring(
+        &self,
+        origin: Origin,
+        room: Option<Room>,
+        system: &str,
+    ) -> Result<(Scratch, PathBuf, Copied), PullError> {
         let expand = self.config.expand_directory.clone();
+        // Gone with this future, and the copying with it.
+        let waiting = Waiting::default();
+        let waited = waiting.watch(());
         let request = match origin {
-            Origin::File(file) => return blocking(move || Ok(copy(file, &expand))).await?,
+            Origin::File(file) => {
+                let copying = move || {
+                    let limit = if room.is_some() { LARGEST } else { limit(&expand)? };
+                    copy(file, &waited, limit, &expand)
+                };
+                return blocking(move || Ok(copying())).await?;
+            }
             Origin::Directory(tree) => {
-                let over = Over::default();
-                let is_over = over.0.clone();
-                return blocking(move || Ok(copy_tree(&tree, &expand, &is_over))).await?;
+                return blocking(move || Ok(copy_tree(&tree, &waited, &expand))).await?;
             }
             Origin::Host(request) => request,
         };
-        let (scratch, path, to) = blocking(move || room(&expand)).await?;
-        match self.store(system)?.fetch(&request, &to).await? {
+        let (limit, (scratch, path, to)) = blocking(move || Ok((limit(&expand)?, space(&expand)?))).await?;
+        match self.store(system)?.fetch(&Request { limit, ..request }, &to).await? {
             Fetched::Copied(copied) => Ok((scratch, path, copied)),
             Fetched::Refused(why) => Err(ImportError::Refused(why).into()),
         }
@@ -162,13 +194,29 @@ impl Puller {
     }
 }
 
+/// What an image was made of, and as what it was taken: the same bytes may be two images. No registry's digest looks so.
+fn taken_as(form: Form, verbatim: bool, sha256: &str) -> String {
+    let form = if verbatim { "verbatim" } else { form.name() };
+    format!("{form}:{sha256}")
+}
+
 /// A tag without the `:latest` that it may be written with or without.
 fn bare(tag: &str) -> &str {
     tag.strip_suffix(":latest").unwrap_or(tag)
 }
 
+/// Most bytes that a copy may have: half of what is free, so that one file does not end everybody else's pulls.
+fn limit(expand: &Path) -> Result<u64, PublishError> {
+    let found = rustix::fs::statvfs(expand).map_err(|error| PublishError::Io {
+        operation: "looking for room in",
+        path: expand.to_owned(),
+        source: error.into(),
+    })?;
+    Ok((found.f_bavail.saturating_mul(found.f_frsize) / 2).min(LARGEST))
+}
+
 /// Scratch space with an empty file.
-fn room(expand: &Path) -> Result<(Scratch, PathBuf, File), PublishError> {
+fn space(expand: &Path) -> Result<(Scratch, PathBuf, File), PublishError> {
     // Its name wants an identifier; this one nothing has.
     let scratch = Scratch::create(expand, &"0".repeat(64))?;
     let path = scratch.path().join("source");
@@ -178,54 +226,56 @@ fn room(expand: &Path) -> Result<(Scratch, PathBuf, File), PublishError> {
     Ok((scratch, path, file))
 }
 
-/// Tells a thread that nobody waits for it any more, when it is dropped.
-#[derive(Default)]
-struct Over(Arc<AtomicBool>);
-
-impl Drop for Over {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 fn copy_tree(
     tree: &Tree,
+    waited: &Watched<()>,
     expand: &Path,
-    is_over: &AtomicBool,
 ) -> Result<(Scratch, PathBuf, Copied), PullError> {
-    let (scratch, path, mut to) = room(expand)?;
-    let copied = import::copy_tree(tree, &mut to, LARGEST, is_over).map_err(ImportError::Tree)?;
+    let limit = limit(expand)?;
+    let (scratch, path, mut to) = space(expand)?;
+    let copied = import::copy_tree(tree, &mut to, limit, waited).map_err(ImportError::Tree)?;
     Ok((scratch, path, copied))
 }
 
-fn copy(mut file: File, expand: &Path) -> Result<(Scratch, PathBuf, Copied), PullError> {
-    let (scratch, path, mut to) = room(expand)?;
+fn copy(
+    mut file: File,
+    waited: &Watched<()>,
+    limit: u64,
+    expand: &Path,
+) -> Result<(Scratch, PathBuf, Copied), PullError> {
+    let (scratch, path, mut to) = space(expand)?;
     let write = |source| PublishError::Io { operation: "writing", path: path.clone(), source };
     file.rewind().map_err(ImportError::Read)?;
-    let copied = import::copy(&mut file, &mut to, LARGEST).map_err(|error| match error.kind() {
-        ErrorKind::FileTooLarge => PullError::Import(ImportError::TooLarge),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => PullError::Publish(write(error)),
-        _ => PullError::Import(ImportError::Read(error)),
-    })?;
+    let size = file.metadata().map_err(ImportError::Read)?.len();
+    let too_large = || if limit < LARGEST { ImportError::NoRoom } else { ImportError::TooLarge };
+    if size > limit {
+        return Err(too_large().into());
+    }
+    let copied =
+        import::copy(&mut waited.watch(file), &mut to, limit).map_err(|error| match error.kind() {
+            ErrorKind::FileTooLarge => PullError::Import(too_large()),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => PullError::Publish(write(error)),
+            _ => PullError::Import(ImportError::Read(error)),
+        })?;
     Ok((scratch, path, copied))
 }
 
 impl Making<'_> {
-    async fn make(self, form: Form, verbatim: bool) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
+    async fn make(
+        mut self,
+        form: Form,
+        verbatim: bool,
+        origin: &str,
+    ) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
         let (puller, platform, system) = (self.puller, self.platform, self.job.key.system.clone());
-        let guard = puller.hold(platform, &self.id).await;
-        // Of all systems that have these files, also of one that this is not.
-        for known in puller.sharing(platform, &self.id).await? {
-            if known.image.config.source.as_deref() != Some(&*self.copied.sha256) {
-                return Err(ImportError::Taken(self.id).into());
+        let guard = loop {
+            let guard = puller.hold(platform, &self.id).await;
+            match self.standing(&system, origin).await? {
+                Standing::Free => break guard,
+                Standing::There(image) => return Ok((*image, guard)),
+                Standing::Taken => self.id = self.next_id(origin)?,
             }
-            if known.image.system == system && puller.find_published(&known.image).await? {
-                return Ok((known.image, guard));
-            }
-        }
-        if puller.state_after_removal(&system, &self.id).await? == Some(State::Expiring) {
-            return Err(PullError::Removed);
-        }
+        };
         let store = puller.store(&system)?;
         let format = if verbatim { Format::Squashfs } else { platform.converters.format };
         let (expand, id, place) = (puller.config.expand_directory.clone(), self.id.clone(), store.clone());
@@ -260,7 +310,7 @@ impl Making<'_> {
             system,
             id: self.id,
             format: format.name().to_owned(),
-            config: RunConfig { source: Some(self.copied.sha256), ..config },
+            config: RunConfig { source: Some(origin.to_owned()), ..config },
             size: published.size,
             sha256: published.sha256,
             last_pull: 0.0,
@@ -269,11 +319,47 @@ impl Making<'_> {
         Ok((image, guard))
     }
 
+    /// What has this identifier, on all systems that have these files.
+    async fn standing(&self, system: &str, origin: &str) -> Result<Standing, PullError> {
+        let is_other = |record: &Record| record.image.config.source.as_deref() != Some(origin);
+        let known = self.puller.sharing(self.platform, &self.id).await?;
+        let retired = patiently(|| self.puller.catalog.retired(Some(system), Some(&self.id))).await?;
+        // An expired one keeps its identifier, too: jobs may still name it.
+        if known.iter().chain(&retired).any(is_other) {
+            return Ok(Standing::Taken);
+        }
+        for known in known.into_iter().filter(|known| known.image.system == system) {
+            if self.puller.find_published(&known.image).await? {
+                return Ok(Standing::There(Box::new(known.image)));
+            }
+        }
+        match self.puller.state_after_removal(system, &self.id).await? {
+            Some(State::Expiring) => Err(PullError::Removed),
+            _ => Ok(Standing::Free),
+        }
+    }
+
+    /// Another identifier where one is another image's: the digest of the whole file, and then of that with what it is
+    /// taken as. Refusing would tell whoever forged the first one that there is an image they may not use.
+    fn next_id(&self, origin: &str) -> Result<String, PullError> {
+        let whole = &self.copied.sha256;
+        let last = publish::hex(digest(&SHA256, origin.as_bytes()).as_ref());
+        match &self.id {
+            id if *id == last => Err(ImportError::Taken(last).into()),
+            id if id == whole => Ok(last),
+            _ => Ok(whole.clone()),
+        }
+    }
+
     async fn as_it_is(&self, output: &Path) -> Result<RunConfig, PullError> {
         let (from, to) = (self.source.clone(), output.to_owned());
+        let waiting = Waiting::default();
+        let mut watched = waiting.watch(File::open(&from).map_err(ImportError::Read)?);
         blocking(move || {
-            let failed = |source| PublishError::Io { operation: "writing", path: to.clone(), source };
-            std::fs::copy(&from, &to).map(drop).map_err(failed)
+            let output = File::options().write(true).truncate(true).open(&to);
+            let copied = output.and_then(|mut output| std::io::copy(&mut watched, &mut output));
+            let failed = |source| PublishError::Io { operation: "writing", path: to, source };
+            copied.map(drop).map_err(failed)
         })
         .await?;
         Ok(self.nothing_said())

@@ -13,6 +13,7 @@ use shifter_core::digest::Digest;
 use shifter_registry::{Blob, BlobCache, Client, Compression, ImageConfig, RegistryError, Resolved};
 use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit, SetOnce};
 
+use super::import::ImportError;
 use super::lines::{converting_line, pulling_line, transferring_line};
 use super::reuse::Offer;
 use super::{DOWNLOADS, PullError, Puller, blocking};
@@ -118,10 +119,13 @@ impl<'a> Making<'a> {
         let id = id.hex().to_owned();
         let system = self.job.key.system.clone();
         let guard = puller.hold(self.platform, &id).await;
-        if let Some(known) = patiently(|| puller.catalog.record(&system, &id)).await?
-            && puller.find_published(&known.image).await?
-        {
-            return Ok((known.image, guard));
+        if let Some(known) = patiently(|| puller.catalog.record(&system, &id)).await? {
+            if known.image.config.source.is_some() {
+                return Err(ImportError::Taken(id).into());
+            }
+            if puller.find_published(&known.image).await? {
+                return Ok((known.image, guard));
+            }
         }
         if puller.state_after_removal(&system, &id).await? == Some(State::Expiring) {
             return Err(PullError::Removed);

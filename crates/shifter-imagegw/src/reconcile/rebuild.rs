@@ -31,6 +31,9 @@ pub(super) async fn enter(
 }
 
 fn read(files: &Files) -> Result<Meta, String> {
+    if let Some(why) = &files.unread {
+        return Err(format!("its .meta cannot be read: {why}"));
+    }
     let text = files.meta.as_ref().ok_or("without its .meta nobody knows who may use it")?;
     let meta = Meta::parse(text).map_err(|error| format!("its .meta cannot be read: {error}"))?;
     let size = files.image(&meta.format).ok_or_else(|| format!("there is no .{} file", meta.format))?;

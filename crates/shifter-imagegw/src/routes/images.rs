@@ -166,7 +166,7 @@ pub(super) const ROUTES: &[Route] = &[
         query: WAITING,
         body: Some("ImportRequest"),
         reply: "Pulled",
-        refusals: &[403, 422],
+        refusals: &[403, 409, 422],
         run: Run::System(|ask| Box::pin(handlers::import(ask))),
     },
     Route {
@@ -178,7 +178,7 @@ pub(super) const ROUTES: &[Route] = &[
         query: UPLOAD,
         body: Some(FILE),
         reply: "Pulled",
-        refusals: &[403, 422],
+        refusals: &[403, 409, 422],
         run: Run::System(|ask| Box::pin(handlers::upload(ask))),
     },
 ];

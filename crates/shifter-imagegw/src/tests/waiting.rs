@@ -153,6 +153,36 @@ async fn a_pull_of_another_process_is_heard_of_within_two_seconds() {
     assert_eq!(pulled.image.status_message.as_deref(), Some("because"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_wait_for_a_worker_apart_all_hear_its_end() {
+    let server = crate::catalog::tests::servers::Server::postgres();
+    let place = server.place().await;
+    let (registry, address) = Registry::start().await;
+    registry.push("app", "1", "one");
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    std::fs::write(dirs[1].path().join("slow"), "").unwrap();
+    // Without a time for which an answer stays good: nobody may have to ask the registry again all the same.
+    let gateway = Arc::new(Gateway::start_with(dirs[0].path(), address, 0, &place, 0, None).await);
+    let _worker = Gateway::start_with(dirs[1].path(), address, 0, &place, 2, None).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let gateway = gateway.clone();
+        clients.spawn(async move {
+            let mut seen = String::new();
+            loop {
+                let pulled = wait(&gateway, 1, "app:1", 30.0, &seen).await;
+                if status(&pulled) == "READY" {
+                    return;
+                }
+                seen = pulled.state.unwrap();
+            }
+        });
+    }
+    clients.join_all().await;
+    let asked = registry.take_served().iter().filter(|request| request.starts_with("HEAD")).count();
+    assert_eq!(asked, 1, "each client that was not told began the pull anew");
+}
+
 /// Seconds of processor time that this process used so far.
 fn used() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();

@@ -1,0 +1,231 @@
+//! Imports in a gateway in process: what is stopped, counted, refused and told apart. What files become is tested end to
+//! end.
+
+use std::fs::File;
+
+use super::*;
+use crate::catalog::Record;
+use crate::catalog::tests::servers::Server;
+use crate::config::Importers;
+use crate::route::Query;
+
+async fn start(dir: &Path) -> Gateway {
+    start_on(dir, &Place::Sqlite(dir.join("c.db"))).await
+}
+
+/// A gateway where everybody may import, and no registry is.
+async fn start_on(dir: &Path, place: &Place) -> Gateway {
+    let change = |config: &mut Config| config.import.users = Importers::Everybody;
+    Gateway::start_as(dir, SocketAddr::from(([127, 0, 0, 1], 1)), 300, place, change).await
+}
+
+/// `POST doimport`, as root, who can read everything.
+async fn import(gateway: &Gateway, tag: &str, path: &Path, format: &str) -> wire::Image {
+    let (api, who) = (gateway.api(), caller(0, &[]));
+    let body = serde_json::json!({"filepath": path, "format": format}).to_string();
+    let names = ("sysa", "custom", tag);
+    api.import(names, &api.config.platforms["sysa"], body.as_bytes(), &who).await.unwrap().image
+}
+
+/// `PUT upload`.
+async fn upload(
+    gateway: &Gateway,
+    uid: u32,
+    tag: &str,
+    format: &str,
+    bytes: &[u8],
+) -> Result<wire::Image, Refusal> {
+    let (api, who) = (gateway.api(), caller(uid, &[]));
+    let query = Query::parse(Some(&format!("format={format}"))).unwrap();
+    let platform = &api.config.platforms["sysa"];
+    let body = Body::from(bytes.to_vec());
+    Ok(api.upload(("sysa", "custom", tag), platform, &query, body, &who).await?.image)
+}
+
+/// How an import ends: its identifier, or why it failed.
+async fn end(gateway: &Gateway, uid: u32, tag: &str) -> Result<String, String> {
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{tag}");
+        let image = gateway.api().job("sysa", "custom", tag, &caller(uid, &[])).await.unwrap().image;
+        match image.status.as_deref().unwrap() {
+            "READY" => return Ok(image.id.unwrap()),
+            "FAILURE" => return Err(image.status_message.unwrap()),
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+async fn imported(gateway: &Gateway, uid: u32, tag: &str, format: &str, bytes: &[u8]) -> String {
+    upload(gateway, uid, tag, format, bytes).await.unwrap();
+    end(gateway, uid, tag).await.unwrap()
+}
+
+/// Two files whose identifiers, made of samples, are the same.
+fn alike() -> [Vec<u8>; 2] {
+    let mut other = vec![0; 3 << 20];
+    let last = other.len() - 1;
+    other[last] = 1;
+    [vec![0; 3 << 20], other]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_file_under_a_name_is_not_dropped_without_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    std::fs::write(dir.path().join("slow"), "").unwrap();
+    upload(&gateway, 1, "tool:1", "tar", b"first").await.unwrap();
+    let refused = upload(&gateway, 1, "tool:1", "tar", b"second").await;
+    let Err(Refusal::Conflict(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("was not taken; send it again"), "{why}");
+    // Where nothing runs yet and the file waits in memory, it is not replaced either.
+    for number in 0..4 {
+        upload(&gateway, 1, &format!("busy:{number}"), "tar", &[number]).await.unwrap();
+    }
+    upload(&gateway, 2, "waits:1", "tar", b"first").await.unwrap();
+    assert!(matches!(upload(&gateway, 2, "waits:1", "tar", b"second").await, Err(Refusal::Conflict(_))));
+    assert_eq!(end(&gateway, 1, "tool:1").await.unwrap(), sha256(b"first"));
+    assert_eq!(imported(&gateway, 1, "tool:1", "tar", b"second").await, sha256(b"second"));
+    assert_eq!(end(&gateway, 2, "waits:1").await.unwrap(), sha256(b"first"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_file_taken_as_something_else_is_another_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let [large, _] = alike();
+    for (what, bytes) in [("small", b"a file".as_slice()), ("large", &large)] {
+        let mut ids = Vec::new();
+        for format in ["tar", "squashfs", "sif"] {
+            ids.push(imported(&gateway, 1, &format!("{what}-{format}"), format, bytes).await);
+            // The same image under another name.
+            let before = gateway.conversions();
+            assert_eq!(
+                imported(&gateway, 2, &format!("{what}-{format}-2"), format, bytes).await,
+                ids[ids.len() - 1]
+            );
+            assert_eq!(gateway.conversions(), before, "{what} {format}");
+        }
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 3, "{what}");
+        assert!(ids.contains(&sha256(bytes)), "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_identifier_neither_replaces_an_image_nor_tells_that_there_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let [first, forged] = alike();
+    let id = imported(&gateway, 1, "first", "squashfs", &first).await;
+    assert_ne!(id, sha256(&first));
+    assert_eq!(imported(&gateway, 2, "forged", "squashfs", &forged).await, sha256(&forged));
+    // Also once the first one is gone: jobs may still name it, and it can come back.
+    gateway.api().managing.keeper.remove("sysa", &id).await.unwrap();
+    let mut third = forged.clone();
+    third[(3 << 20) - 2] = 1;
+    assert_eq!(imported(&gateway, 2, "third", "squashfs", &third).await, sha256(&third));
+    let (outcome, _) = gateway.api().managing.keeper.restore("sysa", &id).await.unwrap();
+    assert_eq!(outcome, crate::keeper::Outcome::Done);
+    assert_eq!(imported(&gateway, 1, "first", "squashfs", &first).await, id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_imported_once_by_all_processes() {
+    let server = Server::postgres();
+    let place = server.place().await;
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    // Of one image directory.
+    std::os::unix::fs::symlink(dirs[0].path().join("images"), dirs[1].path().join("images")).unwrap();
+    let gateways = [start_on(dirs[0].path(), &place).await, start_on(dirs[1].path(), &place).await];
+    for dir in &dirs {
+        std::fs::write(dir.path().join("slow"), "").unwrap();
+    }
+    let [first, other] = alike();
+    for (number, bytes) in [(0, &first), (1, &first), (0, &other), (1, &other)] {
+        let tag = format!("g{number}-{}", bytes[bytes.len() - 1]);
+        upload(&gateways[number], 1, &tag, "squashfs", bytes).await.unwrap();
+    }
+    let mut ids = Vec::new();
+    for tag in ["g0-0", "g1-0", "g0-1", "g1-1"] {
+        ids.push(end(&gateways[0], 1, tag).await.unwrap());
+    }
+    assert_eq!((&ids[0], &ids[2]), (&ids[1], &ids[3]));
+    assert_ne!(ids[0], ids[2], "they are not equal");
+    assert_eq!(gateways[0].conversions() + gateways[1].conversions(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_granted_another_file_than_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let [first, other] = alike();
+    let id = imported(&gateway, 1, "first", "squashfs", &first).await;
+    let catalog = gateway.api().catalog.clone();
+    let published = catalog.record("sysa", &id).await.unwrap().unwrap();
+    gateway.api().managing.keeper.remove("sysa", &id).await.unwrap();
+    let retired = catalog.retired(Some("sysa"), Some(&id)).await.unwrap().pop().unwrap();
+    catalog.forget(&retired).await.unwrap();
+    // While one file is made an image of, somebody else, who knows nothing of it, enters another one's.
+    std::fs::write(dir.path().join("slow"), "").unwrap();
+    upload(&gateway, 2, "other", "squashfs", &other).await.unwrap();
+    let conversions = gateway.conversions();
+    while gateway.conversions() == conversions {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let entered = Record { revision: 0, ..published };
+    assert!(catalog.store(&entered).await.unwrap());
+    let why = end(&gateway, 2, "other").await.unwrap_err();
+    assert!(why.contains("another image has the identifier"), "{why}");
+    let known = catalog.record("sysa", &id).await.unwrap().unwrap();
+    assert_eq!((known.image.config, known.grants), (entered.image.config, entered.grants));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_imported_file_is_not_taken_for_the_image_of_a_registry() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::Sqlite(dir.path().join("c.db"));
+    let change = |config: &mut Config| config.import.users = Importers::Everybody;
+    let gateway = Gateway::start_as(dir.path(), address, 300, &place, change).await;
+    let id = registry.push("app", "1", "one");
+    let manifest = registry.documents.lock().unwrap()["app/manifests/1"].clone();
+    assert_eq!(imported(&gateway, 2, "manifest", "tar", &manifest).await, id, "small files are their digest");
+    let image = gateway.pull(&caller(1, &[]), "app:1", "").await;
+    let why = image.status_message.unwrap();
+    assert!(why.contains("another image has the identifier"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_import_stops_copying() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    // Nothing on disk, and seconds of copying.
+    let path = dir.path().join("large");
+    File::create(&path).unwrap().set_len(4 << 30).unwrap();
+    import(&gateway, "large:1", &path, "squashfs").await;
+    let has_begun = || !gateway.names("expand").is_empty();
+    let begun = Instant::now();
+    while !has_begun() {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    gateway.api().cancel("sysa", "custom", "large:1", &caller(0, &[])).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(gateway.names("expand"), [""; 0], "the copy goes on although nobody waits for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_by_path_takes_no_more_than_half_of_what_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let free = rustix::fs::statvfs(dir.path()).unwrap();
+    // All of it, were it not a hole.
+    let path = dir.path().join("large");
+    File::create(&path).unwrap().set_len((free.f_bavail * free.f_frsize).min(200 << 30)).unwrap();
+    import(&gateway, "large:1", &path, "squashfs").await;
+    let why = end(&gateway, 0, "large:1").await.unwrap_err();
+    assert!(why.contains("half of what is free"), "{why}");
+    assert_eq!(gateway.names("expand"), [""; 0]);
+}

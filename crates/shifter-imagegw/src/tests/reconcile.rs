@@ -1,0 +1,82 @@
+//! `reconcile` beside a gateway that works.
+
+use shifter_core::meta::Acl;
+
+use super::*;
+use crate::catalog::{Catalog, Record, State, Tag, Turn};
+use crate::model::{Grant, Image, RunConfig, TagKey, now};
+use crate::reconcile::{Orders, Scope, run};
+
+/// Publishes an image as pulls do: its files, then its record.
+async fn publish(catalog: &dyn Catalog, images: &Path, id: &str) {
+    let image = Image {
+        system: "sysa".into(),
+        id: id.into(),
+        format: "squashfs".into(),
+        config: RunConfig::default(),
+        size: 5,
+        sha256: "00".repeat(32),
+        last_pull: now(),
+        expiration: now() + 1000.0,
+    };
+    let acl = Acl { uids: vec![7], gids: Vec::new() };
+    let meta = image.to_meta(acl.clone()).render();
+    std::fs::write(images.join(format!("{id}.squashfs")), "image").unwrap();
+    std::fs::write(images.join(format!("{id}.meta")), meta).unwrap();
+    let key = TagKey { system: "sysa".into(), itype: "docker".into(), tag: format!("app:{id}") };
+    let (itype, tag) = (key.itype.clone(), key.tag.clone());
+    let grants = vec![Grant { key, id: id.into(), puller: 7, public: false, acl, checked: now() }];
+    let mut record = Record { grants, ..Record::new(image) };
+    record.add_tag(Tag { itype, tag, asked: now() });
+    assert!(catalog.store(&record).await.unwrap());
+}
+
+/// Removes one as the keeper does: its record, then its files.
+async fn remove(catalog: &dyn Catalog, images: &Path, id: &str) {
+    let record = catalog.record("sysa", id).await.unwrap().unwrap();
+    let turn = Turn { to: State::Expiring, expiration: now(), if_expired_by: None };
+    assert!(catalog.turn(&record, &turn).await.unwrap());
+    for end in ["meta", "squashfs"] {
+        std::fs::remove_file(images.join(format!("{id}.{end}"))).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_or_removed_while_reconcile_looks_is_no_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), SocketAddr::from(([127, 0, 0, 1], 1)), 0).await;
+    let (catalog, images) = (gateway.api().catalog.clone(), dir.path().join("images"));
+    let id = |number: usize| sha256(number.to_string().as_bytes());
+    const KEPT: usize = 300;
+    for number in 0..KEPT {
+        publish(&*catalog, &images, &id(number)).await;
+    }
+    let working = tokio::spawn({
+        let catalog = catalog.clone();
+        async move {
+            for number in KEPT..KEPT * 3 {
+                publish(&*catalog, &images, &id(number)).await;
+                remove(&*catalog, &images, &id(number - KEPT)).await;
+            }
+        }
+    });
+    let config = gateway.api().config.now();
+    let scope = Scope { config, catalog: &*catalog, gateway_uid: 999, puller: None };
+    let orders = Orders { system: Some("sysa".into()), ..Orders::default() };
+    let mut rounds = 0;
+    while !working.is_finished() {
+        let before = catalog.list(Some("sysa")).await.unwrap();
+        let answer = run(&scope, &orders).await.unwrap();
+        for line in &answer.lines {
+            // Of one whose files are there already, and its record not yet, that is right to say.
+            let is_new = !before.iter().any(|record| line.contains(&record.image.id));
+            let is_right = line.contains("the catalog does not know it") && is_new;
+            assert!(is_right || line.contains("agree") || line.contains(" found, "), "{line}");
+        }
+        rounds += 1;
+    }
+    working.await.unwrap();
+    assert!(rounds > 3, "{rounds}");
+    let answer = run(&scope, &orders).await.unwrap();
+    assert!(answer.is_well, "{:?}", answer.lines);
+}

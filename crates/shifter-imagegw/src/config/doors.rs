@@ -52,7 +52,7 @@ pub(crate) struct TlsFiles {
 }
 
 /// The gateway's own end of things.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Doors {
     pub(crate) listen: Vec<Endpoint>,
     /// For all addresses, not for unix sockets.

@@ -4,11 +4,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::catalog::{Catalog, CatalogError, Record, Version};
 use crate::model::{Grant, Image, TagKey};
+
+/// How long the catalog may take to say that nothing changed.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Tags kept at most.
 const MOST_TAGS: usize = 20_000;
@@ -117,8 +121,9 @@ impl Rounds {
                 }
             }
         };
-        let answer = answer.wait_for(Option::is_some).await.ok()?;
-        answer.flatten()
+        // A catalog that does not say even this at once is asked the thing itself: its time limit is for one question.
+        let answer = tokio::time::timeout(MOMENT, answer.wait_for(Option::is_some)).await.ok()?;
+        answer.ok()?.flatten()
     }
 
     async fn ask(self: Arc<Self>, answer: watch::Sender<Answer>) {

@@ -244,7 +244,9 @@ async fn labels_are_shown_and_expiration_begins_at_the_pull() {
     let (stored, _) = gateway.api().catalog.lookup(&key).await.unwrap().unwrap();
     assert_eq!(stored.expiration, stored.last_pull + 90.0 * 86_400.0);
     // A lookup moves it, when there is something to move.
-    gateway.api().catalog.set_expiration("sysa", &stored.id, 5.0).await.unwrap();
+    let mut record = gateway.api().catalog.record("sysa", &stored.id).await.unwrap().unwrap();
+    record.image.expiration = 5.0;
+    assert!(gateway.api().catalog.store(&record).await.unwrap());
     gateway.api().lookup("sysa", "docker", "app", &caller(2, &[])).await.unwrap();
     let (stored, _) = gateway.api().catalog.lookup(&key).await.unwrap().unwrap();
     assert!(stored.expiration > stored.last_pull + 89.0 * 86_400.0, "{stored:?}");

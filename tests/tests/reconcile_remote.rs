@@ -83,7 +83,7 @@ fn reconcile_finds_what_one_host_of_a_remote_system_lacks_and_settles_it() {
         // Which is what a host without its file system looks like, too.
         let other = stores[1].join(format!("{}.squashfs", "cd".repeat(32)));
         let said = reconcile(&site, &["--fix"]);
-        assert!(said.out().contains("nothing is taken away"), "{}", said.describe());
+        assert!(said.out().contains("127.0.0.3 holds no image at all"), "{}", said.describe());
         assert_eq!(names(&stores[0]), files);
         for store in &stores {
             fs::write(store.join(other.file_name().unwrap()), "somebody else's").unwrap();

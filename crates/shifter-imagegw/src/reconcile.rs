@@ -94,11 +94,14 @@ pub(crate) async fn run(scope: &Scope<'_>, orders: &Orders) -> anyhow::Result<An
         let records = Records { before, after: records(scope.catalog, &place).await? };
         let knows_nothing = records.all().next().is_none();
         // As a file system that is not mounted looks: what is taken away then does not come back with it.
-        let is_empty = contents.is_empty() && records.all().any(|record| !record.grants.is_empty());
-        if is_empty {
-            lines.push(format!(
-                "{place} holds no image at all; is its file system mounted? nothing is taken away"
-            ));
+        let bare = match contents.bare_host() {
+            Some(host) => Some(format!("{place}: {host} holds")),
+            None => contents.images.is_empty().then(|| format!("{place} holds")),
+        };
+        let bare = bare.filter(|_| records.all().any(|record| !record.grants.is_empty()));
+        let is_empty = bare.is_some();
+        if let Some(bare) = bare {
+            lines.push(format!("{bare} no image at all; is its file system mounted? nothing is taken away"));
         }
         for fault in faults(scope, &place, &contents, &records) {
             found += 1;

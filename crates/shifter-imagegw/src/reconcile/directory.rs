@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use shifter_core::image_type::is_image_id;
 
 use crate::publish;
@@ -13,6 +14,9 @@ use crate::transfer::{Store, TransferError};
 
 /// Longest `.meta` that is read; the runtime takes no longer one.
 const LONGEST_META: u64 = 4 << 20;
+
+/// Files of other hosts that are read at a time: each takes some round trips.
+const AT_A_TIME: usize = 16;
 
 /// The files of one image.
 #[derive(Clone, Debug, Default)]
@@ -50,29 +54,34 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// Whether there is no image, or a host that has none of them: as where a file system is not mounted.
-    pub(super) fn is_empty(&self) -> bool {
-        let Some(first) = self.images.values().next() else { return true };
-        let has_none = |host: &String| self.images.values().all(|files| files.lacking[0].contains(host));
-        first.lacking[0].iter().any(has_none)
+    /// A host that has none of the images that others have, as where a file system is not mounted.
+    pub(super) fn bare_host(&self) -> Option<&String> {
+        let has_none = |host: &&String| self.images.values().all(|files| files.lacking[0].contains(*host));
+        self.images.values().next()?.lacking[0].iter().find(has_none)
     }
 }
 
 /// Reads a directory of other hosts.
 pub(super) async fn read_far(store: &Store) -> Result<Contents, TransferError> {
-    let mut contents = Contents::default();
+    let (mut contents, mut to_read) = (Contents::default(), Vec::new());
     for (name, listed) in store.list().await? {
         let Some((id, end)) = parts(&name) else { continue };
         let files = contents.images.entry(id.to_owned()).or_default();
         files.changed = files.changed.max(UNIX_EPOCH.checked_add(Duration::from_secs(listed.modified)));
         if end == "meta" {
             files.lacking[1] = listed.missing_on;
-            let bytes = store.read_meta(id).await?.filter(|bytes| bytes.len() as u64 <= LONGEST_META);
-            files.meta = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            to_read.push(id.to_owned());
         } else {
             files.lacking[0] = listed.missing_on;
             files.images.insert(end.to_owned(), listed.size);
         }
+    }
+    let read = |id: String| async move { store.read_meta(&id).await.map(|bytes| (id, bytes)) };
+    let mut read = futures_util::stream::iter(to_read).map(read).buffer_unordered(AT_A_TIME);
+    while let Some((id, bytes)) = read.try_next().await? {
+        let bytes = bytes.filter(|bytes| bytes.len() as u64 <= LONGEST_META);
+        let text = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        contents.images.entry(id).or_default().meta = text;
     }
     Ok(contents)
 }

@@ -25,7 +25,7 @@ use crate::catalog::{Catalog, CatalogError, NewJob, Submitted, Tag, submit};
 use crate::convert::sentence;
 use crate::filter::Filter;
 use crate::jobs::Jobs;
-use crate::known::Known;
+use crate::listed::Listed;
 use crate::live::Live;
 use crate::login::Logins;
 use crate::model::{Grant, Image, Job, TagKey, now};
@@ -42,7 +42,7 @@ pub(crate) struct Api {
     pub(crate) logins: Logins,
     pub(crate) elsewhere: Arc<Elsewhere>,
     pub(crate) managing: Managing,
-    known: Known,
+    listed: Listed,
     uploads: Uploads,
 }
 
@@ -96,8 +96,8 @@ impl Api {
         let elsewhere = Elsewhere::new(catalog.clone());
         let managing = Managing::new(&config, &catalog, &jobs);
         let uploads = Uploads::default();
-        let known = Known::new(catalog.clone());
-        Api { config, catalog, jobs, groups, logins, elsewhere, managing, known, uploads }
+        let listed = Listed::new(catalog.clone());
+        Api { config, catalog, jobs, groups, logins, elsewhere, managing, listed, uploads }
     }
 
     /// `GET list`: what the caller may use, one record per image and type. Who is nobody sees what is public.
@@ -108,7 +108,7 @@ impl Api {
         filter: &Filter,
     ) -> Result<ImageList, Refusal> {
         let caller = caller.into();
-        let records = self.known.list(system).await?;
+        let records = self.listed.of(system).await?;
         let member = self.member(caller, records.iter().any(|record| name_groups(&record.grants))).await;
         let mut list = Vec::new();
         for record in records.iter().filter(|record| filter.has_labels(&record.image.config.labels)) {
@@ -149,12 +149,8 @@ impl Api {
             match self.find(&key, caller).await? {
                 Found::Usable(image, grants) => {
                     // A catalog that cannot be written at the moment still answers.
-                    match self.keep_alive(&image).await {
-                        Ok(true) => self.known.forget_tag(&key),
-                        Ok(false) => {}
-                        Err(error) => {
-                            tracing::warn!(error = sentence(&error), "a lookup could not move an expiration");
-                        }
+                    if let Err(error) = self.keep_alive(&image).await {
+                        tracing::warn!(error = sentence(&error), "a lookup could not move an expiration");
                     }
                     if let Some(caller) = caller {
                         self.managing.note_use(caller.uid, &key, &image.id);
@@ -262,23 +258,9 @@ impl Api {
     }
 
     /// Where there is nothing, the caller's groups are asked as if there was something, so that nobody can
-    /// tell one from the other by the time it takes. For the same reason only who may have an image is told of it from
-    /// memory.
+    /// tell one from the other by the time it takes.
     async fn find(&self, key: &TagKey, caller: Option<&Caller>) -> Result<Found, CatalogError> {
-        let (known, version) = self.known.tag(key).await;
-        if let Some(known) = known {
-            let (image, grants) = &*known;
-            let member = self.member(caller, false).await;
-            let open: Vec<Grant> =
-                grants.iter().filter(|grant| acl::allows(grant, &member)).cloned().collect();
-            if !open.is_empty() && !name_groups(grants) {
-                return Ok(Found::Usable(Box::new(image.clone()), open));
-            }
-        }
         let found = self.catalog.lookup(key).await?;
-        if let (Some(version), Some(found)) = (version, &found) {
-            self.known.keep_tag(version, key, &Arc::new(found.clone()));
-        }
         let grants = found.as_ref().map_or(&[][..], |(_, grants)| grants);
         let mut member = self.member(caller, false).await;
         if !grants.iter().any(|grant| acl::allows(grant, &member)) || name_groups(grants) {
@@ -321,15 +303,14 @@ impl Api {
         Some(Member { uid: caller.uid, gid: caller.gid, groups })
     }
 
-    /// A lookup moves the expiration; the write is spared while it would move by little. Whether it moved.
-    async fn keep_alive(&self, image: &Image) -> Result<bool, CatalogError> {
+    /// A lookup moves the expiration; the write is spared while it would move by little.
+    async fn keep_alive(&self, image: &Image) -> Result<(), CatalogError> {
         let lifetime = self.config.image_expiration.as_secs_f64();
         let expiration = now() + lifetime;
-        let moves = expiration - image.expiration > (lifetime / 100.0).min(3600.0);
-        if moves {
+        if expiration - image.expiration > (lifetime / 100.0).min(3600.0) {
             self.catalog.set_expiration(&image.system, &image.id, expiration).await?;
         }
-        Ok(moves)
+        Ok(())
     }
 
     /// How a tag may stand in the catalog. `:latest` is implied for docker images; for custom ones it

@@ -27,7 +27,7 @@ mod http;
 mod import;
 mod jobs;
 mod keeper;
-mod known;
+mod listed;
 mod listen;
 mod live;
 mod locks;

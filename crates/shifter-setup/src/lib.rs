@@ -5,6 +5,7 @@
 
 pub mod options;
 pub mod prepare;
+pub mod sshd;
 pub mod teardown;
 
 /// Says something on standard error; whoever closed it does not want to know.

@@ -4,6 +4,7 @@
 //! of, and a failure takes everything down again.
 
 use crate::options::Options;
+use crate::sshd::{self, Sshd};
 use crate::teardown::{self, IMAGE, OWNER, image_place};
 use shifter_core::descriptor::Descriptor;
 use shifter_core::image_type::ImageType;
@@ -17,8 +18,10 @@ use shifter_runtime::{Error, account, apply, etc};
 use shifter_sys::child::output_of;
 use shifter_sys::credentials::Caller;
 use shifter_sys::directory as dir;
+use shifter_sys::keeper::Begun;
 use shifter_sys::lockdown::{LockedDown, lock_down_for};
 use shifter_sys::namespace::pin;
+use shifter_sys::trusted;
 use std::time::Duration;
 
 type Failure = Box<dyn std::error::Error>;
@@ -66,10 +69,9 @@ pub fn prepare(options: &Options) -> Result<String, Failure> {
         etc: etc::site_layer(&config, &locked, &account)?,
         hosts: options.hosts.clone(),
     };
-    let plan = MountPlan::build(&config, wanted);
+    let sshd = Sshd::wanted(options, &config, &locked)?;
+    let mut plan = MountPlan::build(&config, wanted);
     let record = prepared::describe(&config, locked.caller(), &image, &modules, &volumes)?;
-    let shown = format!("{record}{plan}");
-
     let key = options.job.as_deref().unwrap_or(NO_JOB);
     let jobs = pin::private_directory(&prepared::directory())?;
     if !dir::make_if_absent(&jobs, key, 0o700)? {
@@ -77,17 +79,33 @@ pub fn prepare(options: &Options) -> Result<String, Failure> {
             format!("a container for job {key} is prepared already; unsetupRoot takes it down").into()
         );
     }
-    let built = build(key, &plan, &record, &config, &image, &locked);
+    let at = format!("{}/{key}", prepared::directory());
+    let built = dir::find(&jobs, key, dir::Links::Refuse).map_err(Failure::from).and_then(|job| {
+        if let Some(sshd) = &sshd {
+            let variables = sshd::variables(&config, &image, &modules);
+            sshd.add_files(&mut plan, &account.name, &variables, (&job, &at))?;
+        }
+        build(key, &plan, &config, &image, &locked)?;
+        let begun = match &sshd {
+            Some(sshd) => {
+                let (pin, _) = trusted::open_file_in(&job, prepared::PIN, &[])?;
+                Some(sshd.start(&locked, &job, &pin)?)
+            }
+            None => None,
+        };
+        // Last: nobody joins what has no record.
+        dir::write_new(&job, prepared::RECORD, record.as_bytes())?;
+        Ok(begun.map_or(Ok(()), Begun::let_go)?)
+    });
     if built.is_err() {
         teardown::job(key, &config).iter().for_each(|fault| crate::say(&format!("setupRoot: {fault}")));
     }
-    built.map(|()| shown)
+    built.map(|()| format!("{record}{plan}"))
 }
 
 fn build(
     key: &str,
     plan: &MountPlan,
-    record: &str,
     config: &TrustedConfig,
     image: &Image,
     locked: &LockedDown,
@@ -109,8 +127,7 @@ fn build(
         Some(container) => container.enter().map_err(said),
         None => apply::apply(plan, config, image, locked, &mut |_| {}).map(drop).map_err(said),
     })?;
-    // Last: nobody joins what has no record.
-    Ok(dir::write_new(&job, prepared::RECORD, record.as_bytes())?)
+    Ok(())
 }
 
 /// The groups of a user as the system's directory services know them; never this program's own.

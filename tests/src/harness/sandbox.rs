@@ -30,6 +30,7 @@ pub struct Sandbox {
     daemons: Vec<Option<Daemon>>,
     before: Snapshot,
     directories: u32,
+    openssh: Option<fs::File>,
 }
 
 impl Sandbox {
@@ -40,6 +41,8 @@ impl Sandbox {
     pub fn new() -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let programs = read_programs()?;
+        let openssh = std::env::var_os("SHIFTER_BIN_DIR")
+            .and_then(|directory| fs::File::open(Path::new(&directory).join("openssh")).ok());
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .context("become a subreaper")?;
         namespace::enter()?;
@@ -67,7 +70,7 @@ impl Sandbox {
         let _absent_is_fine = fs::remove_dir_all("/etc/shifter");
         make_directory(Path::new("/etc/shifter"))?;
         let before = Snapshot::take(&mark)?;
-        let sandbox = Self { directory, daemons: Vec::new(), before, directories: 0 };
+        let sandbox = Self { directory, daemons: Vec::new(), before, directories: 0, openssh };
         sandbox.write_udiroot(&[])?;
         Ok(sandbox)
     }
@@ -194,8 +197,18 @@ impl Sandbox {
         if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
     }
 
+    /// The directory of the OpenSSH that was built, opened before the namespace hid it.
+    pub(super) fn openssh(&self) -> Option<&fs::File> {
+        self.openssh.as_ref()
+    }
+
+    /// Where the next daemon's log will be.
+    pub(super) fn next_log(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}-{}.log", self.daemons.len()))
+    }
+
     pub(super) fn start_daemon(&mut self, start: &Start<'_>, ready: &dyn Fn() -> bool) -> Result<DaemonId> {
-        let log = self.directory.join(format!("{}-{}.log", start.name, self.daemons.len()));
+        let log = self.next_log(start.name);
         let mut daemon = Daemon::start(start, &log)?;
         let outcome = daemon.wait_until(ready);
         if outcome.is_err() {

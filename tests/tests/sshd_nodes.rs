@@ -1,0 +1,142 @@
+//! sshd in prepared containers of a job of several nodes: its user gets everywhere in it, and nobody else does.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::cluster::{Cluster, IDENTITY};
+use common::{Machine, shell_image};
+use shifter_tests::harness::Outcome;
+use std::fs;
+use std::time::Instant;
+
+fn cluster(count: u8) -> Cluster {
+    Cluster::new(Machine::new(&shell_image(), "ENV: FROM_IMAGE=a b\"c\\d\n"), count)
+}
+
+/// The distribution's own ssh, from a node to `n1`, with these options.
+fn ssh(cluster: &Cluster, user: &str, words: &[&str]) -> Outcome {
+    let usual = ["ssh", "-F", "none", "-p", "1204", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"];
+    let words =
+        [&usual[..], &["-o", "UserKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes"], words].concat();
+    cluster.machine.as_user(user).on(&cluster.nodes[1]).run(&words).unwrap()
+}
+
+#[test]
+fn a_user_reaches_the_jobs_nodes_from_inside_by_command_terminal_and_copy() {
+    let cluster = cluster(4);
+    cluster.setup();
+    let session = "hostname; id -u; id -G; pwd; echo $FROM_IMAGE; cat /var/hostsfile | wc -l";
+    let out = cluster.inside(0, "alice", &format!("for n in n1 n2 n3 n4; do ssh $n '{session}'; done"));
+    let expected = |node| format!("n{node}\n4201\n4201 4301 4302\n/home/alice\na b\"c\\d\n8\n");
+    assert_eq!(out.success().unwrap(), (1..=4).map(expected).collect::<String>());
+    // From node to node, by way of a third; exit status, standard input, and what comes on standard error.
+    let out =
+        cluster.inside(1, "alice", "echo in | ssh n3 'ssh n4 \"cat; hostname; echo wrong >&2; exit 7\"'");
+    assert_eq!(out.out(), "in\nn4\n");
+    assert_eq!(out.failure(7).unwrap(), "wrong\n");
+    let out = cluster.inside(0, "alice", "ssh -tt n2 'tty; stty size >/dev/null && echo terminal; hostname'");
+    let out = out.success().unwrap();
+    assert!(out.starts_with("/dev/pts/") && out.ends_with("\r\nterminal\r\nn2\r\n"), "{out:?}");
+    let copy = "head -c 3000000 /dev/urandom > ~/data; for way in -s -O; do scp -q $way ~/data n2:/tmp/$way && \
+                scp -q $way n2:/tmp/$way ~/back && cmp ~/data ~/back && ssh n2 rm /tmp/$way || exit 1; done; \
+                cd; echo 'put data /tmp/third' | sftp -q -b - n3 && ssh n3 rm /tmp/third";
+    cluster.inside(0, "alice", copy).success().unwrap();
+    cluster.unsetup();
+    cluster.machine.finish();
+}
+
+#[test]
+fn a_hundred_connections_at_once_all_get_through() {
+    let cluster = cluster(4);
+    cluster.setup();
+    let script = "i=0; while [ $i -lt 100 ]; do ssh n$((i % 4 + 1)) echo $i & i=$((i + 1)); done; wait";
+    let started = Instant::now();
+    let out = cluster.inside(0, "alice", script);
+    println!("100 connections: {:?}", started.elapsed());
+    assert!(out.err().is_empty(), "{}", out.describe());
+    let out = out.success().unwrap();
+    let mut numbers: Vec<u32> = out.lines().map(|line| line.parse().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+    cluster.unsetup();
+    cluster.machine.finish();
+}
+
+#[test]
+fn only_the_jobs_user_with_the_jobs_key_is_let_in() {
+    let cluster = cluster(2);
+    cluster.setup();
+    assert_eq!(ssh(&cluster, "alice", &["-i", IDENTITY, "n1", "hostname"]).success().unwrap(), "n1\n");
+    let other = "/home/alice/other";
+    cluster.machine.shell("alice", &format!("ssh-keygen -q -t ed25519 -N '' -f {other}")).success().unwrap();
+    // Whatever a user can write decides nothing.
+    let own = "mkdir -m 0700 ~/.ssh; cat ~/other.pub > ~/.ssh/authorized_keys";
+    cluster.machine.shell("alice", own).success().unwrap();
+    let bobs = "/home/bob/.udiRoot/id_ed25519.key";
+    for (user, words) in [
+        ("alice", ["-i", other, "n1", "true"]),
+        ("alice", ["-i", IDENTITY, "root@n1", "true"]),
+        ("alice", ["-i", IDENTITY, "bob@n1", "true"]),
+        ("alice", ["-i", IDENTITY, "nobody@n1", "true"]),
+        ("bob", ["-i", bobs, "n1", "true"]),
+        ("bob", ["-i", bobs, "alice@n1", "true"]),
+    ] {
+        let said = ssh(&cluster, user, &words).failure(255).unwrap();
+        assert!(said.contains("Permission denied (publickey)"), "{user} {words:?}: {said}");
+    }
+    // Nor can bob see what makes the server that server, and alice cannot change it.
+    let key = "opt/udiImage/etc/ssh_host_ed25519_key";
+    let at = cluster.machine.sandbox.prefix().join("udi").join(key).display().to_string();
+    let seen = cluster.machine.as_user("bob").on(&cluster.nodes[0]).run(&["cat", &at]).unwrap();
+    assert!(seen.err().contains("Permission denied"), "{}", seen.describe());
+    for change in ["rm", "chmod 777", "cp /etc/passwd", "touch"] {
+        for file in [key, "opt/udiImage/etc/user_auth_keys", "opt/udiImage/etc/sshd_config"] {
+            let out = cluster.inside(0, "alice", &format!("{change} /{file}"));
+            assert!(!out.status.success(), "{}", out.describe());
+        }
+    }
+    let out = cluster.inside(
+        0,
+        "alice",
+        "ls -nA /opt/udiImage/etc; ssh n2 'grep -E \"Cap|NoNewPrivs\" /proc/self/status'",
+    );
+    let out = out.success().unwrap();
+    assert!(out.contains("NoNewPrivs:\t1") && !out.contains("CapBnd:\t000001"), "{out}");
+    assert!(
+        out.lines().filter(|line| line.contains("_key")).all(|line| line.contains(" 0        0 ")),
+        "{out}"
+    );
+    cluster.unsetup();
+    cluster.machine.finish();
+}
+
+#[test]
+fn hosts_of_the_job_alone_get_the_jobs_settings_and_other_hosts_keep_theirs() {
+    let cluster = cluster(2);
+    let etc = common::cluster::tree(&cluster.machine).join("etc");
+    // As a site has it since the original: all hosts, and a port and limits of its own.
+    let client = "Host *\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nPort 2204\nLogLevel ERROR\n\
+                  IdentityFile ~/.udiRoot/id_ed25519.key\nHost login\nUser somebody\n";
+    fs::write(etc.join("ssh_config"), client).unwrap();
+    let server = "Port 2204\nAllowUsers ToBeReplaced\nAuthorizedKeysFile /home/%u/.ssh/authorized_keys\n\
+                  PasswordAuthentication yes\nPermitRootLogin yes\nSetEnv OF_SITE=yes\nForceCommand echo $OF_SITE $FROM_IMAGE $SSH_ORIGINAL_COMMAND\n";
+    fs::write(etc.join("sshd_config"), server).unwrap();
+    cluster.setup();
+    assert_eq!(cluster.inside(0, "alice", "ssh n2 word").success().unwrap(), "yes a b\"c\\d word\n");
+    let shown = |host: &str| cluster.inside(0, "alice", &format!("ssh -G {host}")).success().unwrap();
+    assert!(shown("n2").contains("\nport 2204\n"));
+    let login = shown("login");
+    assert!(login.contains("\nport 22\n") && login.contains("user somebody\n"), "{login}");
+    assert!(shown("git.example.org").contains("\nport 22\n"));
+    assert!(
+        cluster
+            .inside(0, "alice", "grep -c 'Host n1 n2' /etc/ssh/ssh_config")
+            .success()
+            .unwrap()
+            .contains('1')
+    );
+    let said = ssh(&cluster, "alice", &["-p", "2204", "-i", "/home/alice/none", "n1"]).failure(255).unwrap();
+    assert!(said.contains("Permission denied (publickey)") || said.contains("Connection refused"), "{said}");
+    cluster.unsetup();
+    cluster.machine.finish();
+}

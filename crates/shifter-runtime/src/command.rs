@@ -26,10 +26,11 @@ impl Script {
     /// In the container: where its path leads to something else or nowhere, `argv` gets one that leads to it.
     pub fn name_in(self, argv: &mut [Vec<u8>], user: &Unprivileged, locked: &LockedDown) {
         let path = path_of(locked.proc(), &self.file);
-        if place(&path) != place(&self.path) && leave_open(user, self.file).is_ok() {
-            if let Some(word) = argv.iter_mut().find(|word| **word == self.path.as_bytes()) {
-                *word = path.into_bytes();
-            }
+        if place(&path) != place(&self.path)
+            && leave_open(user, self.file).is_ok()
+            && let Some(word) = argv.iter_mut().find(|word| **word == self.path.as_bytes())
+        {
+            *word = path.into_bytes();
         }
     }
 }

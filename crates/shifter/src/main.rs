@@ -103,9 +103,8 @@ fn run(mut words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
     for module in &ready.modules {
         let Some(script) = &module.userhook else { continue };
         if child::run_as_user(&user, script, environment.entries())? != Some(0) {
-            return Err(
-                options::Fault::UserHook { module: module.name.clone(), script: script.clone() }.into()
-            );
+            let (module, script) = (module.name.clone(), script.clone());
+            return Err(options::Fault::UserHook { module, script }.into());
         }
     }
     if let Some(script) = script {

@@ -41,7 +41,7 @@ impl UserCommand {
 }
 
 impl Sandbox {
-    /// Starts nodes that reach each other by name.
+    /// Starts nodes that reach each other by name. Their mounts are shared, as service managers have it.
     pub fn nodes(&mut self, count: u8) -> Result<Vec<Node>> {
         let switch =
             self.holder("switch", &["-n"], "ip link add bridge type bridge; ip link set bridge up")?;
@@ -52,7 +52,7 @@ impl Sandbox {
             let (name, address) = (format!("n{number}"), format!("10.213.7.{number}"));
             hosts.push_str(&format!("{address} {name}\n"));
             let script = format!(
-                "mkdir -p /run/shifter; mount -t tmpfs -o mode=0700 run /run/shifter; hostname {name}; \
+                "mount --make-rshared /; mkdir -p /run/shifter; mount -t tmpfs -o mode=0700 run /run/shifter; hostname {name}; \
                  ip link set lo up"
             );
             let daemon = self.holder(&name, &["-n", "-m", "-u"], &script)?;

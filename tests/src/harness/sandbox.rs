@@ -15,11 +15,15 @@ use super::leak::Snapshot;
 use super::namespace::{self, BASE, set_mode};
 
 /// The product's programs: directory below the prefix, and mode.
-const PROGRAMS: [(&str, &str, u32); 5] = [
+const PROGRAMS: [(&str, &str, u32); 9] = [
     ("shifter", "bin", 0o4755),
     ("shifterimg", "bin", 0o755),
     ("setupRoot", "sbin", 0o755),
     ("unsetupRoot", "sbin", 0o755),
+    ("shifter-prologue", "sbin", 0o755),
+    ("shifter-epilogue", "sbin", 0o755),
+    ("shifter-nhc", "sbin", 0o755),
+    ("shifter_slurm_dws_support", "sbin", 0o755),
     ("shifter-imagegw", "sbin", 0o755),
 ];
 

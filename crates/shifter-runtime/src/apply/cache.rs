@@ -54,9 +54,8 @@ impl Build<'_> {
         let conf = &self.config.udiroot;
         let refuse = |rule: &str| Error::Volume { map: map.to_owned(), rule: rule.to_owned() };
         if conf.per_node_cache_path.is_empty() {
-            return Err(refuse(
-                "there is no place for a perNodeCache here: udiRoot.conf lacks perNodeCachePath",
-            ));
+            let rule = "there is no place for a perNodeCache here: udiRoot.conf lacks perNodeCachePath";
+            return Err(refuse(rule));
         }
         let mut tools = match kind {
             "xfs" => vec![conf.mkfs_xfs_path.as_str()],
@@ -64,9 +63,8 @@ impl Build<'_> {
         };
         tools.retain(|tool| !tool.is_empty() && trusted::open(tool, trusted::Kind::File).is_ok());
         let Some(tool) = tools.first() else {
-            return Err(refuse(
-                "the program that makes its file system is not here (mkfsXfsPath, mkfs.ext4)",
-            ));
+            let rule = "the program that makes its file system is not here (mkfsXfsPath, mkfs.ext4)";
+            return Err(refuse(rule));
         };
         let place = trusted::open(&conf.per_node_cache_path, trusted::Kind::Directory)?;
         let file = dir::make_nameless(&place, size, &conf.per_node_cache_path)?;

@@ -28,13 +28,20 @@ fn everything_started_by_ssh_ends_with_the_job_daemons_and_runaways_too() {
     cluster.setup();
     // A process that is a new one every moment, a daemon, one that shuns signals, and open connections.
     let runaway = "#!/bin/sh\n\"$0\" &\n";
+    let crowd = "#!/bin/sh\nulimit -u 150; f() { f & f & sleep 1000; }; f\n";
+    std::fs::write("/home/alice/crowd", crowd).unwrap();
     std::fs::write("/home/alice/runaway", runaway).unwrap();
-    cluster.machine.host("chmod 0755 /home/alice/runaway");
+    cluster.machine.host("chmod 0755 /home/alice/runaway /home/alice/crowd");
     let script = "ssh -f n2 'sleep 1000' >/dev/null 2>&1; ssh n2 'setsid sleep 2000 >/dev/null 2>&1 </dev/null &'; \
                   ssh n2 'trap \"\" TERM HUP INT; (while :; do sleep 1; done) >/dev/null 2>&1 </dev/null &'; \
-                  ssh n2 'setsid /home/alice/runaway >/dev/null 2>&1 </dev/null &'; echo started";
+                  for i in 1 2 3 4 5; do ssh n2 'setsid /home/alice/runaway >/dev/null 2>&1 </dev/null &'; done; \
+                  ssh n1 'setsid /home/alice/crowd >/dev/null 2>&1 </dev/null &'; echo started";
     assert_eq!(cluster.inside(0, "alice", script).success().unwrap(), "started\n");
     assert!(cluster.processes().contains("sleep 2000"), "{}", cluster.processes());
+    let begun = Instant::now();
+    while cluster.processes().matches("/home/alice/crowd").count() < 30 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{}", cluster.processes());
+    }
     // Programs of the user's that only look like it are none of ours; they end by their own means.
     let mut same_name =
         cluster.machine.as_user("bob").spawn(&["bash", "-c", "exec -a /opt/udiImage/sbin/sshd sleep 1000"]);

@@ -5,6 +5,7 @@ mod common;
 
 use common::cluster::{Cluster, IDENTITY};
 use common::{Machine, shell_image};
+use shifter_tests::fixture::{dir, file, program_entries};
 use shifter_tests::harness::Outcome;
 use std::fs;
 use std::time::Instant;
@@ -137,6 +138,100 @@ fn hosts_of_the_job_alone_get_the_jobs_settings_and_other_hosts_keep_theirs() {
     );
     let said = ssh(&cluster, "alice", &["-p", "2204", "-i", "/home/alice/none", "n1"]).failure(255).unwrap();
     assert!(said.contains("Permission denied (publickey)") || said.contains("Connection refused"), "{said}");
+    cluster.unsetup();
+    cluster.machine.finish();
+}
+
+#[test]
+fn a_login_shell_that_the_image_lacks_is_replaced() {
+    let cluster = cluster(1);
+    cluster.machine.host("sed -i 's,^\\(alice:.*:\\)/bin/sh$,\\1/usr/bin/fish,' /etc/passwd");
+    cluster.setup();
+    let out = cluster.inside(0, "alice", "grep -c fish /etc/passwd; ssh n1 'echo $0 $SHELL'");
+    assert_eq!(out.success().unwrap(), "1\nsh /bin/sh\n");
+    cluster.unsetup();
+    cluster.machine.finish();
+}
+
+#[test]
+fn an_ssh_of_the_images_own_stays_and_knows_the_jobs_hosts() {
+    let mut entries = shell_image();
+    for entry in program_entries("usr/bin", &["ssh"]).unwrap() {
+        if !entries.iter().any(|known| known.name == entry.name) {
+            entries.push(entry);
+        }
+    }
+    // Its settings would send it elsewhere.
+    entries.extend([dir("etc/ssh"), file("etc/ssh/ssh_config", "Host *\nPort 7\n")]);
+    let cluster = Cluster::new(Machine::new(&entries, ""), 2);
+    cluster.setup();
+    let script = "which ssh; cmp $(which ssh) /opt/udiImage/bin/ssh >/dev/null || echo another; ssh n2 hostname; \
+                  ssh -G git.example.org | grep '^port'; ssh -v n2 true 2>&1 | grep -o 'kex: algorithm: [a-z0-9-]*'";
+    let out = cluster.inside(0, "alice", script).success().unwrap();
+    assert_eq!(out, "/usr/bin/ssh\nanother\nn2\nport 22\nkex: algorithm: curve25519-sha256\n");
+    cluster.unsetup();
+    cluster.machine.finish();
+}
+
+#[test]
+fn sshd_starts_whatever_the_site_has_made_of_the_root() {
+    let cluster = cluster(1);
+    let machine = &cluster.machine;
+    let hook = machine.script("hook.sh", "touch opt/udiImage/by-the-hook\n");
+    let tree = common::cluster::tree(machine).display().to_string();
+    let usual = [("optUdiImage", tree.as_str()), ("siteEnvAppend", "PATH=/opt/udiImage/bin")];
+    let etc = "/opt/shifter-test/etc";
+    machine.host(&format!("cp /etc/passwd /etc/group {etc}; echo 'passwd: files' > {etc}/nsswitch.conf"));
+    for keys in [
+        &[("rootfsType", "ramfs")][..],
+        &[("mountUdiRootWritable", "0")],
+        &[("module_m_roothook", hook.as_str()), ("defaultModules", "m")],
+        &[("mountPropagationStyle", "slave")],
+        &[("populateEtcDynamically", "0"), ("allowLibcPwdCalls", "0"), ("etcPath", etc)],
+        &[("usersToImport", "bob")],
+    ] {
+        machine.sandbox.write_udiroot(&[&usual[..], keys].concat()).unwrap();
+        cluster.setup();
+        let out = cluster.inside(0, "alice", "ssh n1 'hostname; cat /var/hostsfile'");
+        assert_eq!(out.success().unwrap(), "n1\nn1\nn1\n", "{keys:?}");
+        cluster.unsetup();
+    }
+    cluster.machine.finish();
+}
+
+#[test]
+fn a_second_job_on_a_node_gets_an_sshd_where_the_site_gives_it_a_port() {
+    let cluster = cluster(1);
+    cluster.setup();
+    let program = cluster.machine.sandbox.program("setupRoot").unwrap().display().to_string();
+    let key = fs::read_to_string("/home/bob/.udiRoot/id_ed25519.key.pub").unwrap();
+    let bobs = [
+        program.as_str(),
+        "-U4202",
+        "-G4202",
+        "-ubob",
+        "--job=2",
+        "-Nn1/1",
+        "-s",
+        &key,
+        "id",
+        &cluster.machine.id,
+    ];
+    let said = cluster.root(0).run(&bobs).unwrap().failure(1).unwrap();
+    assert!(said.contains("does another job's on this node have port 1204?"), "{said}");
+    assert_eq!(cluster.inside(0, "alice", "ssh n1 hostname").success().unwrap(), "n1\n", "hers is untouched");
+    let settings = common::cluster::tree(&cluster.machine).join("etc/sshd_config");
+    let text = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, text.replace("Port 1204", "Port 1205")).unwrap();
+    cluster.root(0).run(&bobs).unwrap().success().unwrap();
+    let client = "ssh -p 1205 -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
+                  -i ~/.udiRoot/id_ed25519.key n1 'id -u'";
+    assert_eq!(cluster.inside(0, "bob", client).success().unwrap(), "4202\n");
+    // Each ends alone.
+    let unsetup = cluster.machine.sandbox.program("unsetupRoot").unwrap().display().to_string();
+    cluster.root(0).run(&[&unsetup, "--job=2"]).unwrap().success().unwrap();
+    assert_eq!(cluster.keepers().len(), 1);
+    assert_eq!(cluster.inside(0, "alice", "ssh -p 1204 n1 hostname").success().unwrap(), "n1\n");
     cluster.unsetup();
     cluster.machine.finish();
 }

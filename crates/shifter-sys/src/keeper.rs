@@ -1,23 +1,23 @@
 //! A program that runs beside a job, as the job's user in the job's container, and ends with everything it started.
 //!
 //! A process of root's, the keeper, starts it and adopts whatever it leaves behind (PR_SET_CHILD_SUBREAPER), so that
-//! nothing started through it can leave the keeper's family, daemons included. Told to end, the keeper forbids the
-//! whole family to grow and kills it, on its own: whoever told it may be killed meanwhile. Until it is let go it ends
+//! nothing started through it can leave the keeper's family, daemons included. Told to end, the keeper stops the
+//! whole family and kills it, on its own: whoever told it may be killed meanwhile. Until it is let go it ends
 //! likewise when its maker is gone. It is found by process id and start time and signalled through a pidfd: never by
 //! what a command line says.
 
 use crate::child::start;
 use crate::credentials::irrevocably_drop_privileges;
-use crate::descriptors::Proc;
 use crate::error::{Cause, During, Error, Result};
 use crate::lockdown::LockedDown;
 use crate::{exec, namespace, signals};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{self, Gid, Mode, OFlags, Uid};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, getpid, getppid, kill_process, pidfd_open,
-    pidfd_send_signal, prlimit, set_child_subreaper, set_parent_process_death_signal, setsid, wait,
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, getppid, pidfd_open, pidfd_send_signal,
+    set_child_subreaper, set_parent_process_death_signal, setsid, wait,
 };
+use std::collections::BTreeSet;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::time::{Duration, Instant};
 
@@ -105,13 +105,18 @@ pub fn end(identity: &str, patience: Duration) -> Result<()> {
     Err(Error::refused("end", "all that was started through it", "some of it still runs; look with ps"))
 }
 
-/// Field 22 of proc(5)'s stat: with the process id it tells one process from every other of this boot.
+/// With the process id it tells one process from every other of this boot.
 fn start_time(pid: Pid) -> Result<String> {
+    stat_field(pid, 19)
+}
+
+/// A field of proc_pid_stat(5), counted from the one behind the name.
+fn stat_field(pid: Pid, number: usize) -> Result<String> {
     let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
     let text = crate::directory::read_host(&path, 4096)?;
     let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
-    let field = fields.split(' ').nth(19).filter(|field| !field.is_empty());
-    field.map(str::to_owned).ok_or_else(|| Error::refused("read", path, "it has no start time"))
+    let field = fields.split(' ').nth(number).filter(|field| !field.is_empty());
+    field.map(str::to_owned).ok_or_else(|| Error::refused("read", path, "it ends too early"))
 }
 
 /// The keeper's life.
@@ -149,6 +154,7 @@ fn leave_everything(program: &Program<'_>, pipes: &[i32]) -> Result<()> {
     setsid().during("leave the session of", "its maker")?;
     let _older_names_do = rustix::thread::set_name(c"shifter-keeper");
     set_child_subreaper(Some(getpid())).during("adopt", "what is left behind")?;
+    children_of(getpid())?;
     let null = fs::open("/dev/null", OFlags::RDWR, Mode::empty()).during("open", "/dev/null")?;
     rustix::stdio::dup2_stdin(&null).during("redirect", "standard input")?;
     rustix::stdio::dup2_stdout(&null).during("redirect", "standard output")?;
@@ -235,21 +241,73 @@ fn reap() -> bool {
     }
 }
 
-/// Kills every child until there is none: theirs become ours. Each is forbidden to have further ones first, so that
-/// the family shrinks however fast it forks.
+/// Ends the family. All of it is stopped first: a stopped process forks no more and still counts against its user's
+/// limit, so that however fast the others fork, they come to an end. Then it is killed.
 fn end_family() -> Result<()> {
-    const NONE: Rlimit = Rlimit { current: Some(0), maximum: Some(0) };
-    Proc::open()?;
+    // Ahead of a family that may be runnable in hundreds; a refusal only makes it take longer.
+    let _stays_as_it_is = rustix::process::setpriority_process(None, -20);
+    let first = libc::sched_param { sched_priority: 1 };
+    // SAFETY: sched_setscheduler(2) reads the structure, which lives through the call.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &first) };
     while reap() {
-        let children = crate::directory::read_host("/proc/thread-self/children", 1 << 24)?;
-        for child in children.split_whitespace().filter_map(|pid| pid.parse().ok().and_then(Pid::from_raw)) {
-            // Not gone to anybody else: only this process can reap it.
-            let _ended_already = prlimit(Some(child), Resource::Nproc, NONE);
-            let _ended_already = kill_process(child, Signal::KILL);
+        // The last that were found first: while its parent is stopped and lives, nobody else gets a process's number.
+        for (pid, parent) in stopped_family()?.into_iter().rev() {
+            signal(pid, parent, Signal::KILL);
         }
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// Stops all processes below this one, until there is none that was not seen before; each with its parent, parents
+/// before their children.
+fn stopped_family() -> Result<Vec<(Pid, Pid)>> {
+    let mut family = Vec::new();
+    let mut seen = BTreeSet::new();
+    loop {
+        let before = seen.len();
+        let mut parents = vec![getpid()];
+        while let Some(parent) = parents.pop() {
+            for child in children_of(parent)? {
+                if seen.insert(child.as_raw_nonzero()) {
+                    signal(child, parent, Signal::STOP);
+                    family.push((child, parent));
+                }
+                parents.push(child);
+            }
+        }
+        if seen.len() == before {
+            return Ok(family);
+        }
+    }
+}
+
+/// Signals a process if it still is a child of that parent, or of this process, which gets orphans.
+fn signal(pid: Pid, parent: Pid, signal: Signal) {
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    // Looked at after it is held: the number may be another's by now.
+    let now = stat_field(pid, 1).ok().and_then(|field| field.parse().ok()).and_then(Pid::from_raw);
+    if now.is_some_and(|now| now == parent || now == getpid()) {
+        let _ended_already = pidfd_send_signal(&process, signal);
+    }
+}
+
+/// The children of all threads of a process; none of one that is gone (proc_pid_task(5)).
+fn children_of(parent: Pid) -> Result<Vec<Pid>> {
+    let path = format!("/proc/{}/task", parent.as_raw_nonzero());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(threads) = fs::open(&path, flags, Mode::empty()) else { return Ok(Vec::new()) };
+    let mut children = Vec::new();
+    for thread in crate::directory::entries(&threads, &path, usize::MAX).unwrap_or_default() {
+        let path = format!("{path}/{}/children", thread.name.to_string_lossy());
+        match crate::directory::read_host(&path, 1 << 24) {
+            Ok(list) => children.extend(list.split(' ').filter_map(|pid| Pid::from_raw(pid.parse().ok()?))),
+            // A kernel without CONFIG_PROC_CHILDREN, by which nobody could be ended.
+            Err(error) if parent == getpid() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(children)
 }
 
 /// The next signal of those a keeper heeds.

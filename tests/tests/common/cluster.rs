@@ -1,6 +1,7 @@
 //! Nodes on which a batch system prepared the same container for one job, with sshd in it.
 
 use super::Machine;
+use rustix::process::{Pid, Signal, kill_process};
 use shifter_tests::harness::{Node, Outcome, UserCommand};
 use std::fs;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 pub const IDENTITY: &str = "/home/alice/.udiRoot/id_ed25519.key";
 
 pub struct Cluster {
+    networks: Networks,
     pub machine: Machine,
     pub nodes: Vec<Node>,
     pub key: String,
@@ -30,7 +32,8 @@ impl Cluster {
             machine.shell(user, keygen).success().unwrap();
         }
         let key = fs::read_to_string(format!("{IDENTITY}.pub")).unwrap();
-        Self { machine, nodes, key }
+        let networks = Networks(nodes.iter().map(|node| network(node.pid()).unwrap()).collect());
+        Self { networks, machine, nodes, key }
     }
 
     /// A command of root on a node.
@@ -76,19 +79,7 @@ impl Cluster {
 
     /// Processes of this uid in the nodes' networks, id and words: the machine's others are none of ours.
     pub fn processes_of(&self, uid: u32) -> Vec<(u32, String)> {
-        let network = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-        let ours: Vec<_> = self.nodes.iter().filter_map(|node| network(node.pid())).collect();
-        let numbers = fs::read_dir("/proc")
-            .unwrap()
-            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
-        let there = numbers.filter(|pid: &u32| {
-            let owner = std::os::unix::fs::MetadataExt::uid;
-            fs::metadata(format!("/proc/{pid}")).is_ok_and(|found| owner(&found) == uid || uid == 0)
-                && network(*pid).is_some_and(|found| ours.contains(&found))
-                && !fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default().contains(") Z ")
-        });
-        let words = |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        there.map(|pid| (pid, String::from_utf8_lossy(&words(pid)).replace('\0', " "))).collect()
+        self.networks.processes(uid)
     }
 
     /// The processes of alice, one a line.
@@ -107,4 +98,41 @@ impl Cluster {
 /// The site's tree.
 pub fn tree(machine: &Machine) -> PathBuf {
     machine.sandbox.prefix().join("udiImage")
+}
+
+/// The nodes' networks, by which their processes are told from the machine's others. A test that fails leaves nothing
+/// running in them.
+struct Networks(Vec<PathBuf>);
+
+fn network(pid: u32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+}
+
+impl Networks {
+    /// Those of this uid, all for root's, that have not ended: id and words.
+    fn processes(&self, uid: u32) -> Vec<(u32, String)> {
+        use std::os::unix::fs::MetadataExt as _;
+        let number = |entry: std::io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+        let there = fs::read_dir("/proc").unwrap().filter_map(number).filter(|pid: &u32| {
+            fs::metadata(format!("/proc/{pid}")).is_ok_and(|found| found.uid() == uid || uid == 0)
+                && network(*pid).is_some_and(|found| self.0.contains(&found))
+                && !fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default().contains(") Z ")
+        });
+        let words = |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        there.map(|pid| (pid, String::from_utf8_lossy(&words(pid)).replace('\0', " "))).collect()
+    }
+}
+
+impl Drop for Networks {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        // Stopped first: what forks would outrun us.
+        for signal in [Signal::STOP, Signal::STOP, Signal::STOP, Signal::KILL] {
+            for (pid, _) in self.processes(0) {
+                let _ended_already = Pid::from_raw(pid as i32).map(|pid| kill_process(pid, signal));
+            }
+        }
+    }
 }

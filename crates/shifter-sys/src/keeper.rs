@@ -246,7 +246,9 @@ fn reap() -> bool {
 fn end_family() -> Result<()> {
     // Ahead of a family that may be runnable in hundreds; a refusal only makes it take longer.
     let _stays_as_it_is = rustix::process::setpriority_process(None, -20);
-    let first = libc::sched_param { sched_priority: 1 };
+    // SAFETY: a sched_param is plain old data, in some C libraries with fields that must be zero.
+    let mut first: libc::sched_param = unsafe { std::mem::zeroed() };
+    first.sched_priority = 1;
     // SAFETY: sched_setscheduler(2) reads the structure, which lives through the call.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &first) };
     while reap() {

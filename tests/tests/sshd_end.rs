@@ -38,6 +38,14 @@ fn everything_started_by_ssh_ends_with_the_job_daemons_and_runaways_too() {
                   ssh n1 'setsid /home/alice/crowd >/dev/null 2>&1 </dev/null &'; echo started";
     assert_eq!(cluster.inside(0, "alice", script).success().unwrap(), "started\n");
     assert!(cluster.processes().contains("sleep 2000"), "{}", cluster.processes());
+    // What batch systems read: sshd first, then its keeper.
+    let record = cluster.root(0).run(&["cat", "/run/shifter/jobs/1/sshd"]).unwrap().success().unwrap();
+    let numbers: Vec<u32> = record.split_whitespace().take(2).map(|word| word.parse().unwrap()).collect();
+    let sshd = cluster.processes_of(4201).into_iter().find(|(pid, _)| *pid == numbers[0]).unwrap().1;
+    assert!(
+        sshd.contains("/opt/udiImage/sbin/sshd -D") && cluster.keepers().contains(&numbers[1]),
+        "{record} {sshd}"
+    );
     let begun = Instant::now();
     while cluster.processes().matches("/home/alice/crowd").count() < 30 {
         assert!(begun.elapsed() < Duration::from_secs(10), "{}", cluster.processes());

@@ -23,8 +23,10 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for a program to be ready.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What goes through pipes where all is well.
+/// What a keeper may go on by.
 const YES: &[u8] = b"1";
+/// What it says where all is well, before the program's process id.
+const READY: &str = "ready ";
 
 /// What is to be kept.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ pub struct Begun {
 }
 
 impl Begun {
-    /// What [`end`] finds it by: process id and start time.
+    /// What [`end`] finds it by, a line: process ids of the program and of the keeper, and the keeper's start time.
     pub fn identity(&self) -> &str {
         &self.identity
     }
@@ -70,23 +72,23 @@ pub fn begin(locked: &LockedDown, program: &Program<'_>) -> Result<Begun> {
         }
         keep(locked, program, tell, go_on)
     })?;
-    let identity = format!("{} {}", pid.as_raw_nonzero(), start_time(pid)?);
-    let mut text = Vec::new();
-    said.read_to_end(&mut text).during("hear from", program.name)?;
-    if text == YES {
-        return Ok(Begun { identity, go });
+    let keeper = format!("{} {}", pid.as_raw_nonzero(), start_time(pid)?);
+    let mut text = String::new();
+    said.read_to_string(&mut text).during("hear from", program.name)?;
+    if let Some(number) = text.strip_prefix(READY) {
+        return Ok(Begun { identity: format!("{number} {keeper}\n"), go });
     }
-    let cause = Cause::Said(String::from_utf8_lossy(&text).into_owned());
+    let cause = Cause::Said(text);
     Err(Error { operation: "start", object: program.name.to_owned(), cause })
 }
 
 /// Has a keeper end its program and everything that was started through it, and waits for that. One that is gone
 /// already is no error; whether it did its part then shows in its record.
 pub fn end(identity: &str, patience: Duration) -> Result<()> {
-    let (pid, started) = identity.trim().split_once(' ').unwrap_or((identity, ""));
-    let Some(pid) = pid.parse().ok().and_then(Pid::from_raw) else {
-        return Err(Error::refused("end", "a keeper", "its record is damaged"));
-    };
+    let damaged = || Error::refused("end", "a keeper", "its record is damaged");
+    let mut words = identity.split_whitespace().skip(1);
+    let (pid, started) = words.next().zip(words.next()).ok_or_else(damaged)?;
+    let pid = pid.parse().ok().and_then(Pid::from_raw).ok_or_else(damaged)?;
     let process = match pidfd_open(pid, PidfdFlags::empty()) {
         Err(rustix::io::Errno::SRCH) => return Ok(()),
         other => other.during("find", "a keeper")?,
@@ -128,11 +130,13 @@ fn keep(
 ) -> Result<()> {
     let begun = leave_everything(program, &[tell.as_raw_fd(), go_on.as_raw_fd()])
         .and_then(|()| start_program(locked, program));
-    if let Err(error) = begun {
-        end_family()?;
-        return tell.write_all(error.to_string().as_bytes()).during("write to", "its maker");
-    }
-    let told = tell.write_all(YES);
+    let told = match begun {
+        Err(error) => {
+            end_family()?;
+            return tell.write_all(error.to_string().as_bytes()).during("write to", "its maker");
+        }
+        Ok(pid) => tell.write_all(format!("{READY}{}", pid.as_raw_nonzero()).as_bytes()),
+    };
     drop(tell);
     let mut word = Vec::new();
     if told.is_ok() && go_on.read_to_end(&mut word).is_ok() && word == YES {
@@ -175,7 +179,7 @@ fn leave_everything(program: &Program<'_>, pipes: &[i32]) -> Result<()> {
 }
 
 /// Starts the program and waits until it is ready.
-fn start_program(locked: &LockedDown, program: &Program<'_>) -> Result<()> {
+fn start_program(locked: &LockedDown, program: &Program<'_>) -> Result<Pid> {
     let (mut ready, tell) = std::io::pipe().during("make a pipe for", program.name)?;
     let words = fs::memfd_create("said", fs::MemfdFlags::CLOEXEC).during("make room for", program.name)?;
     let (uid, gid) = (Uid::from_raw(locked.caller().uid()), Gid::from_raw(locked.caller().gid()));
@@ -186,13 +190,13 @@ fn start_program(locked: &LockedDown, program: &Program<'_>) -> Result<()> {
         fs::fchown(file, Some(uid), Some(gid)).during("give a pipe to", program.name)?;
     }
     let keeper = getpid();
-    start(program.name, || become_program(locked, program, keeper, &tell, &words))?;
+    let pid = start(program.name, || become_program(locked, program, keeper, &tell, &words))?;
     drop(tell);
     let mut first = [0];
     if crate::child::readable_before(&ready, Instant::now() + PATIENCE)
         && matches!(ready.read(&mut first), Ok(1))
     {
-        return Ok(());
+        return Ok(pid);
     }
     let mut words = std::fs::File::from(words);
     let mut text = Vec::new();

@@ -50,6 +50,14 @@ fn everything_started_by_ssh_ends_with_the_job_daemons_and_runaways_too() {
     while cluster.processes().matches("/home/alice/crowd").count() < 30 {
         assert!(begun.elapsed() < Duration::from_secs(10), "{}", cluster.processes());
     }
+    // The keeper keeps nothing in use but the job's own directory and container.
+    for keeper in cluster.keepers() {
+        assert_eq!(std::fs::read_link(format!("/proc/{keeper}/cwd")).unwrap(), Path::new("/"));
+        let open = std::fs::read_dir(format!("/proc/{keeper}/fd")).unwrap();
+        let open = open.map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap().display().to_string());
+        let kept = ["/dev/null", "/run/shifter/jobs/1", "/1", "mnt:["];
+        open.for_each(|file| assert!(kept.iter().any(|known| file.starts_with(known)), "{file}"));
+    }
     // Programs of the user's that only look like it are none of ours; they end by their own means.
     let mut same_name =
         cluster.machine.as_user("bob").spawn(&["bash", "-c", "exec -a /opt/udiImage/sbin/sshd sleep 1000"]);

@@ -235,3 +235,33 @@ fn a_second_job_on_a_node_gets_an_sshd_where_the_site_gives_it_a_port() {
     cluster.unsetup();
     cluster.machine.finish();
 }
+
+#[test]
+fn the_nodes_own_root_as_image_has_an_sshd_too() {
+    let cluster = cluster(2);
+    let tree = common::cluster::tree(&cluster.machine).display().to_string();
+    let keys = [
+        ("optUdiImage", tree.as_str()),
+        ("siteEnvAppend", "PATH=/opt/udiImage/bin"),
+        ("allowLocalChroot", "1"),
+    ];
+    cluster.machine.sandbox.write_udiroot(&keys).unwrap();
+    let program = cluster.machine.sandbox.program("setupRoot").unwrap().display().to_string();
+    for node in 0..2 {
+        let usual =
+            [program.as_str(), "-U4201", "-G4201", "-ualice", "--job=1", "-Nn1/1 n2/1", "-s", &cluster.key];
+        cluster.root(node).run(&[&usual[..], &["local", "/"]].concat()).unwrap().success().unwrap();
+    }
+    let words = cluster.machine.program(&[
+        "-v",
+        "--image=local:/",
+        "sh",
+        "-c",
+        "ssh n2 'hostname; cat /var/hostsfile'",
+    ]);
+    let out = cluster.machine.as_user("alice").on(&cluster.nodes[0]).run(&words).unwrap();
+    assert!(out.err().contains("joined     "), "{}", out.describe());
+    assert_eq!(out.success().unwrap(), "n2\nn1\nn2\n");
+    cluster.unsetup();
+    cluster.machine.finish();
+}

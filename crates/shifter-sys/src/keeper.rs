@@ -153,9 +153,10 @@ fn keep(
     Ok(())
 }
 
-/// A session of its own without a terminal, and no descriptor but those needed.
+/// A session of its own without a terminal, no directory that it would keep in use, and no descriptor but those needed.
 fn leave_everything(program: &Program<'_>, pipes: &[i32]) -> Result<()> {
     setsid().during("leave the session of", "its maker")?;
+    rustix::process::chdir("/").during("enter", "/")?;
     let _older_names_do = rustix::thread::set_name(c"shifter-keeper");
     set_child_subreaper(Some(getpid())).during("adopt", "what is left behind")?;
     children_of(getpid())?;

@@ -174,7 +174,10 @@ fn a_setup_that_fails_says_why_and_leaves_nothing() {
             &["-U", "4201", "-G", "4201", "-u", "alice", "-v", "/nowhere:/mnt", "id", id],
             "Site postmount hook failed.",
         ),
-        (&["-s", "ssh-ed25519 AAAA"], "starts no sshd"),
+        (
+            &["-U", "4201", "-G", "4201", "-u", "alice", "-s", "ssh-ed25519 AAAA", "id", id],
+            "-s needs -N: the hosts between which the key is for",
+        ),
     ] {
         let said = root(&machine, "setupRoot", words).failure(1).unwrap();
         assert!(said.starts_with("setupRoot: ") && said.contains(expected), "{words:?}: {said}");

@@ -32,15 +32,8 @@ impl Account {
         if next().is_some() || !is_name(name) || ![gecos, home, shell].into_iter().all(clean) {
             return None;
         }
-        let owned = str::to_owned;
-        Some(Self {
-            name: owned(name),
-            uid,
-            gid,
-            gecos: owned(gecos),
-            home: owned(home),
-            shell: owned(shell),
-        })
+        let [name, gecos, home, shell] = [name, gecos, home, shell].map(str::to_owned);
+        Some(Self { name, uid, gid, gecos, home, shell })
     }
 
     /// The account of `uid` in a passwd file's text.

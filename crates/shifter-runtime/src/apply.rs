@@ -162,6 +162,11 @@ impl Build<'_> {
             Step::VarFile { name, content } => {
                 dir::write_new(self.place("/var")?, name, content.as_bytes())?;
             }
+            #[cfg(feature = "setup")]
+            Step::File(path, content) => {
+                let (parent, name) = self.parent_of(path)?;
+                dir::write_new(parent, name, content.as_bytes())?;
+            }
             Step::SealRoot => {
                 let (flags, private) = (mount::SAFE_READ_ONLY, mount::Propagation::Private);
                 mount::set_attributes_at(self.root()?, "", mount::Depth::One, flags, private)?;

@@ -47,18 +47,10 @@ pub fn build(sources: &Sources<'_>) -> Environment {
 }
 
 fn apply_site(environment: &mut Environment, site: &SiteEnv) {
-    for variable in &site.set {
-        environment.set(variable.as_bytes());
-    }
-    for variable in &site.append {
-        environment.append(variable.as_bytes());
-    }
-    for variable in &site.prepend {
-        environment.prepend(variable.as_bytes());
-    }
-    for name in &site.unset {
-        environment.unset(name.as_bytes());
-    }
+    site.set.iter().for_each(|variable| environment.set(variable.as_bytes()));
+    site.append.iter().for_each(|variable| environment.append(variable.as_bytes()));
+    site.prepend.iter().for_each(|variable| environment.prepend(variable.as_bytes()));
+    site.unset.iter().for_each(|name| environment.unset(name.as_bytes()));
 }
 
 #[cfg(test)]

@@ -193,11 +193,8 @@ impl fmt::Display for Error {
                 "Failed to lookup username: no account of uid {uid} in etcPath/passwd, /etc/passwd or getent passwd"
             ),
             Error::UnknownImport(name) => {
-                write!(
-                    f,
-                    "FAILED to import user {}: usersToImport names an account that is not there",
-                    name.escape_debug()
-                )
+                let name = name.escape_debug();
+                write!(f, "FAILED to import user {name}: usersToImport names an account that is not there")
             }
             Error::Lookup { image } => {
                 write!(

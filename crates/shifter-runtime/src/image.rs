@@ -88,12 +88,8 @@ impl Image {
         if !config.udiroot.allow_local_chroot {
             return Err(Error::LocalForbidden);
         }
-        Ok(Self {
-            id: path.to_owned(),
-            meta: Meta::default(),
-            content: Content::Local,
-            identity: String::new(),
-        })
+        let (id, identity) = (path.to_owned(), String::new());
+        Ok(Self { id, meta: Meta::default(), content: Content::Local, identity })
     }
 
     /// The directory of a `VFS` or local image; opened in the namespace in which it is to be mounted. A directory of

@@ -75,6 +75,9 @@ pub enum Step {
         /// Its whole text.
         content: String,
     },
+    /// Write a file of root's, readable by all: path in the container, whole text.
+    #[cfg(feature = "setup")]
+    File(String, String),
     /// Make the root itself read-only.
     SealRoot,
 }
@@ -99,7 +102,7 @@ pub struct Bind {
 /// Name in `/var` of the record by which old versions find a container again.
 pub(crate) const STATE_FILE: &str = "shifterConfig.json";
 /// Where the site's own tree is shown.
-pub(crate) const UDI_IMAGE: &str = "/opt/udiImage";
+pub const UDI_IMAGE: &str = "/opt/udiImage";
 
 /// Directories every container has, in the order they are made.
 const DIRECTORIES: [(&str, u32); 14] = [
@@ -272,6 +275,11 @@ impl fmt::Display for Step {
             Step::OverlayEtc => f.write_str("overlay    /etc over image:/etc (ro,nosuid,nodev)"),
             Step::Volume(map, _) | Step::Cache(map, _) => write!(f, "volume     {}", map.signature),
             Step::VarFile { name, .. } => write!(f, "file       /var/{name}"),
+            #[cfg(feature = "setup")]
+            Step::File(path, content) => {
+                let size = content.len();
+                write!(f, "file       {path} ({size} bytes)")
+            }
             Step::SealRoot => f.write_str("read-only  /"),
         }
     }

@@ -17,6 +17,8 @@ Prepares a container for a job of USER on this node; shifter joins it.
   -m MODULES      modules, separated by commas; none for none
   -N \"HOST/TASKS ...\"
                   hosts of the job, for /var/hostsfile
+  -s KEY          the user's public key: start an sshd in the container that lets nobody else in
+  --identity=FILE where the user has the private one, for ssh in the container; may begin with ~/
   -V              print the plan
   --groups=GID,GID
                   the user's groups; default: what getent initgroups says
@@ -46,6 +48,10 @@ pub struct Options {
     pub volumes: String,
     /// `-m`
     pub modules: Option<String>,
+    /// `-s`
+    pub key: Option<String>,
+    /// `--identity`
+    pub identity: Option<String>,
     /// `-N`, as the text of `/var/hostsfile`
     pub hosts: Option<String>,
     /// `-V`
@@ -73,8 +79,6 @@ pub enum Fault {
     Value(String, String, &'static str),
     /// A word whose bytes are no text.
     NotText(String),
-    /// `-s`
-    NoSshd,
 }
 
 impl fmt::Display for Fault {
@@ -86,7 +90,6 @@ impl fmt::Display for Fault {
                 write!(f, "the value \"{}\" of {option} must be {expected}", value.escape_debug())
             }
             Fault::NotText(word) => write!(f, "the word \"{word}\" is not UTF-8"),
-            Fault::NoSshd => f.write_str("-s: this version starts no sshd in containers yet; leave it out"),
         }
     }
 }
@@ -137,7 +140,15 @@ pub fn parse<W: Into<OsString>>(words: impl IntoIterator<Item = W>, letters: &st
             "-v" => options.volumes = format!("{};{}", options.volumes, value()?),
             "-m" => options.modules = Some(value()?),
             "-N" => options.hosts = Some(hosts(&value()?)?),
-            "-s" => return Err(Fault::NoSshd),
+            "-s" => options.key = Some(value()?),
+            "--identity" => {
+                let unfit = |letter: char| letter.is_control() || "\"\\".contains(letter);
+                let file = value()?;
+                if file.is_empty() || file.contains(unfit) {
+                    return Err(Fault::Value(name, file, "a path without quotes and backslashes"));
+                }
+                options.identity = Some(file);
+            }
             "--groups" => {
                 let groups = value()?;
                 let groups = groups.split(',').filter(|group| !group.is_empty()).map(str::to_owned);
@@ -163,7 +174,8 @@ fn hosts(text: &str) -> Result<String, Fault> {
         let bad = || Fault::Value("-N".to_owned(), word.to_owned(), "HOST/TASKS");
         let (host, count) = word.split_once('/').ok_or_else(bad)?;
         let count: usize = count.parse().ok().filter(|count| (1..=MOST).contains(count)).ok_or_else(bad)?;
-        if host.is_empty() || host.chars().any(char::is_control) || lines.len() > MOST {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+        if host.is_empty() || !host.bytes().all(is_name) || lines.len() > MOST {
             return Err(bad());
         }
         lines.push_str(&format!("{host}\n").repeat(count));
@@ -214,7 +226,11 @@ mod tests {
             ("-N host1_host2", "the value \"host1\" of -N must be HOST/TASKS"),
             ("-N host1/0", "the value \"host1/0\" of -N must be HOST/TASKS"),
             ("--job=../x", "the value \"../x\" of --job must be a number"),
-            ("-s ssh-ed25519", "-s: this version starts no sshd in containers yet; leave it out"),
+            ("-N host*/1", "the value \"host*/1\" of -N must be HOST/TASKS"),
+            (
+                "--identity=a\"b",
+                "the value \"a\\\"b\" of --identity must be a path without quotes and backslashes",
+            ),
         ] {
             assert_eq!(parsed(line).unwrap_err().to_string(), expected, "{line}");
         }

@@ -4,6 +4,7 @@
 //! of, and a failure takes everything down again.
 
 use crate::options::Options;
+use crate::sshd::{self, Sshd};
 use crate::teardown::{self, IMAGE, OWNER, image_place};
 use shifter_core::descriptor::Descriptor;
 use shifter_core::image_type::ImageType;
@@ -17,8 +18,10 @@ use shifter_runtime::{Error, account, apply, etc};
 use shifter_sys::child::output_of;
 use shifter_sys::credentials::Caller;
 use shifter_sys::directory as dir;
+use shifter_sys::keeper::Begun;
 use shifter_sys::lockdown::{LockedDown, lock_down_for};
 use shifter_sys::namespace::pin;
+use shifter_sys::trusted;
 use std::time::Duration;
 
 type Failure = Box<dyn std::error::Error>;
@@ -42,18 +45,33 @@ pub fn prepare(options: &Options) -> Result<String, Failure> {
         None => groups_of(&locked, &options.user)?,
     };
     locked.act_for(Caller::of_job(options.uid, options.gid, &groups)?);
-    let config = match &options.config {
-        Some(path) => TrustedConfig::open_at(&locked, path)?,
-        None => TrustedConfig::open(&locked)?,
-    };
+    let config = configuration(&locked, options.config.as_deref())?;
+    prepare_as(options, &descriptor, &locked, &config)
+}
+
+/// The configuration, or another one that was named.
+pub fn configuration(locked: &LockedDown, path: Option<&str>) -> Result<TrustedConfig, Failure> {
+    Ok(match path {
+        Some(path) => TrustedConfig::open_at(locked, path)?,
+        None => TrustedConfig::open(locked)?,
+    })
+}
+
+/// The same for `locked`'s user, whose groups are known, and an image whose identifier is.
+pub fn prepare_as(
+    options: &Options,
+    descriptor: &Descriptor,
+    locked: &LockedDown,
+    config: &TrustedConfig,
+) -> Result<String, Failure> {
     let image = match descriptor.image_type {
-        ImageType::Local => Image::local(&config, &descriptor.tag)?,
-        _ => Image::open(&config, locked.caller(), &descriptor.tag)?,
+        ImageType::Local => Image::local(config, &descriptor.tag)?,
+        _ => Image::open(config, locked.caller(), &descriptor.tag)?,
     };
     let modules = config.udiroot.select_modules(options.modules.as_deref())?;
     let modules: Vec<Module> = modules.into_iter().cloned().collect();
     let volumes = volume::parse_user(&options.volumes, &config.shifter.volumes)?;
-    let account = account::of_caller(&config, &locked)?;
+    let account = account::of_caller(config, locked)?;
     if account.name != options.user {
         let (uid, other) = (options.uid, &account.name);
         return Err(format!("uid {uid} is {other}'s, not \"{}\"'s", options.user.escape_debug()).into());
@@ -63,13 +81,12 @@ pub fn prepare(options: &Options) -> Result<String, Failure> {
         user: &account.name,
         modules: &modules,
         volumes: &volumes,
-        etc: etc::site_layer(&config, &locked, &account)?,
+        etc: etc::site_layer(config, locked, &account)?,
         hosts: options.hosts.clone(),
     };
-    let plan = MountPlan::build(&config, wanted);
-    let record = prepared::describe(&config, locked.caller(), &image, &modules, &volumes)?;
-    let shown = format!("{record}{plan}");
-
+    let sshd = Sshd::wanted(options, config, locked)?;
+    let mut plan = MountPlan::build(config, wanted);
+    let record = prepared::describe(config, locked.caller(), &image, &modules, &volumes)?;
     let key = options.job.as_deref().unwrap_or(NO_JOB);
     let jobs = pin::private_directory(&prepared::directory())?;
     if !dir::make_if_absent(&jobs, key, 0o700)? {
@@ -77,17 +94,33 @@ pub fn prepare(options: &Options) -> Result<String, Failure> {
             format!("a container for job {key} is prepared already; unsetupRoot takes it down").into()
         );
     }
-    let built = build(key, &plan, &record, &config, &image, &locked);
+    let at = format!("{}/{key}", prepared::directory());
+    let built = dir::find(&jobs, key, dir::Links::Refuse).map_err(Failure::from).and_then(|job| {
+        if let Some(sshd) = &sshd {
+            let variables = sshd::variables(config, &image, &modules);
+            sshd.add_files(&mut plan, &account.name, &variables, (&job, &at))?;
+        }
+        build(key, &plan, config, &image, locked)?;
+        let begun = match &sshd {
+            Some(sshd) => {
+                let (pin, _) = trusted::open_file_in(&job, prepared::PIN, &[])?;
+                Some(sshd.start(locked, &job, &pin)?)
+            }
+            None => None,
+        };
+        // Last: nobody joins what has no record.
+        dir::write_new(&job, prepared::RECORD, record.as_bytes())?;
+        Ok(begun.map_or(Ok(()), Begun::let_go)?)
+    });
     if built.is_err() {
-        teardown::job(key, &config).iter().for_each(|fault| crate::say(&format!("setupRoot: {fault}")));
+        teardown::job(key, config).iter().for_each(|fault| crate::say(&format!("setupRoot: {fault}")));
     }
-    built.map(|()| shown)
+    built.map(|()| format!("{record}{plan}"))
 }
 
 fn build(
     key: &str,
     plan: &MountPlan,
-    record: &str,
     config: &TrustedConfig,
     image: &Image,
     locked: &LockedDown,
@@ -109,12 +142,11 @@ fn build(
         Some(container) => container.enter().map_err(said),
         None => apply::apply(plan, config, image, locked, &mut |_| {}).map(drop).map_err(said),
     })?;
-    // Last: nobody joins what has no record.
-    Ok(dir::write_new(&job, prepared::RECORD, record.as_bytes())?)
+    Ok(())
 }
 
 /// The groups of a user as the system's directory services know them; never this program's own.
-fn groups_of(locked: &LockedDown, user: &str) -> Result<Vec<u32>, Failure> {
+pub fn groups_of(locked: &LockedDown, user: &str) -> Result<Vec<u32>, Failure> {
     let output = output_of(locked, &[GETENT, "initgroups", user], 1 << 20, PATIENCE)?;
     let mut words = output.text.lines().next().unwrap_or("").split_whitespace();
     if output.code != Some(0) || words.next() != Some(user) {

@@ -1,6 +1,7 @@
-//! Taking prepared containers down. It never stops at the first failure, signals nobody, and finds nothing wrong
-//! where nothing is left.
+//! Taking prepared containers down. It never stops at the first failure, signals nobody but a job's sshd and what was
+//! started through it, and finds nothing wrong where nothing is left.
 
+use crate::sshd;
 use shifter_runtime::config::TrustedConfig;
 use shifter_runtime::prepared;
 use shifter_sys::{Error, directory as dir, namespace, trusted};
@@ -24,6 +25,11 @@ pub fn job(key: &str, config: &TrustedConfig) -> Vec<Error> {
     let mut faults = Vec::new();
     let Some(jobs) = kept(&mut faults, jobs()) else { return faults };
     let Some(jobs) = jobs else { return faults };
+    // First: what runs in the container, and even if this program is killed from here on.
+    let directory = kept(&mut faults, dir::find_if_present(&jobs, key, dir::Links::Refuse)).flatten();
+    if let Some(job) = &directory {
+        kept(&mut faults, sshd::end(job));
+    }
     let owns = dir::link_target(&jobs, OWNER).as_deref() == Some(key);
     kept(&mut faults, namespace::unmount_all(&format!("{}/{key}/{}", prepared::directory(), prepared::PIN)));
     kept(&mut faults, namespace::unmount_all(&image_place(key)));

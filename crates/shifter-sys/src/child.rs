@@ -50,7 +50,7 @@ pub fn output_of(locked: &LockedDown, argv: &[&str], limit: usize, patience: Dur
 
 /// Runs `/bin/sh SCRIPT` as root in `directory`, to its end.
 pub fn run_hook(script: &str, directory: &OwnedFd) -> Result<Output> {
-    run_as_root(script, |said| {
+    run_child(script, |said| {
         rustix::process::fchdir(directory).during("enter", "the container's root")?;
         exec_as_root(&["/bin/sh", script], said, 3)
     })
@@ -59,7 +59,7 @@ pub fn run_hook(script: &str, directory: &OwnedFd) -> Result<Output> {
 /// Runs a program of the system as root, to its end; it gets `file` as descriptor 3.
 pub fn run_on(argv: &[&str], file: &OwnedFd) -> Result<Output> {
     let name = argv.first().copied().unwrap_or("");
-    run_as_root(name, |said| {
+    run_child(name, |said| {
         // Beyond 3, so that it can be copied there.
         let file = rustix::io::fcntl_dupfd_cloexec(file, 4).during("keep", name)?;
         let said = rustix::io::fcntl_dupfd_cloexec(said, 4).during("keep", name)?;
@@ -69,9 +69,15 @@ pub fn run_on(argv: &[&str], file: &OwnedFd) -> Result<Output> {
     })
 }
 
+/// Runs a program of the system as root, to its end.
+#[cfg(feature = "setup")]
+pub fn run_as_root(argv: &[&str]) -> Result<Output> {
+    run_child(argv[0], |said| exec_as_root(argv, said, 3))
+}
+
 /// Runs `action`, which ends in [`exec_as_root`], in a child. What it prints goes to memory: a stream of the user's
 /// could be closed, or never read.
-fn run_as_root(name: &str, action: impl FnOnce(&OwnedFd) -> Result<()>) -> Result<Output> {
+fn run_child(name: &str, action: impl FnOnce(&OwnedFd) -> Result<()>) -> Result<Output> {
     let said =
         fs::memfd_create("said", fs::MemfdFlags::CLOEXEC).during("make room for the words of", name)?;
     let pid = start(name, || action(&said))?;
@@ -175,7 +181,7 @@ fn ends_before(pid: Pid, deadline: Instant) -> bool {
     pidfd_open(pid, PidfdFlags::empty()).is_ok_and(|process| readable_before(&process, deadline))
 }
 
-fn readable_before(fd: &impl AsFd, deadline: Instant) -> bool {
+pub(crate) fn readable_before(fd: &impl AsFd, deadline: Instant) -> bool {
     let left = deadline.saturating_duration_since(Instant::now());
     let mut wanted = [rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)];
     let timeout =

@@ -120,7 +120,8 @@ pub fn read_as_user(_proof: &Unprivileged, path: &str, limit: u64) -> Result<Vec
     crate::trusted::read_bytes(open_to_read(path)?, path, limit)
 }
 
-fn open_to_read(path: &str) -> Result<OwnedFd> {
+/// Opens a path of the host as whoever does it.
+pub fn open_to_read(path: &str) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     fs::open(path, flags, Mode::empty()).during("open", path)
 }

@@ -3,6 +3,7 @@
 
 use crate::credentials::Unprivileged;
 use crate::error::{During, Error, Result};
+use rustix::fd::{IntoRawFd, OwnedFd};
 use std::ffi::{CString, c_char};
 use std::io;
 
@@ -39,6 +40,18 @@ pub fn exec(
         }
     }
     worst
+}
+
+/// What execve(2) was asked to start: this program, or a script that names it as its interpreter.
+pub fn started_as() -> &'static [u8] {
+    rustix::param::linux_execfn().to_bytes()
+}
+
+/// Leaves an open file to the user's program.
+pub fn leave_open(_proof: &Unprivileged, file: OwnedFd) -> Result<()> {
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).during("leave open", "the script")?;
+    let _not_closed = file.into_raw_fd();
+    Ok(())
 }
 
 /// Changes to a directory with the user's rights and makes sure that it lies in the container: a directory

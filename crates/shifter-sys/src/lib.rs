@@ -11,6 +11,8 @@ pub mod descriptors;
 pub mod directory;
 pub mod error;
 pub mod exec;
+#[cfg(feature = "setup")]
+pub mod keeper;
 pub mod lockdown;
 pub mod loopdev;
 pub mod mount;

@@ -110,6 +110,15 @@ impl LockedDown {
         self.roots
     }
 
+    /// Does something whose helpers run as the user, as they do in the setuid program: what they say is the user's word.
+    #[cfg(feature = "setup")]
+    pub fn with_helpers_of_the_user<T>(&mut self, action: impl FnOnce(&Self) -> T) -> T {
+        self.roots = false;
+        let result = action(self);
+        self.roots = true;
+        result
+    }
+
     /// Goes on for this user, of whom more is known now; for programs that root runs.
     #[cfg(feature = "setup")]
     pub fn act_for(&mut self, user: Caller) {

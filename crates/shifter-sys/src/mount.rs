@@ -87,13 +87,11 @@ pub fn new_overlay(proc: &Proc, layers: &[&OwnedFd], write: Option<[&OwnedFd; 2]
     let lower: Vec<String> = layers.iter().map(|layer| path_of(proc, *layer)).collect();
     let lower = lower.join(":");
     let options = [("source", "shifter"), ("lowerdir", lower.as_str())];
-    match write.map(|[upper, work]| (path_of(proc, upper), path_of(proc, work))) {
-        None => new_file_system("overlay", &options, SAFE_READ_ONLY),
-        Some((upper, work)) => {
-            let [source, lower] = options;
-            new_file_system("overlay", &[source, lower, ("upperdir", &upper), ("workdir", &work)], SAFE)
-        }
-    }
+    let Some([upper, work]) = write.map(|places| places.map(|place| path_of(proc, place))) else {
+        return new_file_system("overlay", &options, SAFE_READ_ONLY);
+    };
+    let changes = [("upperdir", upper.as_str()), ("workdir", work.as_str())];
+    new_file_system("overlay", &[options, changes].concat(), SAFE)
 }
 
 /// A detached copy of the mount at an open place, with `flags` set on it and, if asked, on all below.
@@ -132,15 +130,6 @@ pub fn graft(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr) -> Result<()> 
     move_mount(&copy, "", to, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).during("mount on", name)
 }
 
-/// `struct mount_attr` of linux/mount.h.
-#[repr(C)]
-struct MountAttr {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    user_namespace: u64,
-}
-
 /// Sets flags and propagation of the mount at `path` from `directory`.
 pub fn set_attributes_at(
     directory: impl AsFd,
@@ -162,10 +151,11 @@ pub fn set_attributes_at(
 /// mount_setattr(2); `[set, clear, propagation]`.
 fn change_attributes(directory: impl AsFd, path: &str, how: i32, change: [u64; 3]) -> Result<()> {
     let [set, clear, propagation] = change;
-    let attributes = MountAttr { set, clear, propagation, user_namespace: 0 };
+    // `struct mount_attr` of linux/mount.h, the last for a user namespace.
+    let attributes = [set, clear, propagation, 0u64];
     let c_path =
         std::ffi::CString::new(path).map_err(std::io::Error::from).during("set the flags of", path)?;
-    // SAFETY: the path is NUL-terminated, the structure is mount_attr in its first version, whose size is
+    // SAFETY: the path is NUL-terminated, the array is mount_attr in its first version, whose size is
     // passed, and both outlive the call; mount_setattr(2) writes to neither.
     let code = unsafe {
         libc::syscall(
@@ -173,8 +163,8 @@ fn change_attributes(directory: impl AsFd, path: &str, how: i32, change: [u64; 3
             directory.as_fd().as_raw_fd(),
             c_path.as_ptr(),
             how,
-            &attributes as *const MountAttr,
-            size_of::<MountAttr>(),
+            attributes.as_ptr(),
+            size_of_val(&attributes),
         )
     };
     if code == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).during("set the flags of", path) }

@@ -20,7 +20,7 @@ use shifter_runtime::{account, apply, command, environment, etc, lookup, prepare
 use shifter_sys::child;
 use shifter_sys::credentials::{Unprivileged, irrevocably_drop_privileges, step_down};
 use shifter_sys::directory::read_as_user;
-use shifter_sys::exec::{enter_directory, exec};
+use shifter_sys::exec::{enter_directory, exec, started_as};
 use shifter_sys::lockdown::{LockedDown, lock_down};
 use std::process::ExitCode;
 
@@ -45,8 +45,9 @@ const LARGEST_ENVIRONMENT_FILE: u64 = 1 << 20;
 
 type Failure = Box<dyn std::error::Error>;
 
-fn run(words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
-    let options = match options::parse(words) {
+fn run(mut words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
+    let script = command::split_first_line(&mut words, started_as());
+    let mut options = match options::parse(words) {
         Ok(Outcome::Run(options)) => options,
         Ok(Outcome::Help) => {
             step_down();
@@ -62,11 +63,15 @@ fn run(words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
     let verbose = messages::Verbose::new(options.verbose);
 
     let locked = lock_down().inspect_err(|_| step_down())?;
+    if script.is_some() && options.words.first() == script.as_ref() {
+        options.words.insert(0, b"/bin/sh".to_vec());
+    }
+    let script = script.and_then(|path| command::Script::open(&locked, &path));
     if options.dry_run {
         // What is only shown is shown with the user's own rights.
         irrevocably_drop_privileges(locked.caller())?;
     }
-    let (built, ready) = match assemble(&options, &locked, &verbose) {
+    let (built, mut ready) = match assemble(&options, &locked, &verbose) {
         Ok(both) => both,
         Err(failure) => {
             let user = irrevocably_drop_privileges(locked.caller())?;
@@ -90,7 +95,7 @@ fn run(words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
     verbose.flush();
     // Work that grows with what caller and image bring is the user's to do, under the user's limits.
     if let Err(error) = enter_directory(&user, &ready.directory) {
-        messages::warning(&format!("Failed to switch to working dir, staying in /: {error}"));
+        messages::error(&format!("Failed to switch to working dir, staying in /: {error}"));
         enter_directory(&user, b"/")?;
     }
     let file = options.environment_file(&user)?;
@@ -98,10 +103,12 @@ fn run(words: Vec<Vec<u8>>) -> Result<ExitCode, Failure> {
     for module in &ready.modules {
         let Some(script) = &module.userhook else { continue };
         if child::run_as_user(&user, script, environment.entries())? != Some(0) {
-            return Err(
-                options::Fault::UserHook { module: module.name.clone(), script: script.clone() }.into()
-            );
+            let (module, script) = (module.name.clone(), script.clone());
+            return Err(options::Fault::UserHook { module, script }.into());
         }
+    }
+    if let Some(script) = script {
+        script.name_in(&mut ready.argv, &user, &locked);
     }
     let argv = &ready.argv;
     verbose.say("run        ", &String::from_utf8_lossy(&argv[0]));

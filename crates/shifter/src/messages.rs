@@ -11,14 +11,9 @@ pub(crate) fn print(text: &str) {
     let _closed_is_the_callers_choice = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// One error, on standard error.
+/// One error, on standard error, or something the user should know though it stops nothing.
 pub(crate) fn error(failure: &dyn Display) {
     say(&format!("shifter: {failure}\n"));
-}
-
-/// Something the user should know though it stops nothing.
-pub(crate) fn warning(text: &str) {
-    say(&format!("shifter: {text}\n"));
 }
 
 /// The fault first, then how it is done right.

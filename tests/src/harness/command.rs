@@ -21,6 +21,7 @@ pub struct UserCommand {
     directory: PathBuf,
     stdin: Vec<u8>,
     limit: Duration,
+    within: Option<u32>,
 }
 
 /// What came of a run.
@@ -76,6 +77,7 @@ impl UserCommand {
             directory: PathBuf::from("/"),
             stdin: Vec::new(),
             limit: Duration::from_secs(60),
+            within: None,
         }
     }
 
@@ -107,9 +109,21 @@ impl UserCommand {
         self
     }
 
+    /// In the namespaces of this process.
+    #[must_use]
+    pub(super) fn within(self, pid: u32) -> Self {
+        Self { within: Some(pid), ..self }
+    }
+
     /// The words that start `words` under this account.
     fn prefixed(&self, words: &[&str]) -> Vec<String> {
         let mut prefixed = Vec::new();
+        if let Some(pid) = self.within {
+            let directory = format!("--wdns={}", self.directory.display());
+            let words =
+                ["nsenter", &format!("--target={pid}"), "--net", "--mount", "--uts", &directory, "--"];
+            prefixed.extend(words.map(str::to_owned));
+        }
         if let Some(account) = self.account {
             let groups: Vec<_> = account.groups.iter().map(u32::to_string).collect();
             prefixed.extend(["setpriv".to_owned(), format!("--reuid={}", account.uid)]);

@@ -15,11 +15,15 @@ use super::leak::Snapshot;
 use super::namespace::{self, BASE, set_mode};
 
 /// The product's programs: directory below the prefix, and mode.
-const PROGRAMS: [(&str, &str, u32); 6] = [
+const PROGRAMS: [(&str, &str, u32); 10] = [
     ("shifter", "bin", 0o4755),
     ("shifterimg", "bin", 0o755),
     ("setupRoot", "sbin", 0o755),
     ("unsetupRoot", "sbin", 0o755),
+    ("shifter-prologue", "sbin", 0o755),
+    ("shifter-epilogue", "sbin", 0o755),
+    ("shifter-nhc", "sbin", 0o755),
+    ("shifter_slurm_dws_support", "sbin", 0o755),
     ("shifter-imagegw", "sbin", 0o755),
     ("fasthash", "bin", 0o755),
 ];
@@ -31,6 +35,7 @@ pub struct Sandbox {
     daemons: Vec<Option<Daemon>>,
     before: Snapshot,
     directories: u32,
+    openssh: Option<fs::File>,
 }
 
 impl Sandbox {
@@ -41,6 +46,8 @@ impl Sandbox {
     pub fn new() -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let programs = read_programs()?;
+        let openssh = std::env::var_os("SHIFTER_BIN_DIR")
+            .and_then(|directory| fs::File::open(Path::new(&directory).join("openssh")).ok());
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .context("become a subreaper")?;
         namespace::enter()?;
@@ -68,7 +75,7 @@ impl Sandbox {
         let _absent_is_fine = fs::remove_dir_all("/etc/shifter");
         make_directory(Path::new("/etc/shifter"))?;
         let before = Snapshot::take(&mark)?;
-        let sandbox = Self { directory, daemons: Vec::new(), before, directories: 0 };
+        let sandbox = Self { directory, daemons: Vec::new(), before, directories: 0, openssh };
         sandbox.write_udiroot(&[])?;
         Ok(sandbox)
     }
@@ -195,8 +202,18 @@ impl Sandbox {
         if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
     }
 
+    /// The directory of the OpenSSH that was built, opened before the namespace hid it.
+    pub(super) fn openssh(&self) -> Option<&fs::File> {
+        self.openssh.as_ref()
+    }
+
+    /// Where the next daemon's log will be.
+    pub(super) fn next_log(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}-{}.log", self.daemons.len()))
+    }
+
     pub(super) fn start_daemon(&mut self, start: &Start<'_>, ready: &dyn Fn() -> bool) -> Result<DaemonId> {
-        let log = self.directory.join(format!("{}-{}.log", start.name, self.daemons.len()));
+        let log = self.next_log(start.name);
         let mut daemon = Daemon::start(start, &log)?;
         let outcome = daemon.wait_until(ready);
         if outcome.is_err() {

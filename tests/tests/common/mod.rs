@@ -1,6 +1,7 @@
 //! A test machine with one image in place, and short ways to run things in its containers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, unreachable_pub, missing_docs)]
 
+pub mod cluster;
 pub mod jobs;
 pub mod site;
 

@@ -37,16 +37,10 @@ impl Build<'_> {
             }
             "tmpfs" => {
                 let size = cache.size.to_string();
-                mount::new_file_system(
-                    "tmpfs",
-                    &[("source", "shifter"), ("size", &size), ("mode", "0755")],
-                    mount::SAFE,
-                )?
+                let options = [("source", "shifter"), ("size", &size), ("mode", "0755")];
+                mount::new_file_system("tmpfs", &options, mount::SAFE)?
             }
-            kind => self.new_disk(kind, cache.size).map_err(|error| match error {
-                Error::Volume { rule, .. } => refuse(rule),
-                other => other,
-            })?,
+            kind => self.new_disk(kind, cache.size, &map.signature)?,
         };
         dir::give(&made, uid, gid, &map.to)?;
         if map.read_only {
@@ -56,13 +50,12 @@ impl Build<'_> {
         Ok(made)
     }
 
-    fn new_disk(&self, kind: &str, size: u64) -> Result<OwnedFd> {
+    fn new_disk(&self, kind: &str, size: u64, map: &str) -> Result<OwnedFd> {
         let conf = &self.config.udiroot;
-        let refuse = |rule: &str| Error::Volume { map: String::new(), rule: rule.to_owned() };
+        let refuse = |rule: &str| Error::Volume { map: map.to_owned(), rule: rule.to_owned() };
         if conf.per_node_cache_path.is_empty() {
-            return Err(refuse(
-                "there is no place for a perNodeCache here: udiRoot.conf lacks perNodeCachePath",
-            ));
+            let rule = "there is no place for a perNodeCache here: udiRoot.conf lacks perNodeCachePath";
+            return Err(refuse(rule));
         }
         let mut tools = match kind {
             "xfs" => vec![conf.mkfs_xfs_path.as_str()],
@@ -70,9 +63,8 @@ impl Build<'_> {
         };
         tools.retain(|tool| !tool.is_empty() && trusted::open(tool, trusted::Kind::File).is_ok());
         let Some(tool) = tools.first() else {
-            return Err(refuse(
-                "the program that makes its file system is not here (mkfsXfsPath, mkfs.ext4)",
-            ));
+            let rule = "the program that makes its file system is not here (mkfsXfsPath, mkfs.ext4)";
+            return Err(refuse(rule));
         };
         let place = trusted::open(&conf.per_node_cache_path, trusted::Kind::Directory)?;
         let file = dir::make_nameless(&place, size, &conf.per_node_cache_path)?;

@@ -1,9 +1,8 @@
 //! `unsetupRoot`: run by the batch system as root after a job. Exit status 0, or 1 with a sentence for each thing that
 //! could not be taken down.
 
-use shifter_runtime::config::TrustedConfig;
 use shifter_setup::options::{self, Options};
-use shifter_setup::{say, teardown};
+use shifter_setup::{prepare, say, teardown};
 use shifter_sys::credentials::Caller;
 use shifter_sys::lockdown::lock_down_for;
 use std::process::ExitCode;
@@ -25,10 +24,7 @@ fn main() -> ExitCode {
 fn take_down(options: &Options) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     const NOBODY: u32 = 65_534;
     let locked = lock_down_for(Caller::of_job(NOBODY, NOBODY, &[])?)?;
-    let config = match &options.config {
-        Some(path) => TrustedConfig::open_at(&locked, path)?,
-        None => TrustedConfig::open(&locked)?,
-    };
+    let config = prepare::configuration(&locked, options.config.as_deref())?;
     let faults = match &options.job {
         Some(key) => teardown::job(key, &config),
         None => teardown::everything(&config),

@@ -1,0 +1,33 @@
+//! `shifter-epilogue`: run by a batch system's epilogue as root after a job. Exit status 0, or 1 with a sentence for
+//! each thing that could not be taken down.
+
+use shifter_setup::batch::{self, Job};
+use shifter_setup::{prepare, say, teardown};
+use shifter_sys::credentials::Caller;
+use shifter_sys::lockdown::lock_down_for;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut words: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    // Batch systems name the user too, which decides nothing.
+    words.push("-".to_owned());
+    let faults = match batch::read(words) {
+        Err(fault) => vec![format!("{fault}\n{}", batch::EPILOGUE_USAGE)],
+        Ok(job) if job.help => {
+            use std::io::Write as _;
+            let _closed = std::io::stdout().write_all(batch::EPILOGUE_USAGE.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Ok(job) => take_down(&job).unwrap_or_else(|failure| vec![failure.to_string()]),
+    };
+    faults.iter().for_each(|fault| say(&format!("shifter-epilogue: {fault}")));
+    if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn take_down(job: &Job) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    const NOBODY: u32 = 65_534;
+    let locked = lock_down_for(Caller::of_job(NOBODY, NOBODY, &[])?)?;
+    let config = prepare::configuration(&locked, job.config.as_deref())?;
+    Ok(teardown::job(&job.key, &config).iter().map(ToString::to_string).collect())
+}

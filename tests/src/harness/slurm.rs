@@ -256,10 +256,12 @@ impl Cluster {
         let started = Instant::now();
         loop {
             let mounts = self.mounts(number)?;
+            // The node keeps the tmpfs of its jobs' containers, and its locks.
             let new = mounts.iter().filter(|mount| !node.mounts.contains(mount));
+            let new = new.filter(|mount| !mount.contains(" /run/shifter/jobs "));
             let mut left: Vec<String> = new.map(|mount| format!("mount {mount}")).collect();
-            let files = "find /run/shifter -mindepth 1 ! -name '*.lock' ! -path /run/shifter/jobs ! -path /run/shifter/slurm \
-                2>/dev/null || :; find /tmp /var/tmp /dev/shm -mindepth 1; \
+            let files = "for d in /run/shifter/jobs /run/shifter/slurm /tmp /var/tmp /dev/shm; do \
+                [ ! -d $d ] || find $d -mindepth 1; done; \
                 ps -e -o pid=,comm=,args= | grep -Ev ' (slurmd|bash|sleep|ps|grep|find|nsenter) ' || :";
             let found = self.node_shell(sandbox, number, files)?;
             left.extend(found.lines().map(str::to_owned));

@@ -3,6 +3,7 @@
 
 pub mod jobs;
 pub mod site;
+pub mod slurm;
 
 use std::io::Read as _;
 use std::process::Child;

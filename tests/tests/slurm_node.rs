@@ -40,7 +40,7 @@ fn st52_a_client_of_the_users_own_deceives_no_prolog_and_drains_no_node() {
     )
     .unwrap();
     let real = fs::read_to_string("/etc/shifter/udiRoot.conf").unwrap();
-    let more = "allowLocalChroot=1\nmodule_$(touch /tmp/pwned)_siteEnv=A=1\nmodule_--config=/home/alice/own/udiRoot.conf_siteEnv=A=1\n";
+    let more = "allowLocalChroot=1\nmodule_$(touch /tmp/pwned)_siteEnv=A=1\nmodule_--verbose_siteEnv=A=1\n";
     fs::write(format!("{own}/udiRoot.conf"), format!("{real}{more}")).unwrap();
     fs::write(format!("{own}/shifter.conf"), "volumeAllow=/etc /dev /\n").unwrap();
     let image = site.image();
@@ -49,7 +49,7 @@ fn st52_a_client_of_the_users_own_deceives_no_prolog_and_drains_no_node() {
         (&["--image=local:/etc"], "local: images are not allowed here"),
         (&["--ccm"], "local: images are not allowed here"),
         (&[&image, "--module=$(touch /tmp/pwned)"], "Unknown shifter module: $(touch /tmp/pwned)"),
-        (&[&image, "--module=--config=/home/alice/own/udiRoot.conf"], "Unknown shifter module: --config="),
+        (&[&image, "--module=--verbose"], "Unknown shifter module: --verbose"),
         (&[&image, "--volume=/home/alice:/etc"], "\"/etc\" is filled by Shifter and cannot be a target"),
         (&[&image, "--volume=/home/alice/nowhere:/mnt"], "nowhere"),
         (
@@ -201,15 +201,17 @@ fn st57_what_a_prolog_starts_is_in_the_jobs_cgroup_and_ends_with_the_job() {
     let trees = [found(" - cgroup cgroup rw,memory"), found(" - cgroup2 ")];
     let trees: Vec<String> = trees.into_iter().flatten().collect();
     assert!(!trees.is_empty(), "no cgroups are mounted");
+    let site = SlurmSite::with("", nodes(1, 2), |sandbox, _| {
+        fs::copy("/bin/sleep", "/opt/shifter-test/daemon").unwrap();
+        script(sandbox, "hook.sh", "setsid /opt/shifter-test/daemon 1000 </dev/null >/dev/null 2>&1 &");
+        sandbox.write_udiroot(&[("sitePostMountHook", "/opt/shifter-test/hook.sh")]).unwrap();
+    });
     for tree in trees {
         // As a site would delegate one.
         let base = format!("{tree}/shifter-test-{}", std::process::id());
+        let made = Groups([format!("{base}/shifter"), base.clone()]);
         fs::create_dir(&base).unwrap();
-        let site = SlurmSite::with(&format!("memory_cgroup={base}"), nodes(1, 2), |sandbox, _| {
-            fs::copy("/bin/sleep", "/opt/shifter-test/daemon").unwrap();
-            script(sandbox, "hook.sh", "setsid /opt/shifter-test/daemon 1000 </dev/null >/dev/null 2>&1 &");
-            sandbox.write_udiroot(&[("sitePostMountHook", "/opt/shifter-test/hook.sh")]).unwrap();
-        });
+        site.rearrange(&format!("memory_cgroup={base}"));
         let script = format!(
             "cat {base}/shifter/uid_4201/job_$SLURM_JOB_ID/cgroup.procs | while read p; do cat /proc/$p/comm; done; srun shifter -v true 2>&1\n"
         );
@@ -217,9 +219,19 @@ fn st57_what_a_prolog_starts_is_in_the_jobs_cgroup_and_ends_with_the_job() {
         assert!(out.starts_with("daemon\n") && out.contains(JOINED), "{tree}: {out}\n{}", site.logs());
         site.cluster.wait_until_idle(&site.sandbox).unwrap();
         assert!(!fs::exists(format!("{base}/shifter/uid_4201")).unwrap(), "{tree}");
-        site.finish();
-        for left in [format!("{base}/shifter"), base] {
-            fs::remove_dir(left).unwrap();
+        drop(made);
+        assert!(!fs::exists(base).unwrap(), "it could not be removed");
+    }
+    site.finish();
+}
+
+/// Control groups of the test, which no namespace takes away.
+struct Groups([String; 2]);
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            let _asserted_where_it_matters = fs::remove_dir(group);
         }
     }
 }
@@ -252,12 +264,13 @@ fn what_the_extern_step_adds_is_seen_by_every_task_and_its_failure_is_told() {
 
 #[test]
 fn ccm_is_offered_only_where_the_site_has_enabled_all_of_it() {
+    let site = SlurmSite::new(1, "");
     for (arguments, expected) in [
         ("", "unrecognized option '--ccm'"),
         ("enable_ccm=1", "unrecognized option '--ccm'"),
         ("enable_ccm=1 enable_sshd=1", "shifter: local: images are not allowed here (allowLocalChroot)"),
     ] {
-        let site = SlurmSite::new(1, arguments);
+        site.rearrange(arguments);
         let out = site.run("alice", &["srun", "--ccm", "true"]);
         assert!(!out.status.success() && out.err().contains(expected), "{}", out.describe());
         let image = site.image();
@@ -268,8 +281,8 @@ fn ccm_is_offered_only_where_the_site_has_enabled_all_of_it() {
             "{}",
             out.describe()
         );
-        site.finish();
     }
+    site.finish();
 }
 
 #[test]
@@ -290,12 +303,12 @@ fn a_failed_setup_is_told_to_every_step_and_costs_only_this_job() {
 #[test]
 fn a_task_with_a_tmp_of_its_own_sees_it_and_not_the_nodes() {
     let more = vec![("JobContainerType", "job_container/tmpfs".to_owned())];
-    let options = SlurmOptions { nodes: 1, cpus: 2, more, ..SlurmOptions::default() };
+    let text = "AutoBasePath=true\nBasePath=/opt/shifter-test/tmps\n";
+    let files = vec![("job_container.conf", text.to_owned())];
+    let options = SlurmOptions { nodes: 1, cpus: 2, more, files, ..SlurmOptions::default() };
     let site = SlurmSite::with("", options, |_, _| {
         fs::create_dir("/opt/shifter-test/tmps").unwrap();
     });
-    fs::write("/etc/slurm/job_container.conf", "AutoBasePath=true\nBasePath=/opt/shifter-test/tmps\n")
-        .unwrap();
     site.on_node(1, "echo node > /tmp/whose");
     let script = "echo job > /tmp/whose; srun shifter cat /tmp/whose; shifter cat /tmp/whose; shifter sh -c 'echo inside > /tmp/new'; cat /tmp/new\n";
     let out = site.batch_well("alice", &["--exclusive", &site.image()], script);

@@ -39,6 +39,8 @@ pub struct SlurmOptions {
     pub plugstack: String,
     /// Lines that replace or join those of `slurm.conf`, by key.
     pub more: Vec<(&'static str, String)>,
+    /// Further files beside `slurm.conf`.
+    pub files: Vec<(&'static str, String)>,
 }
 
 /// A node of a running cluster.
@@ -101,6 +103,9 @@ impl Sandbox {
         write("slurm.conf", &configuration(&directory, munged, options))?;
         write("cgroup.conf", "CgroupPlugin=cgroup/v1\n")?;
         write("plugstack.conf", &options.plugstack)?;
+        for (name, text) in &options.files {
+            write(name, text)?;
+        }
 
         let mut nodes = Vec::new();
         for node in 1..=options.nodes {

@@ -41,6 +41,13 @@ impl SlurmSite {
         Self { sandbox, munged, cluster, id }
     }
 
+    /// Gives the plugin other arguments; Slurm reads them whenever it starts something.
+    pub fn rearrange(&self, arguments: &str) {
+        let plugin = self.sandbox.program("shifter_slurm.so").unwrap();
+        fs::write("/etc/slurm/plugstack.conf", format!("required {} {arguments}\n", plugin.display()))
+            .unwrap();
+    }
+
     pub fn as_user(&self, name: &str) -> UserCommand {
         self.sandbox.user(name).unwrap().directory(format!("/home/{name}"))
     }

@@ -14,7 +14,7 @@ fn a_jobs_tasks_join_the_container_that_was_prepared_on_each_node() {
     let site = SlurmSite::new(2, "");
     let script = format!(
         "#!/bin/bash\n#SBATCH {}\n#SBATCH -N2 -n3 --exclusive\n\
-         srun shifter -v sh -c 'cat /etc/which; echo tasks on $(uname -n): $(cat /var/hostsfile | tr \"\\n\" \" \")'\n\
+         srun shifter -v sh -c 'cat /etc/which; echo tasks on $(uname -n): $(cat /var/nodeslist | tr \"\\n\" \" \")'\n\
          echo $SHIFTER_IMAGETYPE $SHIFTER_IMAGEREQUEST $SLURM_SPANK_SHIFTER_IMAGE\n",
         site.image()
     );

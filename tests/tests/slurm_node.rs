@@ -82,7 +82,7 @@ fn st52_a_client_of_the_users_own_deceives_no_prolog_and_drains_no_node() {
     let out = site.batch_well(
         "alice",
         &[&image, "-J", name, "--comment", "a\nOverSubscribe=NO"],
-        "srun shifter cat /var/hostsfile\n",
+        "srun shifter cat /var/hostslist\n",
     );
     assert_eq!(out, "node1\n");
     site.finish();

@@ -1,3 +1,4 @@
+//! Submission against a Slurm that only records, and a shifterimg that knows one image.
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::recording::Recording;

@@ -4,12 +4,13 @@
 //! one, Debian 12's. No headers are needed: what the plugin uses of SPANK has been the same since the oldest release
 //! that is accepted.
 
+mod release;
+
+use release::{OLDEST, number, release};
 use std::process::Command;
 
 /// The release where nobody says otherwise.
 const DEFAULT: (u32, u32) = (22, 5);
-/// Before it, SPANK lacked contexts and items that the plugin needs.
-const OLDEST: (u32, u32) = (20, 11);
 
 fn main() {
     println!("cargo::rerun-if-env-changed=SHIFTER_SLURM_VERSION");
@@ -19,8 +20,8 @@ fn main() {
         None => Some(installed().unwrap_or(DEFAULT)),
     };
     match release {
-        Some((major, minor)) if (major, minor) >= OLDEST => {
-            println!("cargo::rustc-env=SHIFTER_SLURM_NUMBER={}", (major << 16) | (minor << 8));
+        Some(release) if release >= OLDEST => {
+            println!("cargo::rustc-env=SHIFTER_SLURM_NUMBER={}", number(release));
         }
         Some((major, minor)) => {
             let (oldest, of) = OLDEST;
@@ -34,17 +35,6 @@ fn main() {
                 "cargo::error=SHIFTER_SLURM_VERSION={text} is no release of Slurm; write 24.05, for instance"
             );
         }
-    }
-}
-
-/// `24.05` or `24.05.3`.
-fn release(text: &str) -> Option<(u32, u32)> {
-    let numbers: Vec<u32> = text.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
-    match numbers[..] {
-        [major, minor] | [major, minor, _] if major < 256 && (1..=12).contains(&minor) => {
-            Some((major, minor))
-        }
-        _ => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! C on both sides: the names Slurm looks for in a plugin, and the functions of Slurm's that a plugin calls.
 //!
-//! Declarations are those of `slurm/spank.h`, which has not changed them from 20.11 to 25.05 (tests/spank_h.rs). No
+//! Declarations are those of `slurm/spank.h`, checked against it by tests/releases.rs. No
 //! pointer is kept: what C hands over is copied before a hook returns, and what Slurm keeps is never freed.
 
 use shifter_spank::arguments::Arguments;

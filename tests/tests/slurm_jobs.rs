@@ -260,3 +260,27 @@ fn jobs_that_share_their_nodes_build_their_own_containers_unless_the_site_says_o
     assert!(out.ends_with("first\n") && !out.contains(JOINED), "{out}");
     site.finish();
 }
+
+#[test]
+fn a_preempted_job_makes_room_for_the_next_ones_container() {
+    let more = vec![
+        ("PreemptType", "preempt/partition_prio".to_owned()),
+        ("PreemptMode", "CANCEL".to_owned()),
+        ("PartitionName", "high Nodes=ALL PriorityTier=10 State=UP".to_owned()),
+    ];
+    let site =
+        SlurmSite::with("", SlurmOptions { nodes: 1, cpus: 2, more, ..SlurmOptions::default() }, |_, _| {});
+    let image = site.image();
+    let script = "shifter -v sh -c 'trap \"\" TERM; echo > up; while :; do sleep 0.05; done'\n";
+    let low = site.submit("alice", &["--exclusive", &image], script);
+    site.text_of("/home/alice/up");
+    let out = site.batch_well(
+        "bob",
+        &["-p", "high", "--exclusive", &image],
+        "srun shifter -v cat /etc/which 2>&1\n",
+    );
+    assert!(out.contains(JOINED) && out.ends_with("first\n"), "{out}");
+    assert_eq!(site.end_of(&low), "PREEMPTED");
+    assert!(fs::read_to_string(format!("/home/alice/out-{low}")).unwrap().contains(JOINED));
+    site.finish();
+}

@@ -224,7 +224,7 @@ impl Cluster {
     pub fn wait_until_idle(&self, sandbox: &Sandbox) -> Result<()> {
         let started = Instant::now();
         loop {
-            let states = sandbox.root().run(&["sinfo", "-h", "-N", "-o", "%N %T %E"])?;
+            let states = sandbox.root().run(&["sinfo", "-h", "-N", "-p", "debug", "-o", "%N %T %E"])?;
             let text = states.out();
             if text.lines().filter(|line| line.contains(" idle ")).count() == self.nodes.len() {
                 return Ok(());

@@ -142,7 +142,8 @@ impl SlurmSite {
 
     /// No node may have been drained, whatever users did.
     pub fn assert_undrained(&self) {
-        let out = self.run("alice", &["sinfo", "-h", "-N", "-o", "%N %T %E"]).success().unwrap();
+        let out =
+            self.run("alice", &["sinfo", "-h", "-N", "-p", "debug", "-o", "%N %T %E"]).success().unwrap();
         assert!(!out.contains("drain") && !out.contains("down"), "{out}\n{}", self.logs());
     }
 

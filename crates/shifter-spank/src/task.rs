@@ -58,5 +58,7 @@ fn enter(node: &Node, job: &Job) -> Result<(), String> {
     let back = rustix::thread::set_thread_res_uid(root, root, root)
         .and_then(|()| rustix::thread::set_thread_res_gid(roots_group, roots_group, roots_group));
     back.map_err(|error| said(&error))?;
+    // As for everything else that runs in containers: nothing in it gives more rights than the user has.
+    rustix::thread::set_no_new_privs(true).map_err(|error| said(&error))?;
     if entered { Ok(()) } else { Err(said(&"neither the working directory nor /tmp can be entered")) }
 }

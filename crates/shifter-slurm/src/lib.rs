@@ -53,7 +53,20 @@ fn option(choice: Choice, value: &str, remote: bool) -> Result<(), String> {
     if remote {
         return Ok(());
     }
-    known(|known| known.chosen.add(choice, value, &known.site)).unwrap_or(Ok(()))
+    known(|known| {
+        if known.site.is_err() && is_the_jobs_own(choice, value, &known.arguments) {
+            return Ok(());
+        }
+        known.chosen.add(choice, value, &known.site)
+    })
+    .unwrap_or(Ok(()))
+}
+
+/// Whether Slurm only hands on to a step what its job was submitted with: that was checked then, and need not be known
+/// where the step is started, in a container for instance.
+fn is_the_jobs_own(choice: Choice, value: &str, arguments: &Arguments) -> bool {
+    let name = format!("SLURM_SPANK_{}", choice.memory(arguments));
+    std::env::var(name).is_ok_and(|known| known == value)
 }
 
 /// `slurm_spank_init_post_opt`

@@ -47,12 +47,12 @@ fn prepare(
     let find = |name: &str| variable(spank, name);
     let Some(request) = Request::read(&find, asked, &site)? else { return Ok(()) };
     let layout = layout(spank, job)?;
+    if request.ccm && !(arguments.enable_ccm && layout.exclusive) {
+        return Err("--ccm is for jobs that have their nodes to themselves (--exclusive)".to_owned());
+    }
     if !layout.exclusive && !arguments.shared_jobs {
         spank.say(Level::Debug, &format!("shifter: job {} shares its nodes: nothing is prepared", job.id));
         return Ok(());
-    }
-    if request.ccm && !(arguments.enable_ccm && layout.exclusive) {
-        return Err("--ccm is for jobs that have their nodes to themselves (--exclusive)".to_owned());
     }
     clear_away(spank, arguments, node, job, &site, layout.exclusive);
     let with_sshd = arguments.enable_sshd && layout.exclusive;

@@ -39,15 +39,23 @@ fn run() -> Result<()> {
     let id = sandbox.install_image(&[&entries[..], &[file("bin/stamp", stamp).mode(0o755)]].concat(), "")?;
     let munged = sandbox.munged("site")?;
     let cluster =
-        sandbox.slurm(&munged, &SlurmOptions { nodes: 2, cpus: TASKS, ..SlurmOptions::default() })?;
+        sandbox.slurm(&munged, &SlurmOptions { nodes: 4, cpus: TASKS, ..SlurmOptions::default() })?;
     let plugin = format!("required {}\n", sandbox.program("shifter_slurm.so")?.display());
     let image = format!("--image=id:{id}");
     let [stamp, shifter] = [outside, sandbox.program("shifter")?].map(|path| path.display().to_string());
 
     let (plugin, none) = (plugin.as_str(), "");
-    let job = ["-N2", "--exclusive"];
+    // A slurmd looks once, when it starts, whether plugins have prologs: two nodes have one that has seen none.
+    fs::write(PLUGSTACK, plugin)?;
+    for node in [1, 2] {
+        cluster.kill_slurmd(&sandbox, node)?;
+        cluster.start_slurmd(&sandbox, node)?;
+    }
+    cluster.wait_until_idle(&sandbox)?;
+    let plain = ["-wnode[3-4]", "-N2", "--exclusive"];
+    let job = ["-wnode[1-2]", "-N2", "--exclusive"];
     let rows: [(&str, &str, Vec<&str>); 3] = [
-        ("plain", none, [&job[..], &[&stamp]].concat()),
+        ("plain", none, [&plain[..], &[&stamp]].concat()),
         ("with the plugin", plugin, [&job[..], &[&stamp]].concat()),
         ("with an image", plugin, [&job[..], &[&image, &stamp]].concat()),
     ];
@@ -63,13 +71,7 @@ fn run() -> Result<()> {
         }
     }
     fs::write(PLUGSTACK, plugin)?;
-    let mut joins = [const { Vec::new() }; 2];
-    let count = format!("-n{TASKS}");
-    for _ in 0..rounds.min(10) {
-        let step = ["-N1", count.as_str(), "--exclusive", image.as_str(), stamp.as_str()];
-        joins[0].extend(stamps(&sandbox, &[&step[..], &[&stamp]].concat())?);
-        joins[1].extend(stamps(&sandbox, &[&step[..], &[&shifter, "/bin/stamp"]].concat())?);
-    }
+    let mut joins = stamps(&sandbox, &image, &[&stamp, &shifter], rounds.min(10))?;
     finish(sandbox, cluster)?;
 
     println!("{:<44} {:>8} {:>8} {:>8}", "ms, an empty job on two nodes", "median", "p10", "p90");
@@ -112,13 +114,22 @@ fn job_time(sandbox: &Sandbox, words: &[&str]) -> Result<f64> {
     Ok(started.elapsed().as_secs_f64() * 1e3)
 }
 
-/// What each task measured, in milliseconds.
-fn stamps(sandbox: &Sandbox, words: &[&str]) -> Result<Vec<f64>> {
-    let said = sandbox.user("alice")?.run(&[&["srun", "--quiet"], words].concat())?.success()?;
+/// What each task measured, in milliseconds: of plain starts, and of starts in the container. All are steps of one job,
+/// whose first ones fill caches and do not count.
+fn stamps(sandbox: &Sandbox, image: &str, programs: &[&str; 2], rounds: usize) -> Result<[Vec<f64>; 2]> {
+    let [stamp, shifter] = programs;
+    let steps = format!(
+        "for i in $(seq 0 {rounds}); do srun --quiet {stamp} {stamp}; srun --quiet {stamp} {shifter} /bin/stamp; done"
+    );
+    let count = format!("-n{TASKS}");
+    let words = ["salloc", "--quiet", "-wnode1", &count, "--exclusive", image, "bash", "-ec", &steps];
+    let said = sandbox.user("alice")?.run(&words)?.success()?;
     let times = said.lines().map(|line| Ok(line.parse::<f64>().context("a task said no number")? / 1e6));
     let times: Vec<f64> = times.collect::<Result<_>>()?;
-    ensure!(times.len() == TASKS as usize, "{} of {TASKS} tasks said how long they took", times.len());
-    Ok(times)
+    let steps: Vec<&[f64]> = times.chunks(TASKS as usize).collect();
+    ensure!(times.len() == (rounds + 1) * 2 * TASKS as usize, "{} times are not all", times.len());
+    let kind = |first: usize| steps.iter().skip(2 + first).step_by(2).copied().collect::<Vec<_>>().concat();
+    Ok([kind(0), kind(1)])
 }
 
 fn finish(mut sandbox: Sandbox, cluster: Cluster) -> Result<()> {

@@ -20,7 +20,7 @@ pub unsafe extern "C" fn main(count: c_int, words: *const *const c_char) -> c_in
     let mut now = timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the place is valid.
     unsafe { libc::clock_gettime(CLOCK_MONOTONIC, &mut now) };
-    let now = i64::from(now.tv_sec) * 1_000_000_000 + i64::from(now.tv_nsec);
+    let now = now.tv_sec * 1_000_000_000 + now.tv_nsec;
     // SAFETY: the name is NUL-terminated, and nothing changes the environment meanwhile.
     let note = unsafe { libc::getenv(NOTE.as_ptr()) };
     if !note.is_null() {

@@ -317,3 +317,39 @@ fn a_task_with_a_tmp_of_its_own_sees_it_and_not_the_nodes() {
     site.on_node(1, "rm /tmp/whose");
     site.finish();
 }
+
+#[test]
+fn st57_what_runs_beside_the_steps_is_moved_into_the_extern_steps_cgroup() {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    if !mounts.contains(" - cgroup cgroup rw,freezer") || !fs::exists("/sys/fs/cgroup/freezer").unwrap() {
+        println!("not seen here: this Slurm's own cgroups need the freezer of cgroup v1");
+        return;
+    }
+    let base = format!("/sys/fs/cgroup/pids/shifter-test-{}", std::process::id());
+    let made = Groups([format!("{base}/shifter"), base.clone()]);
+    fs::create_dir(&base).unwrap();
+    let more = vec![("ProctrackType", "proctrack/cgroup".to_owned())];
+    let options = SlurmOptions { nodes: 1, cpus: 2, more, ..SlurmOptions::default() };
+    let before = directories_of("/sys/fs/cgroup/freezer");
+    let site = SlurmSite::with(&format!("memory_cgroup={base} extern_cgroup=1"), options, |sandbox, _| {
+        fs::copy("/bin/sleep", "/opt/shifter-test/daemon").unwrap();
+        script(sandbox, "hook.sh", "setsid /opt/shifter-test/daemon 1000 </dev/null >/dev/null 2>&1 &");
+        sandbox.write_udiroot(&[("sitePostMountHook", "/opt/shifter-test/hook.sh")]).unwrap();
+    });
+    let script = "srun true; grep freezer /proc/$(pgrep -x daemon)/cgroup\n";
+    let out = site.batch_well("alice", &["--exclusive", &site.image()], script);
+    assert!(out.contains("/uid_4201/job_1/step_extern"), "{out}\n{}", site.logs());
+    site.finish();
+    drop(made);
+    // Slurm keeps its own group of the node; it is the test's.
+    for group in directories_of("/sys/fs/cgroup/freezer").difference(&before) {
+        let find = ["find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+"];
+        std::process::Command::new(find[0]).args(&find[1..]).status().unwrap();
+    }
+    assert_eq!(directories_of("/sys/fs/cgroup/freezer"), before);
+}
+
+fn directories_of(place: &str) -> std::collections::BTreeSet<String> {
+    let entries = fs::read_dir(place).unwrap().flatten().filter(|entry| entry.path().is_dir());
+    entries.map(|entry| entry.path().display().to_string()).collect()
+}

@@ -36,7 +36,6 @@ const S_JOB_UID: c_int = 0;
 const S_JOB_GID: c_int = 1;
 const S_JOB_ID: c_int = 2;
 const S_JOB_STEPID: c_int = 3;
-const S_TASK_PID: c_int = 14;
 /// Longest variable of a step that is read, in bytes.
 const LONGEST: usize = 128 << 10;
 /// Most arguments of a line of plugstack.conf that are read.
@@ -238,7 +237,7 @@ impl Slurm {
 
     fn item(&self, item: c_int) -> Option<u32> {
         let mut value: u32 = 0;
-        // SAFETY: the items asked for are uid_t, gid_t, uint32_t and pid_t, which have 32 bits; the place is valid.
+        // SAFETY: the items asked for are uid_t, gid_t and uint32_t, which have 32 bits; the place is valid.
         let found = unsafe { spank_get_item(self.0, item, &mut value as *mut u32) };
         (found == SUCCESS).then_some(value)
     }
@@ -263,10 +262,6 @@ impl Spank for Slurm {
     fn job(&self) -> Option<Job> {
         let (id, uid, gid) = (self.item(S_JOB_ID)?, self.item(S_JOB_UID)?, self.item(S_JOB_GID)?);
         Some(Job { id, uid, gid, step: self.item(S_JOB_STEPID).unwrap_or(u32::MAX) })
-    }
-
-    fn task_pid(&self) -> Option<i32> {
-        self.item(S_TASK_PID).and_then(|pid| i32::try_from(pid).ok())
     }
 
     fn register(&mut self, choice: Choice, name: &str) -> Result<(), String> {

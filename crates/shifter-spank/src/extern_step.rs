@@ -28,7 +28,7 @@ pub fn extern_step(spank: &mut dyn Spank, arguments: &Arguments, node: &Node) {
         return;
     }
     if arguments.extern_cgroup
-        && let Err(reason) = join_cgroups(spank, arguments, node, &job)
+        && let Err(reason) = join_cgroups(arguments, node, &job)
     {
         spank.say(Level::Error, &format!("shifter: job {}: {reason}", job.id));
     }
@@ -55,7 +55,7 @@ fn run_setup(program: &str) -> Result<(), String> {
 }
 
 /// Moves what the prolog has started into the cgroups of this step, which end with the job.
-fn join_cgroups(spank: &dyn Spank, arguments: &Arguments, node: &Node, job: &Job) -> Result<(), String> {
+fn join_cgroups(arguments: &Arguments, node: &Node, job: &Job) -> Result<(), String> {
     let mut pids = sshd_of(node, job);
     if let Some(base) = arguments.memory_cgroup.as_deref() {
         pids.extend(cgroup::processes(base, job));
@@ -63,7 +63,7 @@ fn join_cgroups(spank: &dyn Spank, arguments: &Arguments, node: &Node, job: &Job
     if pids.is_empty() {
         return Ok(());
     }
-    let task = spank.task_pid().ok_or("Slurm does not say which process the extern step has")?;
+    let task = own_child().ok_or("the extern step has no process, so its cgroups are not known")?;
     let memberships = fs::read_to_string(format!("/proc/{task}/cgroup"))
         .map_err(|error| format!("cannot see the extern step's cgroups: {error}"))?;
     let mounts = fs::read_to_string("/proc/self/mountinfo")
@@ -75,6 +75,13 @@ fn join_cgroups(spank: &dyn Spank, arguments: &Arguments, node: &Node, job: &Job
         }
     }
     Ok(())
+}
+
+/// The one process that Slurm keeps in the extern step; `spank_get_item(3)` knows of no task there.
+fn own_child() -> Option<i32> {
+    let threads = fs::read_dir("/proc/self/task").ok()?.flatten();
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    children.filter_map(|pids| pids.split_whitespace().next()?.parse().ok()).next()
 }
 
 /// The sshd of the job's container, as `setupRoot` recorded it: process id first.

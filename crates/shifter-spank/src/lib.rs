@@ -75,8 +75,6 @@ pub trait Spank {
     fn context(&self) -> Context;
     /// The job; none where Slurm has none.
     fn job(&self) -> Option<Job>;
-    /// The process id of the task a hook is about.
-    fn task_pid(&self) -> Option<i32>;
     /// Offers an option to the user under this name.
     fn register(&mut self, choice: Choice, name: &str) -> Result<(), String>;
     /// A variable: of this process in clients, prolog and epilog; of the job in a step.

@@ -37,10 +37,6 @@ impl Spank for Recording {
         self.job
     }
 
-    fn task_pid(&self) -> Option<i32> {
-        None
-    }
-
     fn register(&mut self, _: Choice, _: &str) -> Result<(), String> {
         Ok(())
     }

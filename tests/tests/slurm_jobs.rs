@@ -90,15 +90,17 @@ fn salloc_arrays_and_requeued_jobs_have_their_containers_too() {
         site.run("alice", &["squeue", "-h", "-j", &job, "-o", "%T"]).out() == "PENDING\n"
             && fs::read_to_string(&output).is_ok_and(|text| text.contains("first"))
     });
-    // Slurm would let it wait for two minutes.
+    // Slurm would let it wait for two minutes; in the second of its end, slurmd takes it for the job that has ended.
+    std::thread::sleep(Duration::from_millis(2100));
     site.sandbox
         .root()
         .run(&["scontrol", "update", &format!("jobid={job}"), "StartTime=now"])
         .unwrap()
         .success()
         .unwrap();
-    assert_eq!(site.end_of(&job), "COMPLETED");
+    let end = site.end_of(&job);
     let out = fs::read_to_string(&output).unwrap();
+    assert_eq!(end, "COMPLETED", "{out}\n{}", site.logs());
     assert_eq!((out.matches(JOINED).count(), out.matches("again\n").count()), (2, 1), "{out}");
     site.finish();
 }

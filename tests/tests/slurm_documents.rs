@@ -18,11 +18,8 @@ const SALLOC: &str = include_str!("../documents/salloc.txt");
 
 /// The documents' image: their programs, as far as a shell can stand for them, in its PATH.
 fn image() -> Vec<Entry> {
-    let program = |name: &str, text: &str| {
-        let mut entry = file(&format!("bin/{name}"), &format!("#!/bin/sh\n{text}"));
-        entry.mode = 0o755;
-        entry
-    };
+    let program =
+        |name: &str, text: &str| file(format!("bin/{name}"), format!("#!/bin/sh\n{text}")).mode(0o755);
     let mut entries = shell_image();
     entries.extend([
         program("hello", "echo hello from $SLURM_PROCID of $SLURM_NTASKS on $SLURMD_NODENAME\n"),

@@ -182,7 +182,8 @@ mod tests {
             read(&all, None, "").unwrap_err()
         };
         for (name, value, expected) in [
-            ("SHIFTER_IMAGE", "../../etc", "\"../../etc\" is no image identifier"),
+            ("SHIFTER_IMAGE", "../../etc", "the character '/'"),
+            ("SHIFTER_IMAGE", "..", "\"..\" is no image identifier"),
             ("SHIFTER_IMAGE", "", "the image name is empty"),
             ("SHIFTER_IMAGE", "$(reboot)", "the character '$'"),
             ("SHIFTER_IMAGETYPE", "docker", "was not looked up"),
@@ -190,7 +191,7 @@ mod tests {
             ("SHIFTER_IMAGETYPE", "vfs\n", "\"vfs\\n\" is no image type"),
             ("SHIFTER_VOLUME", "/a:/etc", "cannot be a target"),
             ("SHIFTER_VOLUME", "/a:/b:rec", "is for siteFs"),
-            ("SHIFTER_VOLUME", "/a\n:/b", "control character"),
+            ("SHIFTER_VOLUME", "/a\nx:/b", "control character"),
             ("SHIFTER_VOLUME", "-V", "not an absolute path"),
             ("SHIFTER_VOLUME", long.as_str(), "longer than"),
             ("SHIFTER_MODULE", "--config=/tmp/x", "Unknown shifter module"),

@@ -179,7 +179,11 @@ impl MountPlan {
         steps.extend(places);
         let writable = modules.iter().any(|module| module.roothook.is_some());
         steps.extend(copied.into_iter().map(|(from, to)| Step::Copy { from, to, writable }));
-        steps.extend(wanted.hosts.map(|content| Step::VarFile { name: "hostsfile", content }));
+        if let Some(content) = wanted.hosts {
+            steps.push(Step::VarFile { name: "hostsfile", content });
+            let link = |path: &str| Step::Link { path: path.to_owned(), target: "hostsfile".to_owned() };
+            steps.extend(["/var/hostslist", "/var/nodeslist"].map(link));
+        }
         steps.extend(modules.iter().filter_map(|module| {
             hook(module.roothook.as_deref()?, &format!("{} module roothook failed.", module.name))
         }));

@@ -110,7 +110,7 @@ impl Sandbox {
         more: &[(String, String)],
     ) -> Result<(DaemonId, String)> {
         let program = self.program("shifter-imagegw")?.display().to_string();
-        let (config, listen) = (config.display().to_string(), format!("127.0.0.1:{port}"));
+        let (config, listen) = (config.display().to_string(), format!("{}:{port}", self.address()));
         let words = [program.as_str(), "serve", "--config", &config, "--listen", &listen];
         let account = accounts::find("gateway")?;
         let mut environment = vec![("HOME", "/home/gateway")];

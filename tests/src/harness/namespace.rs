@@ -2,7 +2,7 @@
 //! directories on top.
 //!
 //! The calling thread alone enters it (unshare(2): CLONE_NEWNS implies CLONE_FS), and what it starts afterwards
-//! inherits it. `/` is made private first, so that nothing reaches the host, and shared then, as service managers
+//! inherits it; where a test has machines of its own, the network is entered with it. `/` is made private first, so that nothing reaches the host, and shared then, as service managers
 //! have it: a container that forgets to cut propagation shows up in the leak check.
 
 use std::ffi::CString;
@@ -20,9 +20,21 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 /// Where the sandbox's own files lie, on a tmpfs that no other namespace sees.
 pub(super) const BASE: &str = "/opt/shifter-test";
 
+/// What else than mounts is the sandbox's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Network {
+    /// The host's, whose addresses and ports others use as well.
+    Host,
+    /// An empty one, gone with the last process in it; with a host name of one's own.
+    Own,
+}
+
 /// Moves the calling thread into a new mount namespace furnished for tests.
-pub(super) fn enter() -> Result<()> {
-    unshare(UnshareFlags::NEWNS)?;
+pub(super) fn enter(network: Network) -> Result<()> {
+    unshare(match network {
+        Network::Host => UnshareFlags::NEWNS,
+        Network::Own => UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWUTS,
+    })?;
     own_root()?;
     tmpfs("/opt", "mode=0755")?;
     fs::create_dir(BASE).with_context(|| format!("create {BASE}"))?;
@@ -63,9 +75,9 @@ fn own_root() -> Result<()> {
 
 // This is the test suite's one unsafe block; the crate denies unsafe code everywhere else.
 #[allow(unsafe_code)]
-fn unshare(namespace: UnshareFlags) -> Result<()> {
-    // SAFETY: the call is unsafe because CLONE_FILES would leave descriptors behind; only namespaces are passed.
-    unsafe { rustix::thread::unshare_unsafe(namespace) }.context("make a namespace (tests must run as root)")
+fn unshare(flags: UnshareFlags) -> Result<()> {
+    // SAFETY: the call is unsafe because CLONE_FILES would leave descriptors behind; it is in no caller's flags.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.context("make a namespace (tests must run as root)")
 }
 
 /// Moves the calling thread into a network of its own, in which nothing is up yet.

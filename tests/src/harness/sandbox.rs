@@ -12,10 +12,10 @@ use super::accounts::{self, ACCOUNTS};
 use super::command::UserCommand;
 use super::daemon::{Daemon, DaemonId, Start};
 use super::leak::Snapshot;
-use super::namespace::{self, BASE, set_mode};
+use super::namespace::{self, BASE, Network, set_mode};
 
 /// The product's programs: directory below the prefix, and mode.
-const PROGRAMS: [(&str, &str, u32); 10] = [
+const PROGRAMS: [(&str, &str, u32); 11] = [
     ("shifter", "bin", 0o4755),
     ("shifterimg", "bin", 0o755),
     ("setupRoot", "sbin", 0o755),
@@ -26,6 +26,7 @@ const PROGRAMS: [(&str, &str, u32); 10] = [
     ("shifter_slurm_dws_support", "sbin", 0o755),
     ("shifter-imagegw", "sbin", 0o755),
     ("fasthash", "bin", 0o755),
+    ("shifter_slurm.so", "lib", 0o755),
 ];
 
 /// A test's machine. Call [`Sandbox::finish`] at the end: it is the leak check.
@@ -36,6 +37,7 @@ pub struct Sandbox {
     before: Snapshot,
     directories: u32,
     openssh: Option<fs::File>,
+    address: &'static str,
 }
 
 impl Sandbox {
@@ -44,15 +46,26 @@ impl Sandbox {
     /// Programs come from the directory that the environment variable `SHIFTER_BIN_DIR` names; a test that needs
     /// one which is not there fails when it asks for it.
     pub fn new() -> Result<Self> {
+        Self::make(Network::Host)
+    }
+
+    /// The same with a network of its own, which [`Sandbox::slurm`] adds nodes to.
+    pub fn with_own_network() -> Result<Self> {
+        let sandbox = Self::make(Network::Own)?;
+        super::slurm::make_network(&sandbox)?;
+        Ok(sandbox)
+    }
+
+    fn make(network: Network) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let programs = read_programs()?;
         let openssh = std::env::var_os("SHIFTER_BIN_DIR")
             .and_then(|directory| fs::File::open(Path::new(&directory).join("openssh")).ok());
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .context("become a subreaper")?;
-        namespace::enter()?;
+        namespace::enter(network)?;
         let base = Path::new(BASE);
-        for name in ["bin", "sbin", "etc", "udi", "loop"] {
+        for name in ["bin", "sbin", "lib", "etc", "udi", "loop"] {
             make_directory(&base.join(name))?;
         }
         for (name, place, mode, content) in programs {
@@ -75,7 +88,11 @@ impl Sandbox {
         let _absent_is_fine = fs::remove_dir_all("/etc/shifter");
         make_directory(Path::new("/etc/shifter"))?;
         let before = Snapshot::take(&mark)?;
-        let sandbox = Self { directory, daemons: Vec::new(), before, directories: 0, openssh };
+        let address = match network {
+            Network::Host => "127.0.0.1",
+            Network::Own => super::slurm::ADDRESS,
+        };
+        let sandbox = Self { directory, daemons: Vec::new(), before, directories: 0, openssh, address };
         sandbox.write_udiroot(&[])?;
         Ok(sandbox)
     }
@@ -83,6 +100,11 @@ impl Sandbox {
     /// The prefix the programs are installed under: `udiRootPath`.
     pub fn prefix(&self) -> &Path {
         Path::new(BASE)
+    }
+
+    /// Where this machine's services are found by all that use them.
+    pub(super) fn address(&self) -> &'static str {
+        self.address
     }
 
     /// The image directory, `imagePath` of the nodes and `imageDir` of the gateway.
@@ -114,7 +136,7 @@ impl Sandbox {
 
     /// The path of an installed program of the product.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
-        let found = ["bin", "sbin"]
+        let found = ["bin", "sbin", "lib"]
             .map(|place| self.prefix().join(place).join(name))
             .into_iter()
             .find(|p| p.exists());

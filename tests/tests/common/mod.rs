@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod jobs;
 pub mod site;
+pub mod slurm;
 
 use std::io::Read as _;
 use std::process::Child;

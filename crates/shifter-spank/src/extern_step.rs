@@ -1,0 +1,156 @@
+//! The step that Slurm starts on each node before a job's own: the site's last word on the prepared container, and
+//! the cgroup that what runs beside the job's steps belongs in.
+//!
+//! Slurm shows this step none of the job's options, so it goes by what the prolog has noted. Its failures are noted for
+//! the job's tasks and fail nothing else.
+
+use crate::arguments::Arguments;
+use crate::node::{Node, Note};
+use crate::program::{self, last_words};
+use crate::site::must_be_roots;
+use crate::{EXTERN_STEP, Job, Level, Spank, cgroup};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Longest time for the site's program.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether tasks have to wait for this step.
+pub fn is_wanted(arguments: &Arguments) -> bool {
+    arguments.extern_cgroup || arguments.extern_setup.is_some()
+}
+
+/// Does the site's part, where this is that step and the prolog has prepared something.
+pub fn extern_step(spank: &mut dyn Spank, arguments: &Arguments, node: &Node) {
+    let Some(job) = spank.job().filter(|job| job.step == EXTERN_STEP) else { return };
+    if !is_wanted(arguments) || node.read(job.id, Note::Prepared).is_none() {
+        return;
+    }
+    if arguments.extern_cgroup
+        && let Err(reason) = join_cgroups(arguments, node, &job)
+    {
+        spank.say(Level::Error, &format!("shifter: job {}: {reason}", job.id));
+    }
+    let done = arguments.extern_setup.as_deref().map_or(Ok(()), run_setup);
+    let noted = match done {
+        Ok(()) => node.write(job.id, Note::Extern, ""),
+        Err(reason) => {
+            spank.say(Level::Error, &format!("shifter: job {}: {reason}", job.id));
+            node.write(job.id, Note::Failed, &reason)
+        }
+    };
+    if let Err(fault) = noted {
+        spank.say(Level::Error, &format!("shifter: {fault}"));
+    }
+}
+
+fn run_setup(program: &str) -> Result<(), String> {
+    must_be_roots(Path::new(program))?;
+    let ended = program::run(&[program], &[], PATIENCE)?;
+    match ended.code {
+        Some(0) => Ok(()),
+        _ => Err(format!("the site's extern_setup failed: {}", last_words(&ended.err))),
+    }
+}
+
+/// Moves what the prolog has started into the cgroups of this step, which end with the job.
+fn join_cgroups(arguments: &Arguments, node: &Node, job: &Job) -> Result<(), String> {
+    let mut pids = sshd_of(node, job);
+    if let Some(base) = arguments.memory_cgroup.as_deref() {
+        pids.extend(cgroup::processes(base, job));
+    }
+    if pids.is_empty() {
+        return Ok(());
+    }
+    let task = own_child().ok_or("the extern step has no process, so its cgroups are not known")?;
+    let memberships = fs::read_to_string(format!("/proc/{task}/cgroup"))
+        .map_err(|error| format!("cannot see the extern step's cgroups: {error}"))?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|error| format!("cannot see where cgroups are mounted: {error}"))?;
+    for group in groups_of_job(&memberships, &mounts, job.id) {
+        for pid in &pids {
+            fs::write(group.join("cgroup.procs"), pid.to_string())
+                .map_err(|error| format!("cannot move {pid} into {}: {error}", group.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The one process that Slurm keeps in the extern step; `spank_get_item(3)` knows of no task there.
+fn own_child() -> Option<i32> {
+    let threads = fs::read_dir("/proc/self/task").ok()?.flatten();
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    children.filter_map(|pids| pids.split_whitespace().next()?.parse().ok()).next()
+}
+
+/// The sshd of the job's container, as `setupRoot` recorded it: process id first.
+fn sshd_of(node: &Node, job: &Job) -> Vec<i32> {
+    let record = fs::read_to_string(node.container(job.id).join("sshd")).unwrap_or_default();
+    record
+        .split_whitespace()
+        .next()
+        .and_then(|word| word.parse().ok())
+        .filter(|pid| *pid > 2)
+        .into_iter()
+        .collect()
+}
+
+/// The directories of a process's cgroups that are the job's: others are not ours to fill.
+fn groups_of_job(memberships: &str, mounts: &str, job: u32) -> Vec<PathBuf> {
+    let of_job = format!("job_{job}");
+    let lines = memberships.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        path.split('/').any(|part| part == of_job).then_some((controllers, path))
+    });
+    lines
+        .filter_map(|(controllers, path)| {
+            Some(mount_of(mounts, controllers)?.join(path.trim_start_matches('/')))
+        })
+        .collect()
+}
+
+/// Where the hierarchy with these controllers is mounted, proc_pid_mountinfo(5); none of them: the unified one.
+fn mount_of(mounts: &str, controllers: &str) -> Option<PathBuf> {
+    let wanted = controllers.trim_start_matches("name=");
+    mounts.lines().find_map(|line| {
+        let (place, source) = line.split_once(" - ")?;
+        let mut source = source.split(' ');
+        let (kind, _, options) = (source.next()?, source.next()?, source.next()?);
+        let fits = match (kind, controllers) {
+            ("cgroup2", "") => true,
+            ("cgroup", some) if !some.is_empty() => wanted
+                .split(',')
+                .all(|name| options.split(',').any(|option| option.trim_start_matches("name=") == name)),
+            _ => false,
+        };
+        fits.then(|| place.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroups_of_the_job_are_found_and_no_others() {
+        let mounts = "30 1 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                      31 1 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
+                      32 1 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+                      33 1 0:29 / /sys/fs/cgroup/unified rw shared:1 - cgroup2 cgroup2 rw\n";
+        let check = |memberships: &str, expected: &[&str]| {
+            let found = groups_of_job(memberships, mounts, 7);
+            assert_eq!(found, expected.iter().map(PathBuf::from).collect::<Vec<_>>(), "{memberships}");
+        };
+        check(
+            "4:memory:/slurm/uid_1/job_7/step_extern\n5:cpu,cpuacct:/user.slice\n1:name=systemd:/slurm/job_7\n",
+            &["/sys/fs/cgroup/memory/slurm/uid_1/job_7/step_extern", "/sys/fs/cgroup/systemd/slurm/job_7"],
+        );
+        check(
+            "0::/system.slice/slurmstepd.scope/job_7/step_extern/user/task_special\n",
+            &["/sys/fs/cgroup/unified/system.slice/slurmstepd.scope/job_7/step_extern/user/task_special"],
+        );
+        check("0::/job_70\n9:pids:/job_7\nnonsense\n", &[]);
+    }
+}

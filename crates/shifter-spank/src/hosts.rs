@@ -1,0 +1,202 @@
+//! Who else is in the job: Slurm's compressed lists of hosts and numbers, and how many tasks each host has.
+//!
+//! The texts are Slurm's own; still nothing grows by what they claim.
+
+/// Most hosts of a job.
+const MOST: usize = 100_000;
+
+/// A list of hosts written out: `n[1-3,07],login` is n1 n2 n3 n07 login. None if it is no such list.
+pub fn expand(list: &str) -> Option<Vec<String>> {
+    let mut hosts = Vec::new();
+    for item in split_outside_brackets(list) {
+        let mut names = vec![String::new()];
+        let mut rest = item;
+        while !rest.is_empty() {
+            let (plain, after) = match rest.split_once('[') {
+                Some((plain, after)) => (plain, Some(after.split_once(']')?)),
+                None => (rest, None),
+            };
+            if !plain.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+                return None;
+            }
+            names.iter_mut().for_each(|name| name.push_str(plain));
+            let Some((ranges, after)) = after else { break };
+            let numbers = numbers(ranges)?;
+            if names.len().checked_mul(numbers.len())? > MOST {
+                return None;
+            }
+            names = names.iter().flat_map(|name| numbers.iter().map(move |n| format!("{name}{n}"))).collect();
+            rest = after;
+        }
+        hosts.extend(names.into_iter().filter(|name| !name.is_empty()));
+        if hosts.len() > MOST {
+            return None;
+        }
+    }
+    (!hosts.is_empty()).then_some(hosts)
+}
+
+fn split_outside_brackets(list: &str) -> Vec<&str> {
+    let (mut depth, mut from, mut items) = (0, 0, Vec::new());
+    for (at, byte) in list.bytes().enumerate() {
+        match byte {
+            b'[' => depth += 1,
+            b']' => depth -= 1,
+            b',' if depth == 0 => {
+                items.push(&list[from..at]);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    items.push(&list[from..]);
+    items
+}
+
+/// `1-3,07` written out, with leading zeros.
+fn numbers(ranges: &str) -> Option<Vec<String>> {
+    let mut all = Vec::new();
+    for range in ranges.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (from, to): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        if to < from || to - from >= MOST as u64 {
+            return None;
+        }
+        all.extend((from..=to).map(|number| format!("{number:0width$}", width = first.len())));
+        if all.len() > MOST {
+            return None;
+        }
+    }
+    Some(all)
+}
+
+/// A list like `SLURM_JOB_CPUS_PER_NODE` written out: `2(x3),1` is 2 2 2 1. None if it is no such list.
+pub fn repeated(list: &str) -> Option<Vec<u32>> {
+    let mut all = Vec::new();
+    for item in list.split(',') {
+        let (number, times) = match item.split_once("(x") {
+            Some((number, times)) => (number, times.strip_suffix(')')?.parse().ok()?),
+            None => (item, 1),
+        };
+        if times > MOST || all.len() + times > MOST {
+            return None;
+        }
+        all.extend(std::iter::repeat_n(number.parse::<u32>().ok()?, times));
+    }
+    Some(all)
+}
+
+/// What the controller says of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Nobody else is on its nodes.
+    pub exclusive: bool,
+    /// All tasks.
+    pub tasks: u32,
+    /// Of each node, where the user said so; else 0.
+    pub tasks_per_node: u32,
+    /// Processors of each task.
+    pub cpus_per_task: u32,
+}
+
+/// What [`Layout::parse`] reads: fields of squeue that no user has any say in.
+pub const FIELDS: &str = "OverSubscribe:20,NumTasks:20,NTPerNode:20,cpus-per-task:20";
+
+impl Layout {
+    /// Reads squeue's line of [`FIELDS`].
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let exclusive = words.next()? == "NO";
+        let mut number = || words.next().map(|word| word.parse::<u32>().unwrap_or(0));
+        Some(Self { exclusive, tasks: number()?, tasks_per_node: number()?, cpus_per_task: number()?.max(1) })
+    }
+
+    /// Tasks of each node, in the way srun places them by itself: one each, then node after node filled up.
+    pub fn spread(&self, cpus: &[u32]) -> Vec<u32> {
+        if self.tasks_per_node > 0 {
+            return vec![self.tasks_per_node; cpus.len()];
+        }
+        let mut left = (self.tasks as usize).max(cpus.len()) - cpus.len();
+        let mut tasks = vec![1u32; cpus.len()];
+        for (tasks, cpus) in tasks.iter_mut().zip(cpus) {
+            let more = ((cpus / self.cpus_per_task).max(1) - 1).min(u32::try_from(left).unwrap_or(u32::MAX));
+            *tasks += more;
+            left -= more as usize;
+        }
+        tasks
+    }
+}
+
+/// `setupRoot`'s `-N`: `host/tasks` of every node, where both are known.
+pub fn hosts_of_job(nodes: &str, cpus: Option<&str>, layout: &Layout) -> Option<String> {
+    let hosts = expand(nodes)?;
+    let cpus = cpus.and_then(repeated).filter(|cpus| cpus.len() == hosts.len());
+    let tasks = layout.spread(&cpus.unwrap_or_else(|| vec![1; hosts.len()]));
+    let words: Vec<String> = hosts.iter().zip(tasks).map(|(host, tasks)| format!("{host}/{tasks}")).collect();
+    Some(words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn lists_of_hosts_are_written_out() {
+        for (list, expected) in [
+            ("node1", Some("node1")),
+            ("node[1-3]", Some("node1 node2 node3")),
+            ("node[1-2,07-08],login", Some("node1 node2 node07 node08 login")),
+            (
+                "r[0-1]n[08-10].site",
+                Some("r0n08.site r0n09.site r0n10.site r1n08.site r1n09.site r1n10.site"),
+            ),
+            ("a,b", Some("a b")),
+            ("", None),
+            ("n[1-", None),
+            ("n[3-1]", None),
+            ("n[1-999999999]", None),
+            ("n[1-99999]m[1-99999]", None),
+            ("n[a-b]", None),
+            ("n 1;reboot", None),
+        ] {
+            assert_eq!(expand(list).map(|hosts| hosts.join(" ")).as_deref(), expected, "{list}");
+        }
+    }
+
+    #[test]
+    fn repeated_numbers_are_written_out() {
+        for (list, expected) in [
+            ("2(x3),1", Some(vec![2, 2, 2, 1])),
+            ("4", Some(vec![4])),
+            ("", None),
+            ("2(x)", None),
+            ("2(x999999999)", None),
+            ("2(x3", None),
+        ] {
+            assert_eq!(repeated(list), expected, "{list}");
+        }
+    }
+
+    #[test]
+    fn tasks_are_where_srun_puts_them() {
+        let check = |line: &str, cpus: &[u32], expected: &[u32]| {
+            assert_eq!(Layout::parse(line).unwrap().spread(cpus), expected, "{line}");
+        };
+        check("OK 3 0 1", &[2, 1], &[2, 1]);
+        check("NO 2 0 1", &[2, 2], &[1, 1]);
+        check("OK 4 2 1", &[2, 2], &[2, 2]);
+        check("OK 2 1 2", &[2, 2], &[1, 1]);
+        check("OK 5 0 2", &[8, 8], &[4, 1]);
+        check("OK 1 0 N/A", &[1, 1, 1], &[1, 1, 1]);
+        check("OK 99 0 1", &[2, 2], &[2, 2]);
+        assert!(
+            Layout::parse("NO 1 1 1").unwrap().exclusive && !Layout::parse("USER 1 1 1").unwrap().exclusive
+        );
+        assert_eq!(Layout::parse(""), None);
+        let layout = Layout { exclusive: true, tasks: 3, tasks_per_node: 0, cpus_per_task: 1 };
+        assert_eq!(hosts_of_job("n[1-2]", Some("2,1"), &layout).as_deref(), Some("n1/2 n2/1"));
+        assert_eq!(hosts_of_job("n[1-2]", Some("2"), &layout).as_deref(), Some("n1/1 n2/1"));
+        assert_eq!(hosts_of_job("", None, &layout), None);
+    }
+}

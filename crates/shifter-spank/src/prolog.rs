@@ -1,0 +1,173 @@
+//! A job's prolog, as root on each of its nodes: the container is built once, before anything of the job's runs.
+//!
+//! It never fails: Slurm drains a node whose prolog does. What went wrong is noted, and the job's first task tells its
+//! user ([`crate::task`]).
+
+use crate::arguments::Arguments;
+use crate::hosts::{FIELDS, Layout, hosts_of_job};
+use crate::node::{Node, Note};
+use crate::program::{self, last_words};
+use crate::request::Request;
+use crate::site::{Site, must_be_roots};
+use crate::{Job, Level, Spank, cgroup, key};
+use std::path::Path;
+use std::time::Duration;
+
+/// Longest time for setting a container up: a site's hooks and a slow file system are in it.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// Longest time for a question to the controller.
+const ASKING: Duration = Duration::from_secs(20);
+
+/// Prepares the job's container, if it wants one and may have one here.
+pub fn prolog(spank: &mut dyn Spank, arguments: &Arguments, node: &Node, asked: Option<&str>) {
+    let Some(job) = spank.job() else { return };
+    let wants = asked.is_some() || variable(spank, "SHIFTER_IMAGE").is_some();
+    if !wants {
+        return;
+    }
+    if let Err(reason) = prepare(spank, arguments, node, &job, asked) {
+        spank.say(Level::Error, &format!("shifter: job {}: no container was prepared: {reason}", job.id));
+        if let Err(fault) = node.write(job.id, Note::Failed, &reason) {
+            spank.say(Level::Error, &format!("shifter: {fault}"));
+        }
+    }
+}
+
+fn prepare(
+    spank: &mut dyn Spank,
+    arguments: &Arguments,
+    node: &Node,
+    job: &Job,
+    asked: Option<&str>,
+) -> Result<(), String> {
+    for fault in node.forget(job.id) {
+        spank.say(Level::Error, &format!("shifter: {fault}"));
+    }
+    let site = Site::read_trusted(arguments.config.as_deref())?;
+    let find = |name: &str| variable(spank, name);
+    let Some(request) = Request::read(&find, asked, &site)? else { return Ok(()) };
+    let layout = layout(spank, job)?;
+    if request.ccm && !(arguments.enable_ccm && layout.exclusive) {
+        return Err("--ccm is for jobs that have their nodes to themselves (--exclusive)".to_owned());
+    }
+    if !layout.exclusive && !arguments.shared_jobs {
+        spank.say(Level::Debug, &format!("shifter: job {} shares its nodes: nothing is prepared", job.id));
+        return Ok(());
+    }
+    clear_away(spank, arguments, node, job, &site, layout.exclusive);
+    let with_sshd = arguments.enable_sshd && layout.exclusive;
+    let words = setup_words(spank, arguments, job, &request, &site, &layout, with_sshd)?;
+    if let Some(base) = arguments.memory_cgroup.as_deref() {
+        cgroup::enter(base, job)?;
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let ended = program::run(&words, &[], PATIENCE)?;
+    if !ended.out.trim().is_empty() {
+        spank.say(Level::Debug, &format!("shifter: {}", last_words(&ended.out)));
+    }
+    if !ended.well() {
+        return Err(last_words(&ended.err));
+    }
+    let how = if request.ccm { "ccm" } else { "" };
+    node.write(job.id, Note::Prepared, how)
+}
+
+/// What `setupRoot` is called with.
+fn setup_words(
+    spank: &dyn Spank,
+    arguments: &Arguments,
+    job: &Job,
+    request: &Request,
+    site: &Site,
+    layout: &Layout,
+    with_sshd: bool,
+) -> Result<Vec<String>, String> {
+    let own = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let user = spank.variable("SLURM_JOB_USER").filter(|user| !user.is_empty());
+    let user = user.ok_or("Slurm does not say whose job this is (SLURM_JOB_USER)")?;
+    let mut words = vec![site.root_program("setupRoot")?];
+    words.extend(own(&["-U", &job.uid.to_string(), "-G", &job.gid.to_string(), "-u", &user]));
+    words.push(format!("--job={}", job.id));
+    if let Some(config) = &arguments.config {
+        words.push(format!("--config={config}"));
+    }
+    let nodes = spank.variable("SLURM_JOB_NODELIST").or_else(|| spank.variable("SLURM_NODELIST"));
+    let cpus = spank.variable("SLURM_JOB_CPUS_PER_NODE");
+    let hosts = nodes.and_then(|nodes| hosts_of_job(&nodes, cpus.as_deref(), layout));
+    words.extend(hosts.into_iter().flat_map(|hosts| own(&["-N", &hosts])));
+    if !request.volumes.is_empty() {
+        words.extend(own(&["-v", &request.volumes]));
+    }
+    if let Some(modules) = &request.modules {
+        words.extend(own(&["-m", modules]));
+    }
+    if let Some(line) = request.key.as_ref().filter(|_| with_sshd) {
+        words.extend(own(&["-s", line]));
+        words.extend(key::identity(line).map(|file| format!("--identity={file}")));
+    }
+    words.extend(own(&[request.image.image_type.as_str(), &request.image.tag]));
+    Ok(words)
+}
+
+/// Takes down what killed daemons have left: of this job's number, and where the job is alone of any other job.
+fn clear_away(
+    spank: &mut dyn Spank,
+    arguments: &Arguments,
+    node: &Node,
+    job: &Job,
+    site: &Site,
+    alone: bool,
+) {
+    for old in node.containers().into_iter().filter(|old| alone || *old == job.id) {
+        spank.say(Level::Info, &format!("shifter: taking down what job {old} has left here"));
+        if let Some(fault) = unsetup(arguments, site, old) {
+            spank.say(Level::Error, &format!("shifter: {fault}"));
+        }
+        if old != job.id {
+            node.forget(old);
+        }
+    }
+}
+
+/// Runs `unsetupRoot` for a job; returns what it says went wrong.
+pub(crate) fn unsetup(arguments: &Arguments, site: &Site, job: u32) -> Option<String> {
+    let program = match site.root_program("unsetupRoot") {
+        Ok(program) => program,
+        Err(reason) => return Some(reason),
+    };
+    let mut words = vec![program, format!("--job={job}")];
+    words.extend(arguments.config.as_ref().map(|config| format!("--config={config}")));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match program::run(&words, &[], PATIENCE) {
+        Ok(ended) if ended.well() => None,
+        Ok(ended) => Some(last_words(&ended.err)),
+        Err(reason) => Some(reason),
+    }
+}
+
+/// Asks the controller how the job is placed. Not scontrol, whose answer has texts of the user's in it.
+fn layout(spank: &dyn Spank, job: &Job) -> Result<Layout, String> {
+    let program = squeue();
+    let id = format!("--jobs={}", job.id);
+    let fields = format!("--Format={FIELDS}");
+    let conf = spank.variable("SLURM_CONF");
+    let environment: Vec<(&str, &str)> = conf.iter().map(|conf| ("SLURM_CONF", conf.as_str())).collect();
+    let ended = program::run(&[&program, "--noheader", "--states=all", &id, &fields], &environment, ASKING)?;
+    let found = ended.out.lines().next().filter(|_| ended.well()).and_then(Layout::parse);
+    found.ok_or_else(|| {
+        format!("Slurm's controller does not say how the job is placed: {}", last_words(&ended.err))
+    })
+}
+
+/// squeue, of the very Slurm this runs in: its daemons lie in `sbin` beside `bin`.
+fn squeue() -> String {
+    let own = std::fs::read_link("/proc/self/exe").ok();
+    let beside = own.and_then(|own| Some(own.parent()?.parent()?.join("bin/squeue")));
+    let found = beside.filter(|path| must_be_roots(path).is_ok());
+    found.as_deref().unwrap_or(Path::new("/usr/bin/squeue")).display().to_string()
+}
+
+/// What the submission has left for this prolog; else what the site gives all prologs.
+fn variable(spank: &dyn Spank, name: &str) -> Option<String> {
+    spank.variable(&format!("SPANK_{name}")).or_else(|| spank.variable(name))
+}

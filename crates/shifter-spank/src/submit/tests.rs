@@ -1,0 +1,137 @@
+//! Submission against a Slurm that only records, and a shifterimg that knows one image.
+#![allow(clippy::unwrap_used)]
+use super::*;
+use crate::recording::Recording;
+use shifter_core::udiroot::UdiRootConf;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+const NEW: &str = "1111111111111111111111111111111111111111111111111111111111111111";
+const OLD: &str = "2222222222222222222222222222222222222222222222222222222222222222";
+
+/// A site whose shifterimg knows `known` and takes down what it was asked.
+struct Fixture {
+    site: Result<Site, String>,
+    place: tempfile::TempDir,
+}
+
+fn fixture() -> Fixture {
+    let place = tempfile::tempdir().unwrap();
+    let program = place.path().join("bin/shifterimg");
+    fs::create_dir(place.path().join("bin")).unwrap();
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >> {}/asked\n[ \"$2\" = docker:known ] && echo {NEW} || {{ echo no such image >&2; exit 1; }}\n",
+        place.path().display()
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = format!(
+        "imagePath=/i\nudiRootPath={}\ndefaultImageType=docker\nmodule_m_siteEnv=A=1",
+        place.path().display()
+    );
+    Fixture { site: Ok(Site { conf: UdiRootConf::parse(&text).unwrap(), ..Site::default() }), place }
+}
+
+impl Fixture {
+    fn submit(&self, spank: &mut Recording, uses: &[(Choice, &str)]) -> Result<(), String> {
+        let mut chosen = Chosen::default();
+        for (choice, value) in uses {
+            chosen.add(*choice, value, &self.site)?;
+        }
+        submit(spank, &Arguments::default(), &chosen, &self.site)
+    }
+
+    fn asked(&self) -> String {
+        fs::read_to_string(self.place.path().join("asked")).unwrap_or_default()
+    }
+}
+
+#[test]
+fn an_image_is_looked_up_once_and_published_under_the_originals_names() {
+    let fixture = fixture();
+    let mut spank = Recording::new(Context::Allocator, &[("SHIFTER_VOLUME", "/old:/old")]);
+    let uses = [
+        (Choice::Image, "known"),
+        (Choice::Volume, "/a:/x"),
+        (Choice::Volume, "/b:/y"),
+        (Choice::Module, "m"),
+    ];
+    fixture.submit(&mut spank, &uses).unwrap();
+    assert_eq!(fixture.asked(), "lookup docker:known\n");
+    let id = format!("id:{NEW}");
+    let expected = [
+        ("SHIFTER_IMAGE", NEW),
+        ("SHIFTER_IMAGEREQUEST", "known"),
+        ("SHIFTER_IMAGETYPE", "id"),
+        ("SHIFTER_MODULE", "m"),
+        ("SHIFTER_VOLUME", "/a:/x;/b:/y"),
+        ("_SLURM_SPANK_OPTION_shifter_image", &id),
+        ("_SLURM_SPANK_OPTION_shifter_module", "m"),
+        ("_SLURM_SPANK_OPTION_shifter_volume", "/a:/x;/b:/y"),
+    ];
+    let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    assert_eq!((&spank.for_prolog, &spank.variables), (&expected, &expected));
+}
+
+#[test]
+fn a_job_without_options_is_left_alone_even_where_shifter_is_not_set_up() {
+    let mut spank = Recording::new(Context::Allocator, &[("SHIFTER_IMAGE", "x")]);
+    let nowhere = Err("cannot read /etc/shifter/udiRoot.conf".to_owned());
+    submit(&mut spank, &Arguments::default(), &Chosen::default(), &nowhere).unwrap();
+    assert!(spank.for_prolog.is_empty() && spank.said.is_empty() && spank.variables.len() == 1);
+}
+
+#[test]
+fn what_cannot_be_is_said_and_nothing_is_published() {
+    let fixture = fixture();
+    for (uses, expected) in [
+        (
+            &[(Choice::Image, "unknown")][..],
+            "Failed to lookup image.  Aborting. docker:unknown: no such image",
+        ),
+        (&[(Choice::Volume, "/a:/b")], "Cannot specify shifter volumes without specifying the image first!"),
+        (&[(Choice::Image, "id:12")], "\"12\" is no image identifier"),
+        (&[(Choice::Image, "local:/")], "local: images are not allowed here (allowLocalChroot)"),
+        (&[(Choice::Ccm, ""), (Choice::Image, "known")], "--ccm runs in the node's own system"),
+        (&[(Choice::Ccm, "")], "local: images are not allowed here"),
+    ] {
+        let mut spank = Recording::new(Context::Allocator, &[]);
+        let said = fixture.submit(&mut spank, uses).unwrap_err();
+        assert!(said.starts_with(expected), "{said}");
+        assert!(spank.for_prolog.is_empty() && spank.variables.is_empty(), "{uses:?}");
+    }
+}
+
+#[test]
+fn steps_keep_their_jobs_image_under_its_name_and_may_have_another() {
+    let fixture = fixture();
+    let job = [
+        ("SLURM_JOB_ID", "5"),
+        ("SLURM_SPANK_SHIFTER_IMAGE", OLD),
+        ("SLURM_SPANK_SHIFTER_IMAGETYPE", "id"),
+        ("SLURM_SPANK_SHIFTER_IMAGEREQUEST", "known"),
+        ("SHIFTER_IMAGE", OLD),
+        ("SHIFTER_IMAGETYPE", "id"),
+    ];
+    let inherited = format!("id:{OLD}");
+    // What Slurm remembers of the job, and the job's own name for it, whatever it means by now.
+    for image in [inherited.as_str(), "docker:known"] {
+        let mut spank = Recording::new(Context::Local, &job);
+        fixture.submit(&mut spank, &[(Choice::Image, image)]).unwrap();
+        assert_eq!(spank.for_prolog, BTreeMap::new(), "{image}");
+        assert_eq!(fixture.asked(), "");
+    }
+    // What the script has chosen for its steps stays.
+    let mut spank = Recording::new(Context::Local, &job);
+    spank.variables.insert("SHIFTER_IMAGE".to_owned(), "other".to_owned());
+    fixture.submit(&mut spank, &[(Choice::Image, &inherited)]).unwrap();
+    assert_eq!(spank.variables["SHIFTER_IMAGE"], "other");
+    // Another job submitted from this one, and another image.
+    let mut spank = Recording::new(Context::Allocator, &job);
+    fixture.submit(&mut spank, &[(Choice::Image, "docker:known")]).unwrap();
+    assert_eq!(
+        (spank.for_prolog["SHIFTER_IMAGE"].as_str(), fixture.asked().as_str()),
+        (NEW, "lookup docker:known\n")
+    );
+}

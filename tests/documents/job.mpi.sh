@@ -1,0 +1,3 @@
+#!/bin/bash
+#SBATCH --image=docker:yourRepo/yourImage:latest
+srun shifter mpiExecutable.sh

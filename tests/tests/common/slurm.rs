@@ -1,0 +1,166 @@
+//! A cluster with Shifter: nodes, the plugin, and images; users submit jobs from the sandbox's machine.
+
+use super::shell_image;
+use shifter_tests::fixture::{Entry, file};
+use shifter_tests::harness::{Cluster, Munged, Outcome, Sandbox, SlurmOptions, UserCommand};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub struct SlurmSite {
+    pub sandbox: Sandbox,
+    pub munged: Munged,
+    pub cluster: Cluster,
+    /// The identifier of an image that says `first` in `/etc/which`.
+    pub id: String,
+}
+
+/// The entries of an image that says its name in `/etc/which`.
+pub fn image_named(name: &str) -> Vec<Entry> {
+    let mut entries = shell_image();
+    entries.push(file("etc/which", name));
+    entries
+}
+
+impl SlurmSite {
+    /// So many nodes with these arguments behind the plugin's name.
+    pub fn new(nodes: usize, arguments: &str) -> Self {
+        Self::with(arguments, SlurmOptions { nodes, ..SlurmOptions::default() }, |_, _| {})
+    }
+
+    /// The same with all that Slurm may be told; `make` furnishes the sandbox before Slurm starts.
+    pub fn with(arguments: &str, options: SlurmOptions, make: impl FnOnce(&mut Sandbox, &Munged)) -> Self {
+        let mut sandbox = Sandbox::with_own_network().unwrap();
+        let munged = sandbox.munged("site").unwrap();
+        make(&mut sandbox, &munged);
+        let id = sandbox.install_image(&image_named("first\n"), "").unwrap();
+        let plugin = sandbox.program("shifter_slurm.so").unwrap();
+        let plugstack = format!("required {} {arguments}\n", plugin.display());
+        let options = SlurmOptions { plugstack, ..options };
+        let cluster = sandbox.slurm(&munged, &options).unwrap();
+        Self { sandbox, munged, cluster, id }
+    }
+
+    /// Gives the plugin other arguments; Slurm reads them whenever it starts something.
+    pub fn rearrange(&self, arguments: &str) {
+        let plugin = self.sandbox.program("shifter_slurm.so").unwrap();
+        fs::write("/etc/slurm/plugstack.conf", format!("required {} {arguments}\n", plugin.display()))
+            .unwrap();
+    }
+
+    pub fn as_user(&self, name: &str) -> UserCommand {
+        self.sandbox.user(name).unwrap().directory(format!("/home/{name}"))
+    }
+
+    pub fn run(&self, user: &str, words: &[&str]) -> Outcome {
+        self.as_user(user).run(words).unwrap()
+    }
+
+    /// `--image=id:…` of the first image.
+    pub fn image(&self) -> String {
+        format!("--image=id:{}", self.id)
+    }
+
+    /// Submits a script of the user's home and waits for the job's end: its exit code and output.
+    pub fn batch(&self, user: &str, options: &[&str], script: &str) -> (Option<i32>, String) {
+        let path = format!("/home/{user}/script.sh");
+        let text =
+            if script.starts_with("#!") { script.to_owned() } else { format!("#!/bin/bash\n{script}") };
+        fs::write(&path, text).unwrap();
+        let output = format!("--output=/home/{user}/out");
+        let _absent_is_fine = fs::remove_file(format!("/home/{user}/out"));
+        let words = [&["sbatch", "--parsable", &output], options, &[path.as_str()]].concat();
+        let job = self.run(user, &words).success().unwrap().trim().to_owned();
+        self.end_of(&job);
+        (self.code_of(&job), fs::read_to_string(format!("/home/{user}/out")).unwrap_or_default())
+    }
+
+    /// The exit code of an ended job; none if a signal ended it.
+    pub fn code_of(&self, job: &str) -> Option<i32> {
+        let shown = self.run("alice", &["scontrol", "show", "job", job]).success().unwrap();
+        let code = shown.split_whitespace().find_map(|word| word.strip_prefix("ExitCode=")).unwrap();
+        let (code, signal) = code.split_once(':').unwrap();
+        (signal == "0").then(|| code.parse().unwrap())
+    }
+
+    /// The same of a job that must succeed: its output.
+    pub fn batch_well(&self, user: &str, options: &[&str], script: &str) -> String {
+        let (code, out) = self.batch(user, options, script);
+        assert_eq!(code, Some(0), "{out}\n{}", self.logs());
+        out
+    }
+
+    /// Submits a script and returns the job's number.
+    pub fn submit(&self, user: &str, options: &[&str], script: &str) -> String {
+        let path = format!("/home/{user}/script-{}.sh", options.len());
+        fs::write(&path, format!("#!/bin/bash\n{script}")).unwrap();
+        let words = [&["sbatch", "--parsable", "--output=/home/%u/out-%j"], options, &[&path]].concat();
+        self.run(user, &words).success().unwrap().trim().to_owned()
+    }
+
+    /// Waits until something is so.
+    pub fn until(&self, what: &str, so: impl Fn() -> bool) {
+        let started = Instant::now();
+        while !so() {
+            assert!(started.elapsed() < Duration::from_secs(20), "not {what}\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for a job's end: its state.
+    pub fn end_of(&self, job: &str) -> String {
+        let state = || {
+            let out = self.run("alice", &["squeue", "-h", "-t", "all", "-j", job, "-o", "%T"]);
+            out.out().trim().to_owned()
+        };
+        self.until("at an end", || {
+            !["PENDING", "RUNNING", "COMPLETING", "CONFIGURING"].contains(&state().as_str())
+        });
+        state()
+    }
+
+    /// What a file holds once it is there and not empty.
+    pub fn text_of(&self, path: &str) -> String {
+        let text = || fs::read_to_string(path).unwrap_or_default();
+        self.until(path, || !text().is_empty());
+        text()
+    }
+
+    pub fn logs(&self) -> String {
+        format!("node1:\n{}\nnode2:\n{}", self.cluster.log(1), self.cluster.log(2))
+    }
+
+    /// Runs a script of root's on a node.
+    pub fn on_node(&self, node: usize, script: &str) -> String {
+        self.cluster.node_shell(&self.sandbox, node, script).unwrap()
+    }
+
+    /// What jobs have containers on a node.
+    pub fn containers(&self, node: usize) -> String {
+        self.on_node(node, "ls /run/shifter/jobs 2>/dev/null || :")
+    }
+
+    /// No node may have been drained, whatever users did.
+    pub fn assert_undrained(&self) {
+        let out =
+            self.run("alice", &["sinfo", "-h", "-N", "-p", "debug", "-o", "%N %T %E"]).success().unwrap();
+        assert!(!out.contains("drain") && !out.contains("down"), "{out}\n{}", self.logs());
+    }
+
+    /// Nothing may be left, on nodes or here.
+    pub fn finish(mut self) {
+        self.assert_undrained();
+        self.cluster.finish(&mut self.sandbox).unwrap();
+        self.sandbox.finish().unwrap();
+    }
+}
+
+/// A script of root's in the sandbox, which all nodes see.
+pub fn script(sandbox: &Sandbox, name: &str, text: &str) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = sandbox.prefix().join(name);
+    fs::write(&path, format!("#!/bin/bash\n{text}")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(Path::new(&path).exists());
+    path.display().to_string()
+}

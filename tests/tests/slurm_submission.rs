@@ -1,0 +1,211 @@
+//! What is decided and said when a job is submitted: which image, for whom, and why not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::site::local;
+use common::slurm::{SlurmSite, image_named};
+use shifter_tests::fixture::{Built, Image, Layer};
+use shifter_tests::harness::{GatewayOptions, Registry, RegistryOptions, SlurmOptions};
+use std::fs;
+
+const LOGIN: (&str, &str) = ("ada", "pass:word");
+
+fn one_node() -> SlurmOptions {
+    SlurmOptions { nodes: 1, cpus: 4, ..SlurmOptions::default() }
+}
+
+fn built(name: &str) -> Built {
+    Image::new(vec![Layer::new(image_named(name))]).build().unwrap()
+}
+
+/// A cluster whose gateway has one registry, with `open/app:1` and `closed/app:1` in it.
+fn with_gateway(arguments: &str) -> (SlurmSite, Registry) {
+    let mut registry = None;
+    let site = SlurmSite::with(arguments, one_node(), |sandbox, munged| {
+        // All below `open` is everybody's; all below `closed` wants a password, which alice has.
+        let tokens = sandbox.token_service(&[LOGIN]).unwrap();
+        let made = RegistryOptions { tokens: Some(&tokens), ..RegistryOptions::default() };
+        let made = sandbox.registry(made).unwrap();
+        for name in ["open/app", "closed/app"] {
+            sandbox.push(&made, &built("old\n"), name, "1").unwrap();
+        }
+        let options = GatewayOptions { locations: vec![local(&made.url)], ..GatewayOptions::default() };
+        sandbox.gateway(munged, &options).unwrap();
+        registry = Some(made);
+    });
+    let store = format!(
+        "umask 077; mkdir .udiRoot; echo testsystem:local=$(munge -s {}:{}) > .udiRoot/.cred",
+        LOGIN.0, LOGIN.1
+    );
+    site.run("alice", &["bash", "-ec", &store]).success().unwrap();
+    (site, registry.unwrap())
+}
+
+#[test]
+fn what_cannot_be_is_said_at_submission_by_every_command_and_no_job_comes_of_it() {
+    let (site, _) = with_gateway("");
+    let image = site.image();
+    for (options, expected) in [
+        (
+            &["--image=docker:local/nosuch:1"][..],
+            "Failed to lookup image.  Aborting. docker:local/nosuch:1: ",
+        ),
+        (&["--image=docker:a;b"], "--image: the character ';' cannot be part of a docker image name"),
+        (&["--image="], "--image: the image name is empty"),
+        (&["--image=id:../../etc"], "--image: the character '/' cannot be part of a id image name"),
+        (&["--image=id:12"], "\"12\" is no image identifier"),
+        (&["--image=local:/"], "local: images are not allowed here (allowLocalChroot)"),
+        (
+            &[&image, "--volume=/home:/etc"],
+            "--volume: volume map \"/home:/etc\": \"/etc\" is filled by Shifter",
+        ),
+        (&[&image, "--volume=/home:/mnt:rec"], "is for siteFs"),
+        (&[&image, "--module=zz"], "--module: Unknown shifter module: zz"),
+        (&["--volume=/home:/mnt"], "Cannot specify shifter volumes without specifying the image first!"),
+    ] {
+        for command in [&["srun"][..], &["salloc"], &["sbatch", "--wrap=true"]] {
+            let mut words = [command, options].concat();
+            if command != ["sbatch", "--wrap=true"] {
+                words.push("true");
+            }
+            let out = site.run("alice", &words);
+            let name = command[0];
+            assert!(
+                !out.status.success() && out.err().contains(&format!("{name}: error: shifter: ")),
+                "{}",
+                out.describe()
+            );
+            assert!(out.err().contains(expected), "{}", out.describe());
+        }
+    }
+    assert_eq!(site.run("alice", &["squeue", "-h", "-t", "all"]).out(), "");
+    site.finish();
+}
+
+#[test]
+fn a_job_keeps_the_image_it_was_submitted_with() {
+    let (mut site, registry) = with_gateway("shared_jobs=1");
+    let pull = ["shifterimg", "pull", "docker:local/open/app:1"];
+    site.run("alice", &pull).success().unwrap();
+    let script = "echo asked $SHIFTER_IMAGEREQUEST got $SHIFTER_IMAGETYPE:$SHIFTER_IMAGE\n\
+        srun shifter cat /etc/which\nsrun --image=docker:local/open/app:1 shifter cat /etc/which\n";
+    let option = "--image=docker:local/open/app:1";
+    let job = site.submit("alice", &["--hold", option], script);
+    site.sandbox.push(&registry, &built("new\n"), "open/app", "1").unwrap();
+    site.run("alice", &pull).success().unwrap();
+    site.run("alice", &["scontrol", "release", &job]).success().unwrap();
+    assert_eq!(site.end_of(&job), "COMPLETED");
+    let out = fs::read_to_string(format!("/home/alice/out-{job}")).unwrap();
+    let id = built("old\n").id().to_owned();
+    assert_eq!(out, format!("asked local/open/app:1 got id:{id}\nold\nold\n"));
+    assert!(site.batch_well("alice", &[option], script).ends_with("\nnew\nnew\n"));
+    site.finish();
+}
+
+#[test]
+fn a_private_image_is_refused_at_submission_in_the_prolog_and_in_the_task() {
+    let (site, _) = with_gateway("shared_jobs=1");
+    site.run("alice", &["shifterimg", "pull", "docker:local/closed/app:1"]).success().unwrap();
+    let named = ["srun", "--image=docker:local/closed/app:1", "shifter", "cat", "/etc/which"];
+    assert_eq!(site.run("alice", &named).success().unwrap(), "old\n");
+    let out = site.run("bob", &named);
+    assert!(
+        out.err().contains("Failed to lookup image.  Aborting. docker:local/closed/app:1"),
+        "{}",
+        out.describe()
+    );
+    // By its identifier: nothing is looked up, and the node decides.
+    let image = format!("--image=id:{}", built("old\n").id());
+    let out = site.run("bob", &["srun", &image, "true"]);
+    let said = "shifter: the container of this job could not be prepared: setupRoot: FAILED permission denied to image";
+    assert!(!out.status.success() && out.err().contains(said), "{}\n{}", out.describe(), site.logs());
+    let (code, out) = site.batch("bob", &[&image], "echo ran\n");
+    assert!(code != Some(0) && out.contains(said) && !out.contains("ran"), "{code:?} {out}");
+    // Private from now on: the container that is there is not joined.
+    let script = "srun shifter cat /etc/which; echo > up; while [ ! -e go ]; do sleep 0.05; done; srun shifter cat /etc/which\n";
+    let job = site.submit("alice", &[&site.image()], script);
+    site.text_of("/home/alice/up");
+    site.sandbox.write_record(&site.id, "FORMAT: squashfs\nUSERACL: 4202\n").unwrap();
+    fs::write("/home/alice/go", "").unwrap();
+    assert_eq!(site.end_of(&job), "FAILED");
+    let out = fs::read_to_string(format!("/home/alice/out-{job}")).unwrap();
+    assert!(out.starts_with("first\n") && out.contains("FAILED permission denied to image"), "{out}");
+    site.finish();
+}
+
+#[test]
+fn a_submit_host_without_shifter_runs_plain_jobs_and_refuses_images_in_a_sentence() {
+    let site = SlurmSite::new(1, "");
+    // On this machine alone: nodes keep what they saw when they were started.
+    site.sandbox
+        .root()
+        .run(&["mount", "-t", "tmpfs", "-o", "mode=755", "none", "/etc/shifter"])
+        .unwrap()
+        .success()
+        .unwrap();
+    assert_eq!(site.run("alice", &["srun", "hostname"]).success().unwrap(), "node1\n");
+    assert_eq!(site.batch("alice", &[], "echo plain\n"), (Some(0), "plain\n".to_owned()));
+    for words in [&["srun", "true"][..], &["sbatch", "--wrap=true"], &["salloc", "true"]] {
+        let image = site.image();
+        let words = [&words[..1], &[image.as_str()], &words[1..]].concat();
+        let out = site.run("alice", &words);
+        let said = "shifter: --image cannot be used: Shifter is not set up on this host: cannot read /etc/shifter/udiRoot.conf: No such file";
+        assert!(!out.status.success() && out.err().contains(said), "{}", out.describe());
+        let lines = out.err();
+        let ours: Vec<&str> = lines.lines().filter(|line| line.contains("error: shifter:")).collect();
+        assert_eq!(ours.len(), 1, "{lines}");
+    }
+    site.sandbox.root().run(&["umount", "/etc/shifter"]).unwrap().success().unwrap();
+    // With a configuration, and without shifterimg.
+    fs::rename("/opt/shifter-test/bin/shifterimg", "/opt/shifter-test/bin/away").unwrap();
+    let out = site.run("alice", &["srun", "--image=docker:a", "true"]);
+    assert!(
+        out.err().contains("Aborting. docker:a: cannot run /opt/shifter-test/bin/shifterimg"),
+        "{}",
+        out.describe()
+    );
+    assert_eq!(site.run("alice", &["srun", "hostname"]).success().unwrap(), "node1\n");
+    site.finish();
+}
+
+#[test]
+fn a_site_may_give_the_options_longer_names() {
+    let site = SlurmSite::new(1, "long_options");
+    fs::create_dir("/home/alice/data").unwrap();
+    let image = site.image().replace("--image", "--shifter.image");
+    let options =
+        ["--exclusive", &image, "--shifter.volume=/home/alice:/a", "--shifter.volume=/home/alice:/b"];
+    let out = site.batch_well("alice", &options, "srun shifter -v ls -d /a/data /b/data 2>&1\n");
+    assert!(
+        out.contains("joined     the container prepared") && out.ends_with("/a/data\n/b/data\n"),
+        "{out}"
+    );
+    let out = site.run("alice", &["srun", "--image=a", "true"]);
+    assert!(out.err().contains("unrecognized option '--image=a'"), "{}", out.describe());
+    site.finish();
+}
+
+#[test]
+fn each_job_brings_its_own_ssh_key() {
+    let site = SlurmSite::new(1, "enable_sshd=1");
+    let show = "echo \"$SLURM_SPANK_SHIFTER_SSH_PUBKEY\"; srun true\n";
+    let keys = [(); 2].map(|()| site.batch_well("alice", &["-n1", &site.image()], show));
+    assert_ne!(keys[0], keys[1]);
+    let mut names: Vec<_> = fs::read_dir("/home/alice/.udiRoot")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names.len(), 4, "two pairs, and none for the steps: {names:?}");
+    for key in &keys {
+        let words: Vec<&str> = key.split_whitespace().collect();
+        assert_eq!(words[0], "ssh-ed25519", "{key}");
+        let file = format!("/home/alice/.udiRoot/{}", words[2]);
+        let shown = site.run("alice", &["ssh-keygen", "-y", "-f", &file]).success().unwrap();
+        assert!(key.starts_with(shown.split_whitespace().take(2).collect::<Vec<_>>().join(" ").as_str()));
+    }
+    let plain = site.batch_well("alice", &[], show);
+    assert_eq!(plain, "\n", "a plain job needs none");
+    site.finish();
+}

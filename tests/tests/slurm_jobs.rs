@@ -286,3 +286,27 @@ fn a_preempted_job_makes_room_for_the_next_ones_container() {
     assert!(fs::read_to_string(format!("/home/alice/out-{low}")).unwrap().contains(JOINED));
     site.finish();
 }
+
+#[test]
+fn a_job_of_another_of_the_users_groups_has_a_container_with_that_group() {
+    let site = sharing(1, &[]);
+    let script = "/home/alice/script.sh";
+    fs::write(script, "#!/bin/bash\nsrun shifter -v id -G 2>&1\n").unwrap();
+    let image = site.image();
+    let submit = ["sbatch", "--parsable", "--output=/home/alice/out", &image, script];
+    let as_physicist = ["setpriv", "--reuid=4201", "--regid=4301", "--groups=4302"];
+    let root = site.sandbox.root().directory("/home/alice");
+    let job = root.run(&[&as_physicist[..], &submit].concat()).unwrap().success().unwrap();
+    assert_eq!(site.end_of(job.trim()), "COMPLETED");
+    let out = fs::read_to_string("/home/alice/out").unwrap();
+    assert!(
+        out.contains(JOINED) && out.lines().last().is_some_and(|groups| groups.starts_with("4301 ")),
+        "{out}"
+    );
+    // A group that the container leaves out is in the way of nothing.
+    let out = site.run("carol", &["srun", &image, "shifter", "-v", "id", "-G"]);
+    assert!(out.err().contains(JOINED) && out.out() == "4203 4302\n", "{}", out.describe());
+    let out = site.run("dave", &["srun", &image, "true"]);
+    assert!(!out.status.success() && out.err().contains("ordinary users"), "{}", out.describe());
+    site.finish();
+}

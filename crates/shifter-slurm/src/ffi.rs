@@ -10,6 +10,11 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
+#[cfg(panic = "abort")]
+compile_error!(
+    "built so, a panic would end Slurm's daemons: build the plugin with --release, not --profile privileged"
+);
+
 /// `spank_t` points to one; only Slurm knows what it is.
 #[repr(C)]
 pub(crate) struct Handle {

@@ -100,12 +100,14 @@ pub struct Layout {
 }
 
 /// What [`Layout::parse`] reads: fields of squeue that no user has any say in.
-pub const FIELDS: &str = "OverSubscribe:20,NumTasks:20,NTPerNode:20,cpus-per-task:20";
+pub const FIELDS: &str = "JobID:20,OverSubscribe:20,NumTasks:20,NTPerNode:20,cpus-per-task:20";
 
 impl Layout {
-    /// Reads squeue's line of [`FIELDS`].
-    pub fn parse(line: &str) -> Option<Self> {
-        let mut words = line.split_whitespace();
+    /// Finds the job in squeue's lines of [`FIELDS`]: asked for an array or for components, it tells of all.
+    pub fn parse(lines: &str, job: u32) -> Option<Self> {
+        let job = job.to_string();
+        let mut lines = lines.lines().map(str::split_whitespace);
+        let mut words = lines.find_map(|mut words| (words.next()? == job).then_some(words))?;
         let exclusive = words.next()? == "NO";
         let mut number = || words.next().map(|word| word.parse::<u32>().unwrap_or(0));
         Some(Self { exclusive, tasks: number()?, tasks_per_node: number()?, cpus_per_task: number()?.max(1) })
@@ -181,7 +183,8 @@ mod tests {
     #[test]
     fn tasks_are_where_srun_puts_them() {
         let check = |line: &str, cpus: &[u32], expected: &[u32]| {
-            assert_eq!(Layout::parse(line).unwrap().spread(cpus), expected, "{line}");
+            let lines = format!("6 NO 9 9 9\n7 {line}\n");
+            assert_eq!(Layout::parse(&lines, 7).unwrap().spread(cpus), expected, "{line}");
         };
         check("OK 3 0 1", &[2, 1], &[2, 1]);
         check("NO 2 0 1", &[2, 2], &[1, 1]);
@@ -190,10 +193,11 @@ mod tests {
         check("OK 5 0 2", &[8, 8], &[4, 1]);
         check("OK 1 0 N/A", &[1, 1, 1], &[1, 1, 1]);
         check("OK 99 0 1", &[2, 2], &[2, 2]);
-        assert!(
-            Layout::parse("NO 1 1 1").unwrap().exclusive && !Layout::parse("USER 1 1 1").unwrap().exclusive
-        );
-        assert_eq!(Layout::parse(""), None);
+        for (line, exclusive) in
+            [("7 NO 1 1 1", Some(true)), ("7 USER 1 1 1", Some(false)), ("8 NO 1 1 1", None), ("", None)]
+        {
+            assert_eq!(Layout::parse(line, 7).map(|layout| layout.exclusive), exclusive, "{line}");
+        }
         let layout = Layout { exclusive: true, tasks: 3, tasks_per_node: 0, cpus_per_task: 1 };
         assert_eq!(hosts_of_job("n[1-2]", Some("2,1"), &layout).as_deref(), Some("n1/2 n2/1"));
         assert_eq!(hosts_of_job("n[1-2]", Some("2"), &layout).as_deref(), Some("n1/1 n2/1"));

@@ -87,6 +87,7 @@ fn setup_words(
     let user = user.ok_or("Slurm does not say whose job this is (SLURM_JOB_USER)")?;
     let mut words = vec![site.root_program("setupRoot")?];
     words.extend(own(&["-U", &job.uid.to_string(), "-G", &job.gid.to_string(), "-u", &user]));
+    words.extend(groups_of(&user).map(|groups| format!("--groups={groups}")));
     words.push(format!("--job={}", job.id));
     if let Some(config) = &arguments.config {
         words.push(format!("--config={config}"));
@@ -107,6 +108,15 @@ fn setup_words(
     }
     words.extend(own(&[request.image.image_type.as_str(), &request.image.tag]));
     Ok(words)
+}
+
+/// All groups of a user as Slurm gives them to tasks: the account's own among them, also where the job has another.
+/// None: `setupRoot` finds them out by itself.
+fn groups_of(user: &str) -> Option<String> {
+    let ended = program::run(&["/usr/bin/id", "-G", "--", user], &[], ASKING).ok()?;
+    let groups: Vec<&str> = ended.out.split_whitespace().collect();
+    let good = ended.well() && !groups.is_empty() && groups.iter().all(|group| group.parse::<u32>().is_ok());
+    good.then(|| groups.join(","))
 }
 
 /// Takes down what killed daemons have left: of this job's number, and where the job is alone of any other job.
@@ -153,7 +163,7 @@ fn layout(spank: &dyn Spank, job: &Job) -> Result<Layout, String> {
     let conf = spank.variable("SLURM_CONF");
     let environment: Vec<(&str, &str)> = conf.iter().map(|conf| ("SLURM_CONF", conf.as_str())).collect();
     let ended = program::run(&[&program, "--noheader", "--states=all", &id, &fields], &environment, ASKING)?;
-    let found = ended.out.lines().next().filter(|_| ended.well()).and_then(Layout::parse);
+    let found = Layout::parse(&ended.out, job.id).filter(|_| ended.well());
     found.ok_or_else(|| {
         format!("Slurm's controller does not say how the job is placed: {}", last_words(&ended.err))
     })

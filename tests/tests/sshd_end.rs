@@ -196,6 +196,23 @@ fn what_keeps_sshd_from_starting_is_said_and_leaves_nothing() {
 }
 
 #[test]
+fn a_configuration_damaged_during_the_job_keeps_no_sshd_alive() {
+    let cluster = cluster(1);
+    let unsetup = cluster.machine.sandbox.program("unsetupRoot").unwrap().display().to_string();
+    for words in [&["--job=1"][..], &[]] {
+        cluster.setup();
+        let whole = std::fs::read("/etc/shifter/udiRoot.conf").unwrap();
+        std::fs::write("/etc/shifter/udiRoot.conf", "udiMnt=/x\n").unwrap();
+        let said = cluster.root(0).run(&[&[unsetup.as_str()], words].concat()).unwrap().failure(1).unwrap();
+        assert!(said.starts_with("unsetupRoot: FAILED to parse udiRoot configuration."), "{said}");
+        assert!(cluster.processes().is_empty() && cluster.keepers().is_empty());
+        std::fs::write("/etc/shifter/udiRoot.conf", whole).unwrap();
+        cluster.unsetup();
+    }
+    cluster.machine.finish();
+}
+
+#[test]
 fn a_killed_keeper_is_told_of() {
     let cluster = cluster(1);
     cluster.setup();

@@ -113,7 +113,8 @@ pub fn prepare_as(
         Ok(begun.map_or(Ok(()), Begun::let_go)?)
     });
     if built.is_err() {
-        teardown::job(key, config).iter().for_each(|fault| crate::say(&format!("setupRoot: {fault}")));
+        let faults = teardown::end_sshd(Some(key)).into_iter().chain(teardown::job(key, config));
+        faults.for_each(|fault| crate::say(&format!("setupRoot: {fault}")));
     }
     built.map(|()| format!("{record}{plan}"))
 }

@@ -20,16 +20,51 @@ pub fn image_place(key: &str) -> String {
     format!("{}/{key}/{IMAGE}", prepared::directory())
 }
 
+/// Takes down what there is of one job, or of all of this node; returns what went wrong, as sentences.
+pub fn all(
+    key: Option<&str>,
+    configuration: impl FnOnce() -> Result<TrustedConfig, Box<dyn std::error::Error>>,
+) -> Vec<String> {
+    let mut faults: Vec<String> = end_sshd(key).iter().map(ToString::to_string).collect();
+    match configuration() {
+        Err(failure) => faults.push(failure.to_string()),
+        Ok(config) => {
+            let others = key.map_or_else(|| everything(&config), |key| job(key, &config));
+            faults.extend(others.iter().map(ToString::to_string));
+        }
+    }
+    faults
+}
+
+/// Ends the sshd of one job, or of all, with what was started through it. It comes first and asks for no configuration:
+/// who began to take a job down and is killed, or finds the configuration damaged, leaves nothing running.
+pub fn end_sshd(key: Option<&str>) -> Vec<Error> {
+    let mut faults = Vec::new();
+    let Some(Some(jobs)) = kept(&mut faults, jobs()) else { return faults };
+    let keys = match key {
+        Some(key) => vec![key.to_owned()],
+        None => keys(&mut faults, &jobs),
+    };
+    for key in keys {
+        let found = dir::find_if_present(&jobs, &key, dir::Links::Refuse);
+        if let Some(Some(job)) = kept(&mut faults, found) {
+            kept(&mut faults, sshd::end(&job));
+        }
+    }
+    faults
+}
+
+fn keys(faults: &mut Vec<Error>, jobs: &OwnedFd) -> Vec<String> {
+    let entries = kept(faults, dir::entries(jobs, "jobs", usize::MAX)).unwrap_or_default();
+    let names = entries.into_iter().filter_map(|entry| entry.name.into_string().ok());
+    names.filter(|name| prepared::is_key(name)).collect()
+}
+
 /// Takes the container of one job down; returns what went wrong.
 pub fn job(key: &str, config: &TrustedConfig) -> Vec<Error> {
     let mut faults = Vec::new();
     let Some(jobs) = kept(&mut faults, jobs()) else { return faults };
     let Some(jobs) = jobs else { return faults };
-    // First: what runs in the container, and even if this program is killed from here on.
-    let directory = kept(&mut faults, dir::find_if_present(&jobs, key, dir::Links::Refuse)).flatten();
-    if let Some(job) = &directory {
-        kept(&mut faults, sshd::end(job));
-    }
     let owns = dir::link_target(&jobs, OWNER).as_deref() == Some(key);
     kept(&mut faults, namespace::unmount_all(&format!("{}/{key}/{}", prepared::directory(), prepared::PIN)));
     kept(&mut faults, namespace::unmount_all(&image_place(key)));
@@ -47,10 +82,8 @@ pub fn job(key: &str, config: &TrustedConfig) -> Vec<Error> {
 pub fn everything(config: &TrustedConfig) -> Vec<Error> {
     let mut faults = Vec::new();
     if let Some(Some(jobs)) = kept(&mut faults, jobs()) {
-        for entry in kept(&mut faults, dir::entries(&jobs, "jobs", usize::MAX)).unwrap_or_default() {
-            if let Some(key) = entry.name.to_str().ok().filter(|key| prepared::is_key(key)) {
-                faults.extend(job(key, config));
-            }
+        for key in keys(&mut faults, &jobs) {
+            faults.extend(job(&key, config));
         }
     }
     at_udi_mount(&mut faults, config);

@@ -28,6 +28,5 @@ fn main() -> ExitCode {
 fn take_down(job: &Job) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     const NOBODY: u32 = 65_534;
     let locked = lock_down_for(Caller::of_job(NOBODY, NOBODY, &[])?)?;
-    let config = prepare::configuration(&locked, job.config.as_deref())?;
-    Ok(teardown::job(&job.key, &config).iter().map(ToString::to_string).collect())
+    Ok(teardown::all(Some(&job.key), || prepare::configuration(&locked, job.config.as_deref())))
 }

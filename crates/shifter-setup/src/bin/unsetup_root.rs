@@ -24,10 +24,6 @@ fn main() -> ExitCode {
 fn take_down(options: &Options) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     const NOBODY: u32 = 65_534;
     let locked = lock_down_for(Caller::of_job(NOBODY, NOBODY, &[])?)?;
-    let config = prepare::configuration(&locked, options.config.as_deref())?;
-    let faults = match &options.job {
-        Some(key) => teardown::job(key, &config),
-        None => teardown::everything(&config),
-    };
-    Ok(faults.iter().map(ToString::to_string).collect())
+    let key = options.job.as_deref();
+    Ok(teardown::all(key, || prepare::configuration(&locked, options.config.as_deref())))
 }

@@ -12,14 +12,15 @@ use crate::{Level, Spank, cgroup, prolog};
 pub fn epilog(spank: &mut dyn Spank, arguments: &Arguments, node: &Node) {
     let Some(job) = spank.job() else { return };
     let mut faults = Vec::new();
-    if let Some(base) = arguments.memory_cgroup.as_deref() {
-        faults.extend(cgroup::end(base, &job).err());
-    }
     if node.container(job.id).exists() {
         match Site::read_trusted(arguments.config.as_deref()) {
             Ok(site) => faults.extend(prolog::unsetup(arguments, &site, job.id)),
             Err(reason) => faults.push(reason),
         }
+    }
+    // Last: sshd's keeper may be in it, and has its own way to end what was started through sshd.
+    if let Some(base) = arguments.memory_cgroup.as_deref() {
+        faults.extend(cgroup::end(base, &job).err());
     }
     faults.extend(node.forget(job.id));
     for fault in faults {

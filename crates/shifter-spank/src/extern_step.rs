@@ -56,10 +56,12 @@ fn run_setup(program: &str) -> Result<(), String> {
 
 /// Moves what the prolog has started into the cgroups of this step, which end with the job.
 fn join_cgroups(arguments: &Arguments, node: &Node, job: &Job) -> Result<(), String> {
-    let mut pids = sshd_of(node, job);
+    let (mut pids, keeper) = sshd_of(node, job);
     if let Some(base) = arguments.memory_cgroup.as_deref() {
         pids.extend(cgroup::processes(base, job));
     }
+    // It has to outlive the job's processes, to end what is left of them.
+    pids.retain(|pid| Some(*pid) != keeper);
     if pids.is_empty() {
         return Ok(());
     }
@@ -84,16 +86,12 @@ fn own_child() -> Option<i32> {
     children.filter_map(|pids| pids.split_whitespace().next()?.parse().ok()).next()
 }
 
-/// The sshd of the job's container, as `setupRoot` recorded it: process id first.
-fn sshd_of(node: &Node, job: &Job) -> Vec<i32> {
+/// The sshd of the job's container, and the process that keeps it, as `setupRoot` has recorded them in this order.
+fn sshd_of(node: &Node, job: &Job) -> (Vec<i32>, Option<i32>) {
     let record = fs::read_to_string(node.container(job.id).join("sshd")).unwrap_or_default();
-    record
-        .split_whitespace()
-        .next()
-        .and_then(|word| word.parse().ok())
-        .filter(|pid| *pid > 2)
-        .into_iter()
-        .collect()
+    let mut pids = record.split_whitespace().map(|word| word.parse().ok().filter(|pid: &i32| *pid > 1));
+    let (sshd, keeper) = (pids.next().flatten(), pids.next().flatten());
+    (sshd.into_iter().collect(), keeper)
 }
 
 /// The directories of a process's cgroups that are the job's: others are not ours to fill.

@@ -1,0 +1,106 @@
+//! ssh between the nodes of a job, and the whole job in a container of the nodes' own system.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::slurm::SlurmSite;
+use shifter_tests::harness::SlurmOptions;
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// A cluster with OpenSSH below optUdiImage.
+fn site(nodes: usize, arguments: &str, keys: &[(&str, &str)]) -> SlurmSite {
+    let options = SlurmOptions { nodes, cpus: 4, ..SlurmOptions::default() };
+    SlurmSite::with(arguments, options, |sandbox, _| {
+        let tree = sandbox.prefix().join("udiImage");
+        fs::create_dir(&tree).unwrap();
+        sandbox.install_openssh(&tree).unwrap();
+        let tree = tree.display().to_string();
+        let always = [("optUdiImage", tree.as_str()), ("siteEnvAppend", "PATH=/opt/udiImage/bin")];
+        sandbox.write_udiroot(&[&always[..], keys].concat()).unwrap();
+    })
+}
+
+#[test]
+fn nodes_of_a_job_reach_each_other_by_ssh_and_nobody_else_does() {
+    let site = site(4, "enable_sshd=1", &[]);
+    let image = site.image();
+    let inside = "cd /tmp; for n in $(sort -u /var/nodeslist); do ssh $n 'echo on $SLURMD_NODENAME $(uname -n)'; done; \
+        ssh -tt node3 'test -t 0 && echo a terminal'; \
+        echo carried > /tmp/file; scp -q /tmp/file node4:/tmp/there && ssh node4 'cat /tmp/there; rm /tmp/there'; rm /tmp/file; \
+        i=0; while [ $i -lt 100 ]; do ssh node2 true || echo failed $i; i=$((i+1)); done; echo hundred";
+    let script = format!(
+        "shifter sh -c '{}'; echo > up; while [ ! -e go ]; do sleep 0.05; done\n",
+        inside.replace('\'', "'\\''")
+    );
+    let job = site.submit("alice", &["-N4", "--exclusive", &image], &script);
+    // A hundred handshakes, on machines that do other things as well.
+    let started = Instant::now();
+    while !fs::exists("/home/alice/up").unwrap() && started.elapsed() < Duration::from_secs(100) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let out = fs::read_to_string(format!("/home/alice/out-{job}")).unwrap();
+    for node in 1..=4 {
+        assert!(out.contains(&format!("node{node}\n")), "{out}\n{}", site.logs());
+    }
+    assert!(out.contains("a terminal") && out.contains("carried\n") && out.ends_with("hundred\n"), "{out}");
+    // Another user, with the job's port and all of their own keys.
+    let ssh = "mkdir -pm700 .ssh; ssh-keygen -q -t ed25519 -N '' -f .ssh/id_ed25519; \
+        ssh -p 1204 -o StrictHostKeyChecking=no -o BatchMode=yes 10.250.0.12 id; ssh -p 1204 -o StrictHostKeyChecking=no -o BatchMode=yes alice@10.250.0.12 id";
+    let said = site.run("bob", &["bash", "-c", ssh]);
+    assert!(said.out().is_empty() && said.err().matches("denied").count() == 2, "{}", said.describe());
+    fs::write("/home/alice/go", "").unwrap();
+    assert_eq!(site.end_of(&job), "COMPLETED");
+    let started = Instant::now();
+    while (1..=4).any(|node| !site.on_node(node, "pgrep -x sshd || :").is_empty()) {
+        assert!(started.elapsed() < Duration::from_secs(5), "sshd outlives its job\n{}", site.logs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    site.finish();
+}
+
+#[test]
+fn a_ccm_job_runs_as_a_whole_in_a_container_of_the_nodes_system_with_ssh() {
+    // What lies on file systems of its own is seen by siteFs, as in any container: homes, Slurm's spool, munge's socket.
+    let keys = [
+        ("usersToImport", "slurm"),
+        ("allowLocalChroot", "1"),
+        ("siteFs", "/home:/home;/opt/shifter-test:/opt/shifter-test:rec;/run:/run;/etc/slurm:/etc/slurm"),
+    ];
+    let site = site(2, "enable_sshd=1 enable_ccm=1", &keys);
+    fs::create_dir("/home/alice/work").unwrap();
+    let script = "#!/bin/bash\ncd work\nls -d /opt/udiImage/bin/ssh; id -un; id -G; grep -c NoNewPrivs:.1 /proc/self/status\n\
+        until ssh node2 'echo from $(uname -n)'; do sleep 0.1; done; srun -n2 -N2 sh -c 'ls -d /opt/udiImage/bin/scp; pwd'\n";
+    let out = site.batch_well("alice", &["-N2", "--exclusive", "--ccm", "--chdir=/home/alice"], script);
+    assert!(out.starts_with("/opt/udiImage/bin/ssh\nalice\n4201 4301 4302\n1\n"), "{out}\n{}", site.logs());
+    assert!(out.contains("from node2\n"), "{out}");
+    for line in ["/opt/udiImage/bin/scp\n", "/home/alice/work\n"] {
+        assert_eq!(out.matches(line).count(), 2, "{out}");
+    }
+    // Where the nodes are shared there is none.
+    let (code, out) = site.batch("alice", &["-n1", "--ccm"], "echo ran\n");
+    assert!(
+        code != Some(0) && out.contains("--ccm is for jobs that have their nodes to themselves"),
+        "{out}"
+    );
+    site.finish();
+}
+
+#[test]
+fn what_was_started_over_ssh_ends_with_a_cancelled_job() {
+    let site = site(2, "enable_sshd=1", &[]);
+    let inside = "ssh node2 \"setsid sleep 86431 > /dev/null 2>&1 & : > /home/alice/ready\"; sleep 60";
+    let image = site.image();
+    let job =
+        site.submit("alice", &["-N2", "--exclusive", &image], &format!("shifter sh -c '{inside}' 2>&1\n"));
+    site.until("ready", || fs::exists("/home/alice/ready").unwrap());
+    let runs = || site.on_node(2, "pgrep -f '^sleep 86431$' || :");
+    assert!(!runs().is_empty());
+    site.run("alice", &["scancel", &job]).success().unwrap();
+    assert_eq!(site.end_of(&job), "CANCELLED", "{}", site.logs());
+    let ended = Instant::now();
+    while !runs().is_empty() || !site.on_node(2, "pgrep -x sshd || :").is_empty() {
+        assert!(ended.elapsed() < Duration::from_secs(5), "{}\n{}", runs(), site.logs());
+    }
+    site.finish();
+}

@@ -1,9 +1,11 @@
 //! Taking prepared containers down. It never stops at the first failure, signals nobody but a job's sshd and what was
 //! started through it, and finds nothing wrong where nothing is left.
 
-use crate::sshd;
+use crate::{prepare, sshd};
 use shifter_runtime::config::TrustedConfig;
 use shifter_runtime::prepared;
+use shifter_sys::credentials::Caller;
+use shifter_sys::lockdown::lock_down_for;
 use shifter_sys::{Error, directory as dir, namespace, trusted};
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -20,13 +22,16 @@ pub fn image_place(key: &str) -> String {
     format!("{}/{key}/{IMAGE}", prepared::directory())
 }
 
-/// Takes down what there is of one job, or of all of this node; returns what went wrong, as sentences.
-pub fn all(
-    key: Option<&str>,
-    configuration: impl FnOnce() -> Result<TrustedConfig, Box<dyn std::error::Error>>,
-) -> Vec<String> {
+/// Takes down what there is of one job, or of all of this node, by the configuration at `place` or in its usual one;
+/// returns what went wrong, as sentences.
+pub fn all(key: Option<&str>, place: Option<&str>) -> Vec<String> {
+    const NOBODY: u32 = 65_534;
+    let locked = match Caller::of_job(NOBODY, NOBODY, &[]).and_then(lock_down_for) {
+        Ok(locked) => locked,
+        Err(error) => return vec![error.to_string()],
+    };
     let mut faults: Vec<String> = end_sshd(key).iter().map(ToString::to_string).collect();
-    match configuration() {
+    match prepare::configuration(&locked, place) {
         Err(failure) => faults.push(failure.to_string()),
         Ok(config) => {
             let others = key.map_or_else(|| everything(&config), |key| job(key, &config));

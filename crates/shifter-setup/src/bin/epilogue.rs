@@ -1,10 +1,8 @@
 //! `shifter-epilogue`: run by a batch system's epilogue as root after a job. Exit status 0, or 1 with a sentence for
 //! each thing that could not be taken down.
 
-use shifter_setup::batch::{self, Job};
-use shifter_setup::{prepare, say, teardown};
-use shifter_sys::credentials::Caller;
-use shifter_sys::lockdown::lock_down_for;
+use shifter_setup::batch;
+use shifter_setup::{say, teardown};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -19,14 +17,8 @@ fn main() -> ExitCode {
             let _closed = std::io::stdout().write_all(batch::EPILOGUE_USAGE.as_bytes());
             return ExitCode::SUCCESS;
         }
-        Ok(job) => take_down(&job).unwrap_or_else(|failure| vec![failure.to_string()]),
+        Ok(job) => teardown::all(Some(&job.key), job.config.as_deref()),
     };
     faults.iter().for_each(|fault| say(&format!("shifter-epilogue: {fault}")));
     if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn take_down(job: &Job) -> Result<Vec<String>, Box<dyn std::error::Error>> {
-    const NOBODY: u32 = 65_534;
-    let locked = lock_down_for(Caller::of_job(NOBODY, NOBODY, &[])?)?;
-    Ok(teardown::all(Some(&job.key), || prepare::configuration(&locked, job.config.as_deref())))
 }

@@ -1,10 +1,8 @@
 //! `unsetupRoot`: run by the batch system as root after a job. Exit status 0, or 1 with a sentence for each thing that
 //! could not be taken down.
 
-use shifter_setup::options::{self, Options};
-use shifter_setup::{prepare, say, teardown};
-use shifter_sys::credentials::Caller;
-use shifter_sys::lockdown::lock_down_for;
+use shifter_setup::options;
+use shifter_setup::{say, teardown};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -15,15 +13,8 @@ fn main() -> ExitCode {
             let _closed = std::io::stdout().write_all(options::UNSETUP_USAGE.as_bytes());
             return ExitCode::SUCCESS;
         }
-        Ok(options) => take_down(&options).unwrap_or_else(|failure| vec![failure.to_string()]),
+        Ok(options) => teardown::all(options.job.as_deref(), options.config.as_deref()),
     };
     faults.iter().for_each(|fault| say(&format!("unsetupRoot: {fault}")));
     if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn take_down(options: &Options) -> Result<Vec<String>, Box<dyn std::error::Error>> {
-    const NOBODY: u32 = 65_534;
-    let locked = lock_down_for(Caller::of_job(NOBODY, NOBODY, &[])?)?;
-    let key = options.job.as_deref();
-    Ok(teardown::all(key, || prepare::configuration(&locked, options.config.as_deref())))
 }

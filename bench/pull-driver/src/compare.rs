@@ -35,6 +35,7 @@ struct Rows {
     cached: Row,
     unchanged: Row,
     floor: Row,
+    sha2_floor: Row,
     gzip: Row,
     zstd: Row,
     warm: Row,
@@ -125,13 +126,17 @@ impl<'a> Comparison<'a> {
 
     /// One round; false once the time is over.
     fn round(&mut self, round: usize) -> Result<bool> {
-        let ours = [&self.rows.cold, &self.rows.cached, &self.rows.floor].map(last_wall).iter().sum();
+        let ours = [&self.rows.cold, &self.rows.cached, &self.rows.floor, &self.rows.sha2_floor]
+            .map(last_wall)
+            .iter()
+            .sum();
         if round > 0 && !self.fits(ours) {
             return Ok(false);
         }
         self.site.start_afresh()?;
         self.rows.cold.costs.push(self.site.pull(&self.base, TAG)?);
-        self.rows.floor.costs.push(self.peers.floor(&self.floor, &self.floor_arguments)?);
+        self.rows.floor.costs.push(self.peers.floor(&self.floor, "ring", &self.floor_arguments)?);
+        self.rows.sha2_floor.costs.push(self.peers.floor(&self.floor, "sha2", &self.floor_arguments)?);
         self.chain(round)?;
         if round == 0 {
             for _ in 0..UNCHANGED {
@@ -271,6 +276,7 @@ impl<'a> Comparison<'a> {
         vec![
             ("cpu_over_floor", median(&over_floor)),
             ("cpu_over_floor_spread_percent", spread(&over_floor)),
+            ("cpu_over_sha2_floor", median(&cpu_ratios(&rows.cold, &rows.sha2_floor))),
             ("wall_s", rows.cold.wall()),
             ("cpu_s", rows.cold.cpu()),
             ("floor_cpu_s", rows.floor.cpu()),
@@ -302,6 +308,7 @@ impl Rows {
         Self {
             cold: Row::new("shifter, cold"),
             floor: Row::new("floor: gunzip, sha256 twice, zstd-3"),
+            sha2_floor: Row::new("floor, sha256 by the crate sha2"),
             gzip: Row::new("skopeo + umoci + mksquashfs gzip, cold"),
             zstd: Row::new("skopeo + umoci + mksquashfs zstd-3, cold"),
             charliecloud: Row::new("ch-image (no build cache) + ch-convert, cold"),
@@ -317,10 +324,11 @@ impl Rows {
         }
     }
 
-    fn all(&self) -> [&Row; 14] {
+    fn all(&self) -> [&Row; 15] {
         [
             &self.cold,
             &self.floor,
+            &self.sha2_floor,
             &self.gzip,
             &self.zstd,
             &self.charliecloud,

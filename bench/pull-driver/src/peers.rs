@@ -103,10 +103,10 @@ impl Peers {
     }
 
     /// Runs the floor program with the priority that the gateway's conversions have, so that other work on the
-    /// machine is in the way of both alike.
-    pub(crate) fn floor(&self, program: &Path, arguments: &[String]) -> Result<Cost> {
+    /// machine is in the way of both alike. `hash` is whose sha256 it uses.
+    pub(crate) fn floor(&self, program: &Path, hash: &str, arguments: &[String]) -> Result<Cost> {
         let mut floor = command("nice");
-        floor.args(["-n", "10"]).arg(program).args(arguments);
+        floor.args(["-n", "10"]).arg(program).arg(hash).args(arguments);
         self.run(floor)
     }
 

@@ -1,9 +1,10 @@
 //! `bench/gateway`'s driver: a gateway with munge and 10,000 images in its catalog, on SQLite and on PostgreSQL; eight
-//! clients that look up, interleaved with the same clients only encoding and decoding; lists; clients that wait for
-//! pulls by long poll.
+//! clients that look up, interleaved with the same clients only encoding and decoding, and while it converts an image;
+//! lists; clients that wait for pulls by long poll.
 //!
 //! Everything lies in the test suite's sandbox and goes with it. It builds nothing (the script does) and judges nothing.
 
+mod converting;
 mod munge;
 
 use std::fs;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Map, Value, json};
-use shifter_tests::harness::{Gateway, GatewayOptions, Location, Sandbox};
+use shifter_tests::harness::{Gateway, GatewayOptions, Location, RegistryOptions, Sandbox};
 
 use crate::munge::Munge;
 
@@ -40,7 +41,8 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let full = std::env::args().skip(1).any(|word| word == "--full");
-    let rounds = if full { 15 } else { 3 };
+    // 1 GiB, or what can be made in a few seconds.
+    let (rounds, layers) = if full { (15, 16) } else { (3, 1) };
     let mut sandbox = Sandbox::new()?;
     let munged = sandbox.munged("site")?;
     let munge = Munge::load()?;
@@ -51,10 +53,12 @@ fn run() -> Result<()> {
         let mut held = Vec::new();
         held.extend(silent.incoming().flatten());
     });
+    let registry = sandbox.registry(RegistryOptions::default())?;
+    sandbox.push(&registry, &converting::image(layers)?, converting::REPOSITORY, converting::TAG)?;
     let postgres = sandbox.postgres()?;
     let mut figures = Map::new();
     println!(
-        "{:<12} {:>10} {:>10} {:>8} {:>8} {:>10} {:>9} {:>9} {:>9}",
+        "{:<12} {:>10} {:>10} {:>8} {:>8} {:>10} {:>9} {:>9} {:>9}  p99 ms while an image is made",
         "catalog", "lookups/s", "munge/s", "ratio", "p99 ms", "list ms", "idle MiB", "waiting %", "polling %"
     );
     for backend in ["sqlite", "postgres"] {
@@ -70,8 +74,10 @@ fn run() -> Result<()> {
         let mut more = Map::new();
         more.insert("DatabaseURI".to_owned(), json!(uri));
         more.insert("LogLevel".to_owned(), json!("warn"));
-        let location = Location { name: "silent".to_owned(), url: url.clone(), ca: None };
-        let options = GatewayOptions { locations: vec![location], more, ..GatewayOptions::default() };
+        let location =
+            |name: &str, url: &str| Location { name: name.to_owned(), url: url.to_owned(), ca: None };
+        let locations = vec![location("silent", &url), location("local", &registry.url)];
+        let options = GatewayOptions { locations, more, ..GatewayOptions::default() };
         let gateway = sandbox.gateway(&munged, &options)?;
         let figure = measure(&sandbox, &gateway, &munge, rounds)?;
         println!("{backend:<12} {}", figure.line());
@@ -117,14 +123,23 @@ struct Figures {
     idle: f64,
     waiting: f64,
     polling: f64,
+    converting: converting::Seen,
 }
 
 impl Figures {
     fn line(&self) -> String {
         let ratio = self.lookups / self.munge;
         format!(
-            "{:>10.0} {:>10.0} {ratio:>8.2} {:>8.2} {:>10.1} {:>9.1} {:>9.1} {:>9.0}",
-            self.lookups, self.munge, self.p99, self.list, self.idle, self.waiting, self.polling
+            "{:>10.0} {:>10.0} {ratio:>8.2} {:>8.2} {:>10.1} {:>9.1} {:>9.1} {:>9.0}  {:.2} ({:.1} s)",
+            self.lookups,
+            self.munge,
+            self.p99,
+            self.list,
+            self.idle,
+            self.waiting,
+            self.polling,
+            self.converting.p99,
+            self.converting.seconds
         )
     }
 
@@ -135,6 +150,8 @@ impl Figures {
             "lookup_p99_ms": rounded(self.p99), "list_10000_ms": rounded(self.list),
             "idle_rss_mib": rounded(self.idle), "waiting_clients_cpu": rounded(self.waiting),
             "polling_clients_cpu": rounded(self.polling),
+            "converting_lookup_p99_ms": rounded(self.converting.p99),
+            "converting_s": rounded(self.converting.seconds),
         })
     }
 }
@@ -170,10 +187,12 @@ fn measure(sandbox: &Sandbox, gateway: &Gateway, munge: &Munge, rounds: usize) -
     }
     times.sort_by(f64::total_cmp);
     let p99 = times.get(times.len() * 99 / 100).copied().unwrap_or_default() * 1000.0;
+    let looked_up = |number: usize| number * 7919 % WANTED * (IMAGES / WANTED);
+    let converting = converting::measure(gateway, munge, looked_up)?;
     let waiting = waiting(gateway, munge, pid, WAITING, Manner::Ours)?;
     let polling = waiting_some(gateway, munge, pid)?;
     let (lookups, munge, list) = (median(lookups), median(limits), median(lists));
-    Ok(Figures { lookups, munge, p99, list, idle, waiting, polling })
+    Ok(Figures { lookups, munge, p99, list, idle, waiting, polling, converting })
 }
 
 fn lookup(number: usize) -> String {
@@ -209,6 +228,11 @@ fn together(time: Duration, work: impl Fn(usize) -> Result<bool> + Sync) -> Resu
 
 /// One request with a fresh credential on a connection of its own, as clients make them; the answer's length.
 fn ask(gateway: &Gateway, munge: &Munge, method: &str, target: &str) -> Result<usize> {
+    answer(gateway, munge, method, target).map(|answer| answer.len())
+}
+
+/// The same; the whole answer.
+fn answer(gateway: &Gateway, munge: &Munge, method: &str, target: &str) -> Result<String> {
     let credential = munge.encode()?;
     let credential = credential.to_str()?;
     let mut stream = TcpStream::connect(&gateway.authority)?;
@@ -226,7 +250,7 @@ fn ask(gateway: &Gateway, munge: &Munge, method: &str, target: &str) -> Result<u
             String::from_utf8_lossy(&answer).chars().take(300).collect::<String>()
         );
     }
-    Ok(answer.len())
+    String::from_utf8(answer).context("the answer is not text")
 }
 
 /// How clients wait.

@@ -49,6 +49,30 @@ fn such_a_user_has_name_home_shell_and_group_names() {
 }
 
 #[test]
+fn files_of_the_site_are_added_to_where_the_service_may_be_asked() {
+    let machine = machine();
+    let etc = machine.sandbox.prefix().join("etc");
+    for (name, text) in [
+        ("passwd", "root:x:0:0::/:/bin/sh"),
+        ("group", "physics:x:4301:\n"),
+        ("nsswitch.conf", "passwd: files\ngroup: files\n"),
+    ] {
+        fs::write(etc.join(name), text).unwrap();
+    }
+    machine.sandbox.write_udiroot(&[("populateEtcDynamically", "0")]).unwrap();
+    let out = as_nora(&machine, &["sh", "-c", "cat /etc/passwd; sort /etc/group; id -un; id -Gn"]);
+    assert_eq!(
+        out.out(),
+        "root:x:0:0::/:/bin/sh\nnora:x:5300:5300:Nora, of LDAP:/home/nora:/bin/bash\n\
+         nora:x:5300:nora\nphysics:x:4301:nora\nproject:x:5400:nora\n\
+         nora\nnora physics project\n",
+        "{}",
+        out.describe()
+    );
+    finish(machine);
+}
+
+#[test]
 fn access_is_decided_by_ids_whoever_names_them() {
     let machine = machine();
     for (list, allowed) in [

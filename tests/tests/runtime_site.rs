@@ -136,6 +136,25 @@ fn files_of_the_site_take_the_place_of_generated_ones() {
 }
 
 #[test]
+fn imported_users_come_with_their_groups_from_the_sites_files_or_the_hosts() {
+    let machine = Machine::new(&shell_image(), "");
+    let etc = machine.sandbox.prefix().join("etc");
+    let text = "alice:x:4201:4201::/home/alice:/bin/sh\nsshd:x:74:4302::/:/sbin/nologin\n";
+    fs::write(etc.join("passwd"), text).unwrap();
+    machine.sandbox.write_udiroot(&[("allowLibcPwdCalls", "0"), ("usersToImport", "sshd bob")]).unwrap();
+    let out = machine.run("alice", &["sh", "-c", "cut -d: -f1,3,4 /etc/passwd; sort /etc/group"]);
+    let groups = fs::read_to_string("/etc/group").unwrap();
+    let line =
+        |gid: &str| groups.lines().find(|line| line.split(':').nth(2) == Some(gid)).unwrap().to_owned();
+    let bobs = line("4202");
+    let bob = bobs.split(':').next().unwrap();
+    let text = out.success().unwrap();
+    assert!(text.starts_with("alice:4201:4201\nsshd:74:4302\nbob:4202:4202\n"), "{text}");
+    assert!(text.contains(&format!("\n{bob}:x:4202:\n")) && text.contains(":x:4302:alice\n"), "{text}");
+    machine.finish();
+}
+
+#[test]
 fn a_sealed_root_is_read_only_and_a_slave_mount_sees_later_host_mounts() {
     let machine = Machine::new(&shell_image(), "");
     fs::create_dir("/home/late").unwrap();

@@ -74,22 +74,32 @@ pub fn groups_missing_in(text: &str, wanted: &[u32]) -> Vec<u32> {
     wanted.iter().copied().filter(|gid| !known.contains(gid)).collect()
 }
 
+/// The groups that a group(5) text lists `user` in.
+pub fn groups_listing(text: &str, user: &str) -> Vec<u32> {
+    let lists = |line: &&str| line.split(':').nth(3).is_some_and(|all| all.split(',').any(|one| one == user));
+    text.lines().filter(lists).filter_map(id_in).collect()
+}
+
 /// A container's `/etc/group`, from a host file: every group but gid 0 once; `user` is listed in those of
 /// `member_of`, at most `most` of them (0: no limit), because old libc readers fail on long files.
-/// With `only_member_of` the user's own groups alone are written.
+/// With `others` the user's own groups and those alone are written.
 pub fn container_groups(
     text: &str,
     user: &str,
     member_of: &[u32],
     most: usize,
-    only_member_of: bool,
+    others: Option<&[u32]>,
 ) -> String {
     let mut out = String::new();
     let mut seen = Vec::new();
     let mut memberships = 0;
     for (name, gid) in groups(text) {
         let member = member_of.contains(&gid);
-        if gid == 0 || seen.contains(&gid) || (only_member_of && !member) || !is_name(name) {
+        if gid == 0
+            || seen.contains(&gid)
+            || others.is_some_and(|others| !member && !others.contains(&gid))
+            || !is_name(name)
+        {
             continue;
         }
         seen.push(gid);
@@ -127,16 +137,23 @@ mod tests {
 
     #[test]
     fn the_user_is_listed_in_every_own_group_up_to_the_limit() {
-        let text = "root:x:0:\nusers::100:bob\nproj:x:200:alice,bob\nproj:x:200:\nlab:x:300:\n: :1:\nbad\n";
+        let text = "root:x:0:\nusers::100:bob\nproj:x:200:alice,bob\nproj:x:200:\nlab:x:300:\nfar:x:400:\n: :1:\nbad\n";
         for (most, only, expected) in [
-            (0, false, "users:x:100:alice\nproj:x:200:alice\nlab:x:300:\n"),
-            (1, false, "users:x:100:alice\nproj:x:200:\nlab:x:300:\n"),
-            (0, true, "users:x:100:alice\nproj:x:200:alice\n"),
+            (0, false, "users:x:100:alice\nproj:x:200:alice\nlab:x:300:\nfar:x:400:\n"),
+            (1, false, "users:x:100:alice\nproj:x:200:\nlab:x:300:\nfar:x:400:\n"),
+            (0, true, "users:x:100:alice\nproj:x:200:alice\nlab:x:300:\n"),
         ] {
             assert_eq!(
-                container_groups(text, "alice", &[100, 200, 0], most, only),
+                container_groups(text, "alice", &[100, 200, 0], most, only.then_some(&[300][..])),
                 expected,
                 "{most} {only}"
+            );
+        }
+        for (user, listed) in [("bob", &[100, 200][..]), ("alice", &[200]), ("ali", &[])] {
+            assert_eq!(
+                groups_listing("users::100:bob\nproj:x:200:alice,bob\nlab:x:300:", user),
+                listed,
+                "{user}"
             );
         }
     }

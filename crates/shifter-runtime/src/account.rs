@@ -19,24 +19,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The account of the caller's uid.
 pub fn of_caller(config: &TrustedConfig, locked: &LockedDown) -> Result<Account> {
     let uid = locked.caller().uid();
-    let in_file = |path: &str| read_host(path, LARGEST).ok().and_then(|text| Account::find(&text, uid));
-    let site = Some(&config.udiroot).filter(|conf| !conf.allow_libc_pwd_calls);
-    site.and_then(|conf| in_file(&format!("{}/passwd", conf.etc_path)))
-        .or_else(|| in_file("/etc/passwd"))
+    in_files(config, |text| Account::find(text, uid))
         .or_else(|| asked(locked, &uid.to_string()))
         .filter(|account| account.uid == uid)
         .ok_or(Error::NoAccount { uid })
 }
 
 /// An account by name, for `usersToImport`.
-pub fn by_name(locked: &LockedDown, name: &str) -> Result<Account> {
-    let local = read_host("/etc/passwd", LARGEST)
-        .ok()
-        .and_then(|text| text.lines().filter_map(Account::parse).find(|account| account.name == name));
-    local
+pub fn by_name(config: &TrustedConfig, locked: &LockedDown, name: &str) -> Result<Account> {
+    in_files(config, |text| text.lines().filter_map(Account::parse).find(|account| account.name == name))
         .or_else(|| asked(locked, name))
         .filter(|account| account.name == name)
         .ok_or_else(|| Error::UnknownImport(name.to_owned()))
+}
+
+fn in_files(config: &TrustedConfig, find: impl Fn(&str) -> Option<Account>) -> Option<Account> {
+    let site = Some(&config.udiroot).filter(|conf| !conf.allow_libc_pwd_calls);
+    let found = |path: &str| find(&read_host(path, LARGEST).ok()?);
+    site.and_then(|conf| found(&format!("{}/passwd", conf.etc_path))).or_else(|| found("/etc/passwd"))
 }
 
 /// The lines of these groups from the directory services, which `/etc/group` does not have; names only.

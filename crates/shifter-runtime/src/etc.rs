@@ -4,7 +4,7 @@
 use crate::account::{self, LARGEST};
 use crate::config::TrustedConfig;
 use crate::error::{Error, Result};
-use shifter_core::passwd::{Account, container_groups, groups_missing_in};
+use shifter_core::passwd::{Account, container_groups, groups_listing, groups_missing_in};
 use shifter_sys::directory::{entries, read_host};
 use shifter_sys::lockdown::LockedDown;
 use shifter_sys::trusted::{self, Kind, open_file_in, read_all};
@@ -53,14 +53,14 @@ fn member_of(locked: &LockedDown) -> Vec<u32> {
 }
 
 fn generated(config: &TrustedConfig, locked: &LockedDown, account: &Account) -> Result<Vec<File>> {
-    let mut passwd = account.line();
+    let (mut passwd, mut imported) = (account.line(), Vec::new());
+    let groups = read_host("/etc/group", LARGEST).unwrap_or_default();
     for name in &config.udiroot.users_to_import {
-        passwd.push_str(&account::by_name(locked, name)?.line());
+        let account = account::by_name(config, locked, name)?;
+        passwd.push_str(&account.line());
+        imported.extend([account.gid].into_iter().chain(groups_listing(&groups, name)));
     }
-    let mut groups = read_host("/etc/group", LARGEST).unwrap_or_default();
-    groups.push_str(&account::groups_elsewhere(locked, &groups_missing_in(&groups, &member_of(locked))));
-    let most = usize::try_from(config.udiroot.max_group_count).unwrap_or(usize::MAX);
-    let group = container_groups(&groups, &account.name, &member_of(locked), most, true);
+    let group = groups_for(config, locked, account, groups, Some(&imported));
     let file = |name: &str, content: String| File { name: name.to_owned(), content };
     Ok(vec![
         file("passwd", passwd),
@@ -68,6 +68,23 @@ fn generated(config: &TrustedConfig, locked: &LockedDown, account: &Account) -> 
         file("nsswitch.conf", NSSWITCH.to_owned()),
         file("host.conf", HOST_CONF.to_owned()),
     ])
+}
+
+/// `text` with what it lacks of the user's groups, and of `others`, as a container shows it.
+fn groups_for(
+    config: &TrustedConfig,
+    locked: &LockedDown,
+    account: &Account,
+    mut text: String,
+    others: Option<&[u32]>,
+) -> String {
+    let mine = member_of(locked);
+    if others.is_some() || config.udiroot.allow_libc_pwd_calls {
+        let missing = groups_missing_in(&text, &[&mine[..], others.unwrap_or_default()].concat());
+        text.push_str(&account::groups_elsewhere(locked, &missing));
+    }
+    let most = usize::try_from(config.udiroot.max_group_count).unwrap_or(usize::MAX);
+    container_groups(&text, &account.name, &mine, most, others)
 }
 
 /// The files of `etcPath`, each root's own; `group` is filtered and kept whole as `group.orig`.
@@ -91,9 +108,15 @@ fn of_site(config: &TrustedConfig, locked: &LockedDown, account: &Account) -> Re
             return Err(Error::Target { path: format!("{path}/{name}"), rule });
         }
     }
-    let most = usize::try_from(config.udiroot.max_group_count).unwrap_or(usize::MAX);
+    // Where the site lets others than its files name accounts, the user and their groups may be known to those alone.
+    if let Some(passwd) = layer.iter_mut().find(|file| file.name == "passwd")
+        && config.udiroot.allow_libc_pwd_calls
+        && Account::find(&passwd.content, account.uid).is_none()
+    {
+        passwd.content.push_str(&format!("\n{}", account.line()));
+    }
     if let Some(group) = layer.iter_mut().find(|file| file.name == "group") {
-        let filtered = container_groups(&group.content, &account.name, &member_of(locked), most, false);
+        let filtered = groups_for(config, locked, account, group.content.clone(), None);
         let whole = std::mem::replace(&mut group.content, filtered);
         layer.push(File { name: "group.orig".to_owned(), content: whole });
     }

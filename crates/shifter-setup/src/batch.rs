@@ -204,11 +204,11 @@ pub fn prologue(job: &Job) -> Result<String, Failure> {
     const NOBODY: u32 = 65_534;
     let Some(image) = &job.image else { return Ok(String::new()) };
     let mut locked = lock_down_for(Caller::of_job(NOBODY, NOBODY, &[])?)?;
-    let account = account::by_name(&locked, &job.user)
+    let config = configuration(&locked, job.config.as_deref())?;
+    let account = account::by_name(&config, &locked, &job.user)
         .map_err(|_| format!("there is no user \"{}\" on this node", job.user.escape_debug()))?;
     let groups = groups_of(&locked, &account.name)?;
     locked.act_for(Caller::of_job(account.uid, account.gid, &groups)?);
-    let config = configuration(&locked, job.config.as_deref())?;
     let wanted = Descriptor::parse(image, config.udiroot.default_image_type)?;
     let id = locked.with_helpers_of_the_user(|locked| lookup::identifier(&config, locked, &wanted))?;
     let found = match wanted.image_type {

@@ -56,6 +56,20 @@ fn a_cache_of_the_sites_is_there_without_asking() {
 }
 
 #[test]
+fn a_cache_of_the_site_below_etc_is_made_and_counted_once() {
+    let site = [
+        ("siteFs", "/home:/home;/none:/etc/cache:perNodeCache=size=16M,fs=ext4"),
+        ("perNodeCacheSizeLimit", "20M"),
+    ];
+    let machine = machine(&site);
+    // The overlay over /etc covers the first of two mounts.
+    let script = "grep ' /etc/cache ' /proc/self/mountinfo | cut -d' ' -f3 | sort -u | wc -l; echo x > /etc/cache/file && cat /etc/cache/file";
+    let out = machine.run("alice", &["sh", "-c", script]);
+    assert_eq!(out.out(), "1\nx\n", "{}", out.describe());
+    machine.finish();
+}
+
+#[test]
 fn limits_of_the_site_hold_and_failures_leave_nothing() {
     let machine = machine(&[("perNodeCacheSizeLimit", "1G"), ("perNodeCacheAllowedFsType", "xfs tmpfs")]);
     for (map, expected) in [

@@ -54,8 +54,9 @@ struct Build<'a> {
     config: &'a TrustedConfig,
     locked: &'a LockedDown,
     image: &'a Image,
-    /// Copies that go on sharing with the host, by target.
-    shared: Vec<(String, OwnedFd)>,
+    steps: &'a [Step],
+    /// By target: copies that go on sharing with the host, and caches that the overlay over /etc covers.
+    kept: Vec<(String, OwnedFd)>,
     /// Where the image is attached instead of the planned place, for a container that stands in sight of others.
     image_at: Option<&'a str>,
     image_root: Option<OwnedFd>,
@@ -84,7 +85,7 @@ pub fn apply(
         namespace::unmount_all(place)?;
     }
     told(&"namespace  of its own");
-    let mut build = Build::new(config, locked, image, shared);
+    let mut build = Build::new(config, locked, image, &plan.steps, shared);
     build.perform_all(&plan.steps, told)?;
     mount::pivot_into(build.root()?)?;
     told(&"enter      /");
@@ -96,11 +97,12 @@ impl<'a> Build<'a> {
         config: &'a TrustedConfig,
         locked: &'a LockedDown,
         image: &'a Image,
-        shared: Vec<(String, OwnedFd)>,
+        steps: &'a [Step],
+        kept: Vec<(String, OwnedFd)>,
     ) -> Self {
         let said = String::new();
         let (image_at, image_root, root, last) = (None, None, None, None);
-        Self { config, locked, image, shared, image_at, image_root, root, said, cached: 0, last }
+        Self { config, locked, image, steps, kept, image_at, image_root, root, said, cached: 0, last }
     }
 }
 
@@ -155,8 +157,17 @@ impl Build<'_> {
             Step::MergeImage { tree } => self.merge(tree)?,
             Step::OverlayEtc => self.overlay_etc()?,
             Step::Cache(map, cache) => {
+                let target = self.target(&map.to, true)?;
+                if let Some((_, copy)) = self.kept.iter().find(|(to, _)| *to == map.to) {
+                    return Ok(mount::attach(copy, &target, &map.to)?);
+                }
                 let made = self.new_cache(map, cache)?;
-                mount::attach(&made, &self.target(&map.to, true)?, &map.to)?;
+                mount::attach(&made, &target, &map.to)?;
+                if map.to.starts_with("/etc/") {
+                    let (one, private) = (mount::Depth::One, mount::Propagation::Private);
+                    let copy = mount::copy_of(&made, &map.to, one, mount::SAFE, private)?;
+                    self.kept.push((map.to.clone(), copy));
+                }
             }
             Step::Volume(map, propagation) => self.mount_volume(map, *propagation)?,
             Step::VarFile { name, content } => {
@@ -238,7 +249,7 @@ impl Build<'_> {
         let options = [("source", source.as_str()), ("norecovery", ""), ("nouuid", "")];
         let options = if kind == "xfs" { &options[..] } else { &options[..1] };
         mount::new_file_system(kind, options, mount::SAFE_READ_ONLY)
-            .map_err(|error| kernel::explained(error, kind, file))
+            .map_err(|error| kernel::explained(error, kind, Some(file)))
     }
 
     fn bind(&self, bind: &Bind) -> Result<()> {
@@ -248,10 +259,15 @@ impl Build<'_> {
         };
         let directory = dir::file_type(&source, &bind.from)?.is_dir();
         let target = self.target(&bind.to, directory)?;
-        if let Some((_, copy)) = self.shared.iter().find(|(to, _)| *to == bind.to) {
+        if let Some((_, copy)) = self.kept.iter().find(|(to, _)| *to == bind.to) {
             return Ok(mount::attach(copy, &target, &bind.to)?);
         }
-        let copy = mount::copy_of(&source, &bind.from, bind.depth, bind.flags, bind.propagation)?;
+        let propagation = match bind.propagation {
+            // The host's automounter would mount what is asked for here where only the host sees it.
+            mount::Propagation::Private if dir::is_automounted(&source) => mount::Propagation::Slave,
+            other => other,
+        };
+        let copy = mount::copy_of(&source, &bind.from, bind.depth, bind.flags, propagation)?;
         Ok(mount::attach(&copy, &target, &bind.to)?)
     }
 
@@ -272,7 +288,7 @@ impl Build<'_> {
             let changes = if writable { Some(changes_over(&place, to)?) } else { None };
             let layers = [&place, &copy];
             let write = changes.as_ref().map(|[upper, work]| [upper, work]);
-            mount::new_overlay(self.locked.proc(), if within { &layers } else { &layers[1..] }, write)?
+            self.overlay(if within { &layers } else { &layers[1..] }, write)?
         } else {
             mount::executable_copy_of(&copy, to)?
         };
@@ -373,11 +389,16 @@ impl Build<'_> {
         Ok(())
     }
 
+    fn overlay(&self, layers: &[&OwnedFd], changes: Option<[&OwnedFd; 2]>) -> Result<OwnedFd> {
+        mount::new_overlay(self.locked.proc(), layers, changes)
+            .map_err(|error| kernel::explained(error, "overlay", None))
+    }
+
     fn overlay_etc(&self) -> Result<()> {
         let Some(of_image) = self.image_directory("/etc")? else { return Ok(()) };
         let ours = self.find("/etc")?;
         let hidden = dir::mark_opaque(&ours, "ssh");
-        let overlay = mount::new_overlay(self.locked.proc(), &[&ours, &of_image], None)?;
+        let overlay = self.overlay(&[&ours, &of_image], None)?;
         mount::attach(&overlay, &ours, "/etc")?;
         match hidden {
             // ramfs has no extended attributes.

@@ -58,14 +58,14 @@ pub enum Error {
         /// Its name.
         kind: String,
     },
-    /// The kernel does not take this squashfs, perhaps for want of its codec.
+    /// The kernel does not take this image, perhaps for want of its codec.
     Codec {
         /// What it said.
         error: shifter_sys::Error,
         /// The codec's name.
         codec: &'static str,
-        /// The kernel option that has it, after `CONFIG_SQUASHFS_`.
-        option: &'static str,
+        /// The kernel option that has it, after `CONFIG_`.
+        option: String,
     },
     /// The image's access list has neither the caller nor one of their groups.
     Denied {
@@ -168,7 +168,7 @@ impl fmt::Display for Error {
             ),
             Error::Codec { error, codec, option } => write!(
                 f,
-                "{error}; the image is compressed with {codec}, for which the kernel needs CONFIG_SQUASHFS_{option}, \
+                "{error}; the image is compressed with {codec}, for which the kernel needs CONFIG_{option}, \
                  or it is damaged: pull it again"
             ),
             Error::Denied { id } => write!(

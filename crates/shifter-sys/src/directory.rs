@@ -197,7 +197,12 @@ pub fn make_nameless(directory: &OwnedFd, size: u64, shown: &str) -> Result<Owne
         // The file system has no such thing.
         Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
             let name = format!(".perNodeCache.{}", rustix::process::getpid().as_raw_nonzero());
-            let file = fs::openat(directory, &name, flags | OFlags::CREATE | OFlags::EXCL, mode);
+            let make = || fs::openat(directory, &name, flags | OFlags::CREATE | OFlags::EXCL, mode);
+            // A start that was killed between the two left its name; no other process has this number.
+            let file = match make() {
+                Err(Errno::EXIST) => fs::unlinkat(directory, &name, AtFlags::empty()).and_then(|()| make()),
+                other => other,
+            };
             file.and_then(|file| fs::unlinkat(directory, &name, AtFlags::empty()).map(|()| file))
         }
         other => other,
@@ -205,6 +210,11 @@ pub fn make_nameless(directory: &OwnedFd, size: u64, shown: &str) -> Result<Owne
     let file = file.during("make a file in", shown)?;
     fs::ftruncate(&file, size).during("make room in", shown)?;
     Ok(file)
+}
+
+/// Whether what is below it appears when it is looked for (autofs; linux/magic.h).
+pub fn is_automounted(place: &OwnedFd) -> bool {
+    fs::fstatfs(place).is_ok_and(|status| status.f_type as u64 == 0x0187)
 }
 
 /// Gives the root of a new mount to somebody.

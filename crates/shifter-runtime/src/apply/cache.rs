@@ -3,6 +3,7 @@
 
 use super::Build;
 use crate::error::{Error, Result};
+use crate::kernel;
 use shifter_core::volume::{PerNodeCache, VolumeMap};
 use shifter_sys::descriptors::path_of;
 use shifter_sys::{child, directory as dir, loopdev, mount, trusted};
@@ -78,6 +79,7 @@ impl Build<'_> {
         }
         let device = loopdev::writable_device_for(&file, "perNodeCache")?;
         let source = path_of(self.locked.proc(), &device);
-        Ok(mount::new_file_system(kind, &[("source", &source)], mount::SAFE)?)
+        mount::new_file_system(kind, &[("source", &source)], mount::SAFE)
+            .map_err(|error| kernel::explained(error, kind, None))
     }
 }

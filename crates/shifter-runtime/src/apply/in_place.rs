@@ -31,7 +31,8 @@ pub fn assemble_in_place<'a>(
     image_at: &'a str,
 ) -> Result<Option<InPlace<'a>>> {
     let shared = plan.steps.iter().filter_map(shared_copy).collect::<Result<_>>()?;
-    let mut build = Build { image_at: Some(image_at), ..Build::new(config, locked, image, shared) };
+    let mut build =
+        Build { image_at: Some(image_at), ..Build::new(config, locked, image, &plan.steps, shared) };
     let of_user = |step: &Step| matches!(step, Step::Volume(..) | Step::SealRoot);
     let (first, rest) = plan.steps.split_at(plan.steps.iter().position(of_user).unwrap_or(plan.steps.len()));
     match build.perform_all(first, &mut |_| {}) {
@@ -51,10 +52,10 @@ impl InPlace<'_> {
     /// Makes it this process's root, in a namespace of its own in which the user's volumes are: on the host they would
     /// keep other users from renaming and removing what they are mounted on.
     pub fn enter(&self) -> Result<()> {
-        let Build { config, locked, image, .. } = self.build;
+        let Build { config, locked, image, steps, .. } = self.build;
         mount::enter_new_namespace()?;
         mount::cut_off()?;
-        let mut build = Build::new(config, locked, image, Vec::new());
+        let mut build = Build::new(config, locked, image, steps, Vec::new());
         build.root = Some(trusted::open(&config.udiroot.udi_mount, trusted::Kind::Directory)?);
         build.image_root = self.build.image_root.as_ref().and_then(|root| root.try_clone().ok());
         build.perform_all(self.rest, &mut |_| {})?;

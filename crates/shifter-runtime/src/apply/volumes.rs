@@ -5,12 +5,16 @@
 
 use super::{Build, ENOENT};
 use crate::error::{Error, Result};
+use crate::plan::Step;
 use shifter_core::volume::{Propagation, VolumeMap, is_below};
 use shifter_sys::credentials::{Access, with_access};
 use shifter_sys::descriptors::path_of_open;
 use shifter_sys::directory::{self as dir, Links};
 use shifter_sys::mount;
 use std::os::fd::OwnedFd;
+
+/// What is shown of the host in every container.
+const SYSTEM: [&str; 5] = ["/proc", "/sys", "/dev", "/tmp", "/var/tmp"];
 
 impl Build<'_> {
     /// Mounts what the user wants. Its source and its target are looked up in the container, with the user's rights;
@@ -88,7 +92,11 @@ impl Build<'_> {
     }
 
     fn shown_of_host(&self) -> String {
-        let shown: Vec<&str> = self.config.udiroot.site_fs.iter().map(|map| map.to.as_str()).collect();
+        let site_fs = self.steps.iter().filter_map(|step| match step {
+            Step::Bind(bind) if !SYSTEM.contains(&bind.to.as_str()) => Some(bind.to.as_str()),
+            _ => None,
+        });
+        let shown: Vec<&str> = site_fs.collect();
         if shown.is_empty() { String::new() } else { format!(" ({})", shown.join(", ")) }
     }
 }

@@ -145,7 +145,10 @@ impl UdiRootConf {
                 set_module(&mut conf, rest, &record.value, record.line).map_err(fail)?;
             } else if let Some(known) = KEYS.iter().find(|known| known.name == record.key) {
                 if known.meaning == OBSOLETE {
-                    conf.warnings.push((record.line, format!("\"{}\" has no meaning any more", known.name)));
+                    let modules = known.name == "autoLoadKernelModule";
+                    let more = if modules { ": have loop, squashfs and overlay loaded at boot" } else { "" };
+                    let text = format!("\"{}\" has no meaning any more{more}", known.name);
+                    conf.warnings.push((record.line, text));
                 }
                 (known.set)(&mut conf, &record.value).map_err(fail)?;
             } else {

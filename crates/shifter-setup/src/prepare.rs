@@ -70,6 +70,9 @@ pub fn prepare_as(
     };
     let modules = config.udiroot.select_modules(options.modules.as_deref())?;
     let modules: Vec<Module> = modules.into_iter().cloned().collect();
+    for (line, text) in &config.udiroot.warnings {
+        crate::say(&format!("udiRoot.conf line {line}: {text}"));
+    }
     let volumes = volume::parse_user(&options.volumes, &config.shifter.volumes)?;
     let account = account::of_caller(config, locked)?;
     if account.name != options.user {

@@ -120,6 +120,45 @@ fn without_an_image_the_callers_prepared_container_is_joined() {
     let said = machine.as_user("bob").run(&words).unwrap();
     assert!(said.err().contains("No image specified"), "{}", said.describe());
     unsetup(&machine, &[]);
+    // With all that it was made of, unless something else is asked for.
+    let tree = machine.sandbox.prefix().join("of-module").display().to_string();
+    fs::create_dir(&tree).unwrap();
+    let module = [("module_m_siteEnv", "M=1"), ("module_other_siteEnv", "O=1"), ("defaultModules", "other")];
+    machine.sandbox.write_udiroot(&module).unwrap();
+    fs::write("/home/file", "shown\n").unwrap();
+    for (choice, script, expected) in [
+        (
+            &["-v", "/home:/mnt", "-v", "/tmp:/media:ro", "-m", "m"][..],
+            "cat /mnt/file; echo $M$O",
+            "shown\n1\n",
+        ),
+        (&["-m", "none"], "echo [$M$O]", "[]\n"),
+        (&[], "echo [$M$O]", "[1]\n"),
+    ] {
+        setup(&machine, &ALICE, choice).success().unwrap();
+        let start = |words: &[&str]| machine.as_user("alice").run(&machine.program(words)).unwrap();
+        let out = start(&["-v", "sh", "-c", script]);
+        assert!(out.err().contains("joined     "), "{choice:?}: {}", out.describe());
+        assert_eq!(out.success().unwrap(), expected, "{choice:?}");
+        let other = start(&["-v", "--volume=/home:/srv", "--module=m,other", "cat", "/srv/file"]);
+        assert!(!other.err().contains("joined     "), "{}", other.describe());
+        assert_eq!(other.success().unwrap(), "shown\n");
+        unsetup(&machine, &[]);
+    }
+    machine.finish();
+}
+
+#[test]
+fn what_is_no_key_of_the_configuration_is_said_by_setup_root_and_refuses_nothing() {
+    let machine = Machine::new(&shell_image(), "");
+    machine.sandbox.write_udiroot(&[("module_m_sitefs", "/a:/b"), ("autoLoadKernelModule", "1")]).unwrap();
+    let out = setup(&machine, &ALICE, &[]);
+    for said in ["module \"m\" has no attribute \"sitefs\"", "have loop, squashfs and overlay loaded at boot"]
+    {
+        assert!(out.err().contains(said), "{}", out.describe());
+    }
+    out.success().unwrap();
+    unsetup(&machine, &[]);
     machine.finish();
 }
 

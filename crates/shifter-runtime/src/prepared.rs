@@ -98,12 +98,25 @@ pub fn join(
     Ok(None)
 }
 
-/// The image of the caller's prepared container, for starts that name none.
-pub fn image_of_caller(locked: &LockedDown) -> Option<String> {
+/// What a prepared container was made of, as its user would write it.
+#[derive(Debug, Default)]
+pub struct Choice {
+    /// Its image's identifier, or the path of a local one.
+    pub image: String,
+    /// Names with commas between them, or `none`.
+    pub modules: Option<String>,
+    /// The users' volume maps.
+    pub volumes: Option<String>,
+}
+
+/// What the caller's prepared container was made of, for starts that name no image.
+pub fn choice_of_caller(locked: &LockedDown) -> Option<Choice> {
     let mine = format!("uid {}\n", locked.caller().uid());
-    let records = jobs(locked).into_iter().filter_map(|job| record_of(&job));
-    let record = records.into_iter().find(|record| record.starts_with(&mine))?;
-    record.lines().find_map(|line| line.strip_prefix("image ")).map(str::to_owned)
+    let mut records = jobs(locked).into_iter().filter_map(|job| record_of(&job));
+    let record = records.find(|record| record.starts_with(&mine))?;
+    let line = |start| record.lines().find_map(|line| line.strip_prefix(start)).map(str::to_owned);
+    let modules = line("modules ").map(|names| if names.is_empty() { "none".to_owned() } else { names });
+    Some(Choice { image: line("image ")?, modules, volumes: line("volumes ") })
 }
 
 fn record_of(job: &OwnedFd) -> Option<String> {

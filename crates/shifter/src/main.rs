@@ -161,16 +161,17 @@ fn assemble(
     verbose.closed_descriptors(locked.closed_descriptors());
     let config = TrustedConfig::open(locked)?;
     verbose.warnings(&config.udiroot.warnings);
+    let mut of_job = prepared::Choice::default();
     let request = match options.image_request(locked.environment(), config.udiroot.default_image_type) {
-        Err(options::Fault::NoImage) => match prepared::image_of_caller(locked) {
-            Some(id) => options::ImageRequest::identifier(id)?,
-            None => return Err(options::Fault::NoImage.into()),
-        },
+        Err(options::Fault::NoImage) => {
+            of_job = prepared::choice_of_caller(locked).ok_or(options::Fault::NoImage)?;
+            options::ImageRequest::identifier(std::mem::take(&mut of_job.image))?
+        }
         other => other?,
     };
-    let volumes = options.volume_map(locked.environment());
+    let volumes = options.volume_map(locked.environment())?.or(of_job.volumes).unwrap_or_default();
     let volumes = volume::parse_user(&volumes, &config.shifter.volumes).map_err(options::Fault::Volume)?;
-    let choice = options.module_choice(locked.environment());
+    let choice = options.module_choice(locked.environment())?.or(of_job.modules);
     let modules = config.udiroot.select_modules(choice.as_deref()).map_err(options::Fault::Module)?;
     let modules: Vec<Module> = modules.into_iter().cloned().collect();
     let id = lookup::identifier(&config, locked, &request.descriptor)?;
@@ -243,7 +244,7 @@ impl Options {
     /// The variables of `--env-file`, a path in the container.
     fn environment_file(&self, user: &Unprivileged) -> Result<Vec<Vec<u8>>, Failure> {
         let Some(path) = &self.environment_file else { return Ok(Vec::new()) };
-        let path = String::from_utf8_lossy(path).into_owned();
+        let path = options::text(path, "--env-file")?;
         let text = read_as_user(user, &path, LARGEST_ENVIRONMENT_FILE)?;
         Environment::read_file(&text).map_err(|line| options::Fault::EnvironmentFile { path, line }.into())
     }

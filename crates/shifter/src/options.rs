@@ -83,9 +83,10 @@ pub(crate) struct ImageRequest {
 }
 
 impl ImageRequest {
-    /// For an image known by its identifier alone.
+    /// For an image known by its identifier alone, or by its path.
     pub(crate) fn identifier(id: String) -> Result<Self, Fault> {
-        let descriptor = Descriptor::new(ImageType::Id, &id);
+        let kind = if id.starts_with('/') { ImageType::Local } else { ImageType::Id };
+        let descriptor = Descriptor::new(kind, &id);
         let descriptor = descriptor.map_err(|fault| Fault::Image { text: id, fault })?;
         Ok(Self { text: descriptor.to_string(), descriptor })
     }
@@ -106,6 +107,7 @@ pub(crate) enum Fault {
     Volume(VolumeError),
     Module(ModuleError),
     EnvironmentFile { path: String, line: usize },
+    NotText { what: String, value: String },
     UserHook { module: String, script: String },
 }
 
@@ -136,6 +138,10 @@ impl fmt::Display for Fault {
                 f,
                 "ERROR: Invalid env-file entry: line {line} of {} is not NAME=VALUE",
                 path.escape_debug()
+            ),
+            Fault::NotText { what, value } => write!(
+                f,
+                "cannot use {what}: \"{value}\" is not UTF-8, which names and paths must be for shifter"
             ),
             Fault::UserHook { module, script } => {
                 write!(f, "Failed to setup module {module}: {script} must end with status 0")
@@ -281,17 +287,16 @@ impl Options {
         default: Option<ImageType>,
     ) -> Result<ImageRequest, Fault> {
         let variable = |name: &str| variable(environment, name);
-        let request = variable("SHIFTER_IMAGEREQUEST");
-        if let Some(image) = &self.image {
-            let text = String::from_utf8_lossy(image).into_owned();
+        let request = variable("SHIFTER_IMAGEREQUEST")?;
+        if let Some(text) = self.image.as_ref().map(|value| text(value, "--image")).transpose()? {
             return match Descriptor::parse(&text, default) {
                 Ok(descriptor) => Ok(ImageRequest { descriptor, text }),
                 Err(fault) => Err(Fault::Image { text, fault }),
             };
         }
+        let (image_type, image) = (variable("SHIFTER_IMAGETYPE")?, variable("SHIFTER_IMAGE")?);
         let pair = || {
-            let image_type = ImageType::parse(&variable("SHIFTER_IMAGETYPE")?)?;
-            let descriptor = Descriptor::new(image_type, &variable("SHIFTER_IMAGE")?).ok()?;
+            let descriptor = Descriptor::new(ImageType::parse(&image_type?)?, &image?).ok()?;
             Some(ImageRequest { text: request.clone().unwrap_or_else(|| descriptor.to_string()), descriptor })
         };
         let whole = |text: Option<String>, default| {
@@ -300,30 +305,43 @@ impl Options {
         };
         pair()
             .or_else(|| whole(request.clone(), default))
-            .or_else(|| whole(variable("SHIFTER"), None))
+            .or_else(|| whole(variable("SHIFTER").ok().flatten(), None))
             .ok_or(Fault::NoImage)
     }
 
     /// `--volume` in the order given, or else `SHIFTER_VOLUME`, or else `SLURM_SPANK_SHIFTER_VOLUME`.
-    pub(crate) fn volume_map(&self, environment: &[Vec<u8>]) -> String {
-        let given = self.volumes.as_ref().map(|text| String::from_utf8_lossy(text).into_owned());
-        given.or_else(|| variable(environment, "SHIFTER_VOLUME")).unwrap_or_default()
+    pub(crate) fn volume_map(&self, environment: &[Vec<u8>]) -> Found {
+        given_or(&self.volumes, ["--volume", "SHIFTER_VOLUME"], environment)
     }
 
     /// `--module`, or else `SHIFTER_MODULE`, or else `SLURM_SPANK_SHIFTER_MODULE`.
-    pub(crate) fn module_choice(&self, environment: &[Vec<u8>]) -> Option<String> {
-        let given = self.modules.as_ref().map(|text| String::from_utf8_lossy(text).into_owned());
-        given.or_else(|| variable(environment, "SHIFTER_MODULE"))
+    pub(crate) fn module_choice(&self, environment: &[Vec<u8>]) -> Found {
+        given_or(&self.modules, ["--module", "SHIFTER_MODULE"], environment)
     }
 }
 
+/// A value, if there is one.
+type Found = Result<Option<String>, Fault>;
+
 /// A variable that is not empty, or the same one as Slurm passes it on.
-fn variable(environment: &[Vec<u8>], name: &str) -> Option<String> {
-    ["", "SLURM_SPANK_"].iter().find_map(|prefix| {
-        let start = format!("{prefix}{name}=");
-        let value = environment.iter().find_map(|entry| entry.strip_prefix(start.as_bytes()))?;
-        std::str::from_utf8(value).ok().filter(|value| !value.is_empty()).map(str::to_owned)
-    })
+fn variable(environment: &[Vec<u8>], name: &str) -> Found {
+    let found = ["", "SLURM_SPANK_"].iter().find_map(|prefix| {
+        let name = format!("{prefix}{name}");
+        let value =
+            environment.iter().find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+        (!value.is_empty()).then(|| text(value, &name))
+    });
+    found.transpose()
+}
+
+fn given_or(value: &Option<Vec<u8>>, of: [&str; 2], environment: &[Vec<u8>]) -> Found {
+    value.as_ref().map_or_else(|| variable(environment, of[1]), |value| text(value, of[0]).map(Some))
+}
+
+/// A value that names something: read as anything else than was written, it could name something else.
+pub(crate) fn text(value: &[u8], what: &str) -> Result<String, Fault> {
+    let refused = |_| Fault::NotText { what: what.to_owned(), value: value.escape_ascii().to_string() };
+    std::str::from_utf8(value).map(str::to_owned).map_err(refused)
 }
 
 fn checked_variable(entry: Vec<u8>) -> Result<Vec<u8>, Fault> {

@@ -119,10 +119,46 @@ fn volumes_and_modules_of_the_command_line_replace_those_of_the_environment() {
         (&["-V/a:/b:ro", "-mnone"], "/a:/b:ro", Some("none")),
     ] {
         let options = parsed(words).unwrap();
-        assert_eq!(options.volume_map(&environment), volumes, "{words:?}");
-        assert_eq!(options.module_choice(&environment).as_deref(), modules, "{words:?}");
+        assert_eq!(options.volume_map(&environment).unwrap().as_deref(), Some(volumes), "{words:?}");
+        assert_eq!(options.module_choice(&environment).unwrap().as_deref(), modules, "{words:?}");
     }
-    assert_eq!(parsed(&[]).unwrap().volume_map(&[]), "");
+    assert_eq!(parsed(&[]).unwrap().volume_map(&[]), Ok(None));
+}
+
+#[test]
+fn names_that_are_not_utf8_are_refused_and_never_read_as_others() {
+    let of = |text: &[u8]| [text, b"d\xe9"].concat();
+    let options = |words: &[&[u8]]| match parse(
+        [&[b"shifter" as &[u8]], words].concat().iter().map(|word| word.to_vec()).collect(),
+    ) {
+        Ok(Outcome::Run(options)) => options,
+        _ => panic!("{words:?}"),
+    };
+    let none = options(&[]);
+    for (variable, refused) in
+        [("SHIFTER_VOLUME=", "SHIFTER_VOLUME"), ("SLURM_SPANK_SHIFTER_VOLUME=", "SLURM_SPANK_SHIFTER_VOLUME")]
+    {
+        let fault = none.volume_map(&[of(variable.as_bytes())]).unwrap_err();
+        assert_eq!(fault, Fault::NotText { what: refused.to_owned(), value: "d\\xe9".to_owned() });
+    }
+    assert!(none.module_choice(&[of(b"SHIFTER_MODULE=")]).is_err());
+    for variable in ["SHIFTER_IMAGE=", "SHIFTER_IMAGETYPE=", "SHIFTER_IMAGEREQUEST="] {
+        assert!(
+            matches!(none.image_request(&[of(variable.as_bytes())], None), Err(Fault::NotText { .. })),
+            "{variable}"
+        );
+    }
+    // What other programs mean by this one is theirs.
+    assert_eq!(none.image_request(&[of(b"SHIFTER=")], None), Err(Fault::NoImage));
+    let word = of(b"/");
+    for letter in [b"-V" as &[u8], b"-m", b"-i"] {
+        let options = options(&[letter, &word]);
+        let (volumes, modules) = (options.volume_map(&[]), options.module_choice(&[]));
+        let refused = volumes.is_err()
+            || modules.is_err()
+            || options.image_request(&[], None).is_err_and(|fault| matches!(fault, Fault::NotText { .. }));
+        assert!(refused, "{}", letter.escape_ascii());
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use shifter_sys::child::output_of;
 use shifter_sys::lockdown::LockedDown;
 use std::time::Duration;
 
-/// Longest wait where `gatewayTimeout` sets no limit: gateways may be many.
+/// Longest wait, whatever `gatewayTimeout` allows for each of them: gateways may be many.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The identifier of the image `wanted` names.

@@ -153,10 +153,12 @@ mod tests {
         memory.recall(&key(tag), at).map(|kept| kept.0.id.clone())
     }
 
+    type Change = fn(&Memory, Instant);
+
     #[test]
     fn what_was_read_before_a_change_is_not_told_after_it() {
         let now = Instant::now();
-        let changes: [(&str, fn(&Memory, Instant)); 6] = [
+        let changes: [(&str, Change); 6] = [
             ("a notification", |memory, _| memory.forget()),
             ("a write of this process, however it ends", |memory, _| drop(memory.forgetting())),
             ("a pull whose end is told", |memory, _| memory.forget_tag(&key("a:1"))),

@@ -29,6 +29,7 @@ use crate::listed::Listed;
 use crate::live::Live;
 use crate::login::Logins;
 use crate::model::{Grant, Image, Job, TagKey, now};
+use crate::prometheus::METRICS;
 use crate::pull::PullError;
 use crate::target::{Target, parse_reference};
 use crate::waiting::{Elsewhere, Pulled};
@@ -275,7 +276,11 @@ impl Api {
         let (image, grants) = &*kept;
         let member = self.member(caller, name_groups(grants)).await;
         let open: Vec<Grant> = grants.iter().filter(|grant| acl::allows(grant, &member)).cloned().collect();
-        (!open.is_empty()).then(|| Found::Usable(Box::new(image.clone()), open))
+        if open.is_empty() {
+            return None;
+        }
+        METRICS.lookup_remembered();
+        Some(Found::Usable(Box::new(image.clone()), open))
     }
 
     /// Where there is nothing, the caller's groups are asked as if there was something, so that nobody can

@@ -7,6 +7,7 @@
 mod file;
 mod jobs;
 mod life;
+mod lookup;
 mod memory;
 mod rows;
 mod watch;
@@ -239,15 +240,6 @@ impl Sql {
     }
 }
 
-/// What a lookup's rows say, one for each grant.
-fn meaning(rows: &[AnyRow]) -> Result<Option<Meaning>, CatalogError> {
-    let Some(first) = rows.first() else { return Ok(None) };
-    let image = image(first)?;
-    let no_grants = get::<Option<i64>>(first, "puller")?.is_none();
-    let grants = if no_grants { Ok(Vec::new()) } else { rows.iter().map(grant).collect() };
-    grants.map(|grants| Some((image, grants)))
-}
-
 /// A table's columns, by name and as one literal: a schema that another version has extended meanwhile changes no
 /// answer.
 macro_rules! columns {
@@ -289,26 +281,8 @@ use all;
 #[async_trait]
 impl Catalog for Sql {
     async fn lookup(&self, wanted: &TagKey) -> Result<Option<Meaning>, CatalogError> {
-        const DOING: &str = "looking up a tag";
         let reading = self.memory.reading();
-        // One statement, whatever there is: the time it takes must not tell what is private from what is not there.
-        let rows = sqlx::query(concat!(
-            "SELECT ",
-            columns!("images"),
-            ", tags.itype, tags.tag, grants.puller, grants.public, grants.uids, grants.gids, grants.checked \
-             FROM tags JOIN images ON images.system = tags.system AND images.id = tags.id \
-             LEFT JOIN grants ON grants.system = tags.system AND grants.id = tags.id \
-             AND grants.itype = tags.itype AND grants.tag = tags.tag \
-             WHERE tags.system = $1 AND tags.itype = $2 AND tags.tag = $3 AND images.state = 'READY' \
-             ORDER BY grants.puller",
-        ))
-        .bind(&wanted.system)
-        .bind(&wanted.itype)
-        .bind(&wanted.tag)
-        .fetch_all(&self.pool)
-        .await
-        .during(DOING)?;
-        let found = meaning(&rows)?;
+        let found = lookup::lookup(&self.pool, wanted).await?;
         self.memory.keep(reading, wanted, found.as_ref());
         Ok(found)
     }

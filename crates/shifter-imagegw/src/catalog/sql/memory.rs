@@ -15,6 +15,9 @@ use crate::model::TagKey;
 /// How long after the database was asked what is kept may be told.
 pub(super) const TRUST: Duration = Duration::from_secs(1);
 
+/// How long anything is kept: what is changed behind the triggers' back, in the tables by hand, is seen after that.
+const LONGEST_KEPT: Duration = Duration::from_secs(60);
+
 /// Tags kept at most, of a kilobyte or two each; beyond that all are forgotten.
 const MOST: usize = 100_000;
 
@@ -30,6 +33,8 @@ struct Inner {
     version: Option<Version>,
     /// None until it was asked.
     trusted_until: Option<Instant>,
+    /// Since when things are kept.
+    since: Option<Instant>,
 }
 
 /// When a reading began.
@@ -116,9 +121,11 @@ impl Memory {
     /// version, or is forgotten.
     pub(super) fn confirm(&self, asked: Instant, version: Version) {
         let mut inner = self.write();
-        if inner.version != Some(version) {
+        let is_old = inner.since.is_none_or(|since| asked.duration_since(since) >= LONGEST_KEPT);
+        if inner.version != Some(version) || is_old {
             inner.forget();
             inner.version = Some(version);
+            inner.since = Some(asked);
         }
         inner.trusted_until = Some(asked + TRUST);
     }
@@ -201,6 +208,18 @@ mod tests {
         memory.distrust();
         memory.keep(memory.reading(), &key("a:1"), Some(&meaning("aa")));
         assert_eq!(told(&memory, "a:1", later), None, "nobody says whether it is still true");
+    }
+
+    #[test]
+    fn nothing_is_told_for_longer_than_a_minute_without_being_read_again() {
+        let now = Instant::now();
+        let memory = memory(now);
+        memory.keep(memory.reading(), &key("a:1"), Some(&meaning("aa")));
+        for second in 1..=60 {
+            let later = now + Duration::from_secs(second);
+            memory.confirm(later, (1, 1));
+            assert_eq!(told(&memory, "a:1", later).is_some(), second < 60, "{second} s");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::listed::Listed;
 use crate::live::Live;
 use crate::login::Logins;
 use crate::model::{Grant, Image, Job, TagKey, now};
+use crate::prometheus::METRICS;
 use crate::pull::PullError;
 use crate::target::{Target, parse_reference};
 use crate::waiting::{Elsewhere, Pulled};
@@ -97,6 +98,7 @@ impl Api {
         let managing = Managing::new(&config, &catalog, &jobs);
         let uploads = Uploads::default();
         let listed = Listed::new(catalog.clone());
+        catalog.remember();
         Api { config, catalog, jobs, groups, logins, elsewhere, managing, listed, uploads }
     }
 
@@ -146,11 +148,19 @@ impl Api {
         let mut refusal = Refusal::NoImage;
         for tag in self.spellings(itype, tag) {
             let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
-            match self.find(&key, caller).await? {
+            let found = match self.recall(&key, caller).await {
+                Some(found) => found,
+                None => self.find(&key, caller).await?,
+            };
+            match found {
                 Found::Usable(image, grants) => {
                     // A catalog that cannot be written at the moment still answers.
-                    if let Err(error) = self.keep_alive(&image).await {
-                        tracing::warn!(error = sentence(&error), "a lookup could not move an expiration");
+                    match self.keep_alive(&image).await {
+                        Ok(false) => {}
+                        Ok(true) => self.catalog.doubt(Some(&key)),
+                        Err(error) => {
+                            tracing::warn!(error = sentence(&error), "a lookup could not move an expiration");
+                        }
                     }
                     if let Some(caller) = caller {
                         self.managing.note_use(caller.uid, &key, &image.id);
@@ -224,6 +234,8 @@ impl Api {
     /// `GET queue`: the caller's unfinished pulls, and others' where the registry gives the tag to all.
     pub(crate) async fn queue(&self, system: &str, caller: &Caller) -> Result<Queue, Refusal> {
         let jobs = self.catalog.unfinished(Some(system)).await?;
+        // Who sees no pull any more is to find its image.
+        self.catalog.doubt(None);
         let visible = jobs.into_iter().filter(|job| job.uid == caller.uid || job.public);
         let entry = |job: Job| QueueEntry { status: job.status.as_str().to_owned(), image: job.key.tag };
         Ok(Queue { list: visible.map(entry).collect() })
@@ -255,6 +267,20 @@ impl Api {
             Found::Usable(image, grants) => Some((*image, grants)),
             Found::Denied(_) | Found::Nothing => None,
         })
+    }
+
+    /// What is kept of a tag, if that lets the caller in. Nobody is refused from memory: where a refusal is faster than
+    /// finding nothing, there is something private.
+    async fn recall(&self, key: &TagKey, caller: Option<&Caller>) -> Option<Found> {
+        let kept = self.catalog.recall(key)?;
+        let (image, grants) = &*kept;
+        let member = self.member(caller, name_groups(grants)).await;
+        let open: Vec<Grant> = grants.iter().filter(|grant| acl::allows(grant, &member)).cloned().collect();
+        if open.is_empty() {
+            return None;
+        }
+        METRICS.lookup_remembered();
+        Some(Found::Usable(Box::new(image.clone()), open))
     }
 
     /// Where there is nothing, the caller's groups are asked as if there was something, so that nobody can
@@ -303,14 +329,15 @@ impl Api {
         Some(Member { uid: caller.uid, gid: caller.gid, groups })
     }
 
-    /// A lookup moves the expiration; the write is spared while it would move by little.
-    async fn keep_alive(&self, image: &Image) -> Result<(), CatalogError> {
+    /// A lookup moves the expiration; the write is spared while it would move by little. Whether it moved.
+    async fn keep_alive(&self, image: &Image) -> Result<bool, CatalogError> {
         let lifetime = self.config.image_expiration.as_secs_f64();
         let expiration = now() + lifetime;
-        if expiration - image.expiration > (lifetime / 100.0).min(3600.0) {
+        let moves = expiration - image.expiration > (lifetime / 100.0).min(3600.0);
+        if moves {
             self.catalog.set_expiration(&image.system, &image.id, expiration).await?;
         }
-        Ok(())
+        Ok(moves)
     }
 
     /// How a tag may stand in the catalog. `:latest` is implied for docker images; for custom ones it

@@ -211,7 +211,19 @@ fn readable<T>(entry: Result<T, CatalogError>) -> Option<T> {
 #[async_trait]
 pub(crate) trait Catalog: Send + Sync {
     /// The image a tag means, with the grants that this tag has for it.
-    async fn lookup(&self, key: &TagKey) -> Result<Option<(Image, Vec<Grant>)>, CatalogError>;
+    async fn lookup(&self, key: &TagKey) -> Result<Option<Meaning>, CatalogError>;
+
+    /// Begins to keep what lookups find, where changes can be heard of; for a process that answers many.
+    fn remember(&self) {}
+
+    /// What a lookup found, if that is still true, or was within the last second and its change is on the way here.
+    /// None says nothing.
+    fn recall(&self, _key: &TagKey) -> Option<Arc<Meaning>> {
+        None
+    }
+
+    /// Forgets what is kept of a tag, or of all: before a client is told otherwise than by a lookup what has changed.
+    fn doubt(&self, _key: Option<&TagKey>) {}
 
     /// Every record of a system, or of all, by system and id.
     async fn list(&self, system: Option<&str>) -> Result<Vec<Record>, CatalogError>;
@@ -290,6 +302,9 @@ pub(crate) trait Catalog: Send + Sync {
     /// Ends the connections.
     async fn close(&self);
 }
+
+/// The image that a tag means, with the grants that this tag has for it.
+pub(crate) type Meaning = (Image, Vec<Grant>);
 
 /// What a catalog was at one moment; only equality means anything.
 pub(crate) type Version = (i64, i64);

@@ -86,6 +86,7 @@ pub(crate) struct Metrics {
     layers_kept: AtomicU64,
     layer_bytes: AtomicU64,
     catalog_errors: AtomicU64,
+    lookups_remembered: AtomicU64,
     munge_refused: AtomicU64,
     munge_unavailable: AtomicU64,
     reloads: [AtomicU64; 2],
@@ -109,6 +110,7 @@ impl Metrics {
             layers_kept: AtomicU64::new(0),
             layer_bytes: AtomicU64::new(0),
             catalog_errors: AtomicU64::new(0),
+            lookups_remembered: AtomicU64::new(0),
             munge_refused: AtomicU64::new(0),
             munge_unavailable: AtomicU64::new(0),
             reloads: [const { AtomicU64::new(0) }; 2],
@@ -143,6 +145,10 @@ impl Metrics {
 
     pub(crate) fn catalog_failed(&self) {
         self.catalog_errors.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn lookup_remembered(&self) {
+        self.lookups_remembered.fetch_add(1, Relaxed);
     }
 
     /// A credential was refused, or could not be checked.
@@ -187,6 +193,7 @@ impl Metrics {
             ),
             ("layer_bytes", "Bytes of the layers that were fetched.", &self.layer_bytes),
             ("catalog_errors", "Failed steps in the catalog.", &self.catalog_errors),
+            ("lookups_remembered", "Lookups that were answered from memory.", &self.lookups_remembered),
         ] {
             about(&mut out, &format!("shifter_{name}_total"), "counter", help);
             let _ = writeln!(out, "shifter_{name}_total {}", count.load(Relaxed));

@@ -116,6 +116,8 @@ impl Api {
 
     /// An image as its puller is told of it: with a hint, where it is theirs alone.
     pub(super) fn ready(&self, image: &Image, key: &TagKey, grants: &[Grant], caller: &Caller) -> Pulled {
+        // Whoever made it, here or elsewhere: the puller's next lookup finds this one.
+        self.catalog.doubt(Some(key));
         let mut shown = self.show(image, &key.itype, vec![key.tag.clone()], grants);
         if shown.user_acl.as_deref() == Some(&[caller.uid]) && shown.group_acl.as_deref() == Some(&[]) {
             shown.status_message = Some(ALONE.to_owned());

@@ -23,6 +23,7 @@ impl Api {
             let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
             let Some((image, grants)) = self.usable(&key, caller).await? else { continue };
             let Some(record) = self.catalog.record(system, &image.id).await? else { continue };
+            self.catalog.doubt(Some(&key));
             let tags = self.visible_tags(&record, itype, caller).await;
             let lookup = serde_json::to_value(self.show(&image, itype, vec![key.tag], &grants));
             let mut shown = lookup.map_err(|error| Refusal::Unprocessable(error.to_string()))?;
@@ -76,6 +77,7 @@ impl Api {
                     list.push(json!({ "id": id, "since": since }));
                 }
             }
+            self.catalog.doubt(Some(&key));
             return Ok(json!({ "list": list }));
         }
         Err(Refusal::NoImage)

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Catalog, CatalogError, Change, Lease, NewJob, Record, Turn, Use, Version};
-use crate::model::{Grant, Image, Job, TagKey};
+use super::{Catalog, CatalogError, Change, Lease, Meaning, NewJob, Record, Turn, Use, Version};
+use crate::model::{Image, Job, TagKey};
 
 /// Longest wait for one step; longer than what the databases take to give up a connection by themselves.
 pub(super) const LONGEST_STEP: Duration = Duration::from_secs(10);
@@ -33,8 +33,20 @@ async fn within<T>(
 
 #[async_trait]
 impl Catalog for Limited {
-    async fn lookup(&self, key: &TagKey) -> Result<Option<(Image, Vec<Grant>)>, CatalogError> {
+    async fn lookup(&self, key: &TagKey) -> Result<Option<Meaning>, CatalogError> {
         within("looking up a tag", self.0.lookup(key)).await
+    }
+
+    fn remember(&self) {
+        self.0.remember();
+    }
+
+    fn recall(&self, key: &TagKey) -> Option<Arc<Meaning>> {
+        self.0.recall(key)
+    }
+
+    fn doubt(&self, key: Option<&TagKey>) {
+        self.0.doubt(key);
     }
 
     async fn list(&self, system: Option<&str>) -> Result<Vec<Record>, CatalogError> {

@@ -7,24 +7,32 @@
 mod file;
 mod jobs;
 mod life;
+mod lookup;
+mod memory;
 mod rows;
+mod watch;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::Migrator;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Any, AnyPool, ConnectOptions, Connection, Executor, Transaction};
+use tokio::task::JoinSet;
 
+use self::memory::Memory;
 use self::rows::{Operation, get, grant, image, key};
+use self::watch::{Source, VERSION, Watch};
 use super::{
-    Catalog, CatalogError, Change, Lease, NewJob, Place, Purpose, Record, State, Tag, Turn, Use, Version,
-    latest_credible,
+    Catalog, CatalogError, Change, Lease, Meaning, NewJob, Place, Purpose, Record, State, Tag, Turn, Use,
+    Version, latest_credible,
 };
-use crate::model::{Grant, Image, Job, TagKey};
+use crate::model::{Image, Job, TagKey};
 
 pub(super) static SQLITE_SCHEMA: Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES_SCHEMA: Migrator = sqlx::migrate!("migrations/postgres");
@@ -70,6 +78,10 @@ const POSTGRES: Flavor = Flavor {
 pub(super) struct Sql {
     pool: AnyPool,
     flavor: &'static Flavor,
+    memory: Arc<Memory>,
+    source: Source,
+    /// What keeps the memory current, once it is wanted.
+    watching: Mutex<JoinSet<()>>,
     /// SQLite's, held as long as the catalog is open.
     _lock: Option<File>,
 }
@@ -82,7 +94,7 @@ pub(super) async fn open_sqlite(path: &Path, purpose: Purpose) -> Result<Option<
     let lock = file::lock(path)?;
     let place = Place::Sqlite(path.to_owned());
     let uri = format!("sqlite://{}?mode=rwc", file::escape(path));
-    let catalog = open(&uri, &place, &SQLITE, Some(lock), purpose).await?;
+    let catalog = open(&uri, &place, &SQLITE, Source::Own, Some(lock), purpose).await?;
     if let (Purpose::Use, Some(catalog)) = (purpose, &catalog) {
         // Whoever held the lock before is dead, and its leases with it.
         let all = sqlx::query("UPDATE jobs SET lease_until = 0 WHERE lease_until > 0");
@@ -97,13 +109,18 @@ pub(super) async fn open_postgres(
     place: &Place,
     purpose: Purpose,
 ) -> Result<Option<Sql>, CatalogError> {
-    open(uri, place, &POSTGRES, None, purpose).await
+    let opening =
+        |source: sqlx::Error| CatalogError::Open { place: place.to_string(), source: source.into() };
+    let options = uri.parse::<PgConnectOptions>().map_err(opening)?.disable_statement_logging();
+    let source = Source::Server(Box::new(options.application_name("shifter-imagegw listener")));
+    open(uri, place, &POSTGRES, source, None, purpose).await
 }
 
 async fn open(
     uri: &str,
     place: &Place,
     flavor: &'static Flavor,
+    source: Source,
     lock: Option<File>,
     purpose: Purpose,
 ) -> Result<Option<Sql>, CatalogError> {
@@ -137,7 +154,8 @@ async fn open(
         }
         pool => pool.map_err(opening)?,
     };
-    let catalog = Sql { pool, flavor, _lock: lock };
+    let (memory, watching) = Default::default();
+    let catalog = Sql { pool, flavor, memory, source, watching, _lock: lock };
     match purpose {
         Purpose::Use => flavor
             .schema
@@ -262,40 +280,42 @@ use all;
 
 #[async_trait]
 impl Catalog for Sql {
-    async fn lookup(&self, wanted: &TagKey) -> Result<Option<(Image, Vec<Grant>)>, CatalogError> {
-        const DOING: &str = "looking up a tag";
-        // One statement, whatever there is: the time it takes must not tell what is private from what is not there.
-        let rows = sqlx::query(concat!(
-            "SELECT ",
-            columns!("images"),
-            ", tags.itype, tags.tag, grants.puller, grants.public, grants.uids, grants.gids, grants.checked \
-             FROM tags JOIN images ON images.system = tags.system AND images.id = tags.id \
-             LEFT JOIN grants ON grants.system = tags.system AND grants.id = tags.id \
-             AND grants.itype = tags.itype AND grants.tag = tags.tag \
-             WHERE tags.system = $1 AND tags.itype = $2 AND tags.tag = $3 AND images.state = 'READY' \
-             ORDER BY grants.puller",
-        ))
-        .bind(&wanted.system)
-        .bind(&wanted.itype)
-        .bind(&wanted.tag)
-        .fetch_all(&self.pool)
-        .await
-        .during(DOING)?;
-        let Some(first) = rows.first() else { return Ok(None) };
-        let image = image(first)?;
-        let no_grants = get::<Option<i64>>(first, "puller")?.is_none();
-        let grants = if no_grants { Ok(Vec::new()) } else { rows.iter().map(grant).collect() };
-        grants.map(|grants| Some((image, grants)))
+    async fn lookup(&self, wanted: &TagKey) -> Result<Option<Meaning>, CatalogError> {
+        let reading = self.memory.reading();
+        let found = lookup::lookup(&self.pool, wanted).await?;
+        self.memory.keep(reading, wanted, found.as_ref());
+        Ok(found)
+    }
+
+    fn remember(&self) {
+        if self.memory.begin() {
+            let (source, pool, memory) = (self.source.clone(), self.pool.clone(), self.memory.clone());
+            let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+            watching.spawn(Watch { source, pool, memory }.run());
+        }
+    }
+
+    fn recall(&self, key: &TagKey) -> Option<Arc<Meaning>> {
+        self.memory.recall(key, Instant::now())
+    }
+
+    fn doubt(&self, key: Option<&TagKey>) {
+        match key {
+            Some(key) => self.memory.forget_tag(key),
+            None => self.memory.forget(),
+        }
     }
 
     async fn list(&self, system: Option<&str>) -> Result<Vec<Record>, CatalogError> {
-        self.records(system, None, true).await
+        let records = self.records(system, None, true).await;
+        // Who is told of a change by a list is not told the contrary by a lookup.
+        self.memory.forget();
+        records
     }
 
     async fn version(&self) -> Result<Option<Version>, CatalogError> {
-        let row = sqlx::query("SELECT COALESCE(MAX(number), 0) AS last, COUNT(*) AS rows FROM changes");
-        let row = row.fetch_one(&self.pool).await.during("asking whether images changed")?;
-        Ok(Some((get(&row, "last")?, get(&row, "rows")?)))
+        let version = sqlx::query_as(VERSION).fetch_one(&self.pool).await;
+        version.map(Some).during("asking whether images changed")
     }
 
     async fn record(&self, system: &str, id: &str) -> Result<Option<Record>, CatalogError> {
@@ -320,6 +340,7 @@ impl Catalog for Sql {
 
     async fn store(&self, record: &Record) -> Result<bool, CatalogError> {
         const DOING: &str = "storing an image";
+        let _forgetting = self.memory.forgetting();
         let Image { system, id, .. } = &record.image;
         let mut tx = self.begin(DOING).await?;
         let Some(revision) = rows::put_image(&mut tx, record).await? else { return Ok(false) };
@@ -387,11 +408,13 @@ impl Catalog for Sql {
     }
 
     async fn turn(&self, record: &Record, turn: &Turn) -> Result<bool, CatalogError> {
+        let _forgetting = self.memory.forgetting();
         life::turn(&self.pool, record, turn).await
     }
 
     async fn forget(&self, record: &Record) -> Result<(), CatalogError> {
         const DOING: &str = "forgetting an expired image";
+        let _forgetting = self.memory.forgetting();
         let mut tx = self.begin(DOING).await?;
         if life::is_unchanged(&mut tx, record).await? {
             life::forget(&mut tx, record).await?;
@@ -463,6 +486,7 @@ impl Catalog for Sql {
     }
 
     async fn close(&self) {
+        self.watching.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         // Folds SQLite's write-ahead log in.
         self.pool.close().await;
     }

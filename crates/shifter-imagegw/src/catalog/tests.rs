@@ -6,6 +6,7 @@ mod copying;
 mod life;
 mod original;
 mod outage;
+mod remembered;
 pub(crate) mod servers;
 mod sqlite;
 mod suite;

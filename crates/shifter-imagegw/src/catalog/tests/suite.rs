@@ -60,7 +60,7 @@ async fn mongodb_keeps_every_promise_of_the_catalog() {
 
 async fn check(server: &Server) {
     let mut broken = Vec::new();
-    for (name, case) in CASES.into_iter().chain(super::life::CASES) {
+    for (name, case) in CASES.into_iter().chain(super::life::CASES).chain(super::remembered::CASES) {
         let place = server.place().await;
         let catalog = open_for_use(&place).await.unwrap();
         // A task of its own, so that all broken promises are named.

@@ -133,7 +133,7 @@ impl Sandbox {
     fn boot(&mut self, node: usize) -> Result<Node> {
         let furnish = format!(
             "mount --make-rshared / && hostname node{node} && \
-             for d in /run /tmp /var/tmp /dev/shm; do mount -t tmpfs -o mode=1777 node $d || exit 1; done && \
+             for d in /run /tmp /var/tmp /var/spool /dev/shm; do mount -t tmpfs -o mode=1777 node $d || exit 1; done && \
              chmod 755 /run && mkdir /run/munge && ln -s \"$MUNGE\" /run/munge/munge.socket.2 && \
              mkdir -m 755 \"$READY\" || exit 1; while :; do sleep 3600 & wait $!; done"
         );

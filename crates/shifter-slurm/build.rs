@@ -2,11 +2,11 @@
 //!
 //! `SHIFTER_SLURM_VERSION` names it (`24.05`, or the whole `24.05.3`); without it, the Slurm installed here; without
 //! one, Debian 12's. No headers are needed: what the plugin uses of SPANK has been the same since the oldest release
-//! that is accepted.
+//! that is accepted (`dist/slurm/spank-releases.txt`); of a release newer than that was known for, it warns.
 
 mod release;
 
-use release::{OLDEST, number, release};
+use release::{NEWEST, OLDEST, number, release};
 use std::process::Command;
 
 /// The release where nobody says otherwise.
@@ -22,6 +22,13 @@ fn main() {
     match release {
         Some(release) if release >= OLDEST => {
             println!("cargo::rustc-env=SHIFTER_SLURM_NUMBER={}", number(release));
+            if release > NEWEST {
+                let ((major, minor), (newest, of)) = (release, NEWEST);
+                println!(
+                    "cargo::warning=Slurm {major}.{minor:02} is newer than {newest}.{of:02}, the last that was looked at: \
+                     compare its headers by dist/slurm/check-headers before the plugin is used"
+                );
+            }
         }
         Some((major, minor)) => {
             let (oldest, of) = OLDEST;

@@ -3,6 +3,9 @@
 /// Before it, SPANK lacked contexts and items that the plugin needs.
 pub(crate) const OLDEST: (u32, u32) = (20, 11);
 
+/// The newest whose headers were compared with what the plugin uses (`dist/slurm/spank-releases.txt`).
+pub(crate) const NEWEST: (u32, u32) = (26, 5);
+
 /// `24.05` or `24.05.3`.
 pub(crate) fn release(text: &str) -> Option<(u32, u32)> {
     let numbers: Vec<u32> = text.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;

@@ -294,7 +294,7 @@ fn a_failed_setup_is_told_to_every_step_and_costs_only_this_job() {
     let image = site.image();
     let script = "srun -N2 hostname; echo $?; srun -N1 -w node1 shifter cat /etc/which\n";
     let out = site.batch_well("alice", &["-N2", "--exclusive", &image], script);
-    assert!(out.contains("slurmstepd-node2: error: shifter: the container of this job could not be prepared: setupRoot: Site postmount hook failed."), "{out}");
+    assert!(out.contains("error: shifter: the container of this job could not be prepared: setupRoot: Site postmount hook failed."), "{out}");
     assert!(out.contains("\n1\n") && out.ends_with("first\n"), "{out}");
     assert_eq!(site.run("alice", &["srun", "-w", "node2", "hostname"]).success().unwrap(), "node2\n");
     site.finish();

@@ -1,10 +1,13 @@
 //! `cargo xtask soak`: many more random trees through the squashfs writer than `./test` has time for; and
-//! `cargo xtask soak gateway`: two hundred clients of a gateway whose parts are killed, for longer.
+//! `cargo xtask soak gateway`: two hundred clients of a gateway whose parts are killed, for longer; and
+//! `cargo xtask soak openssh`: whether two builds of containers' OpenSSH are equal (`soak/openssh.rs`).
 //!
 //! The first runs the writer's own test of random trees (`crates/shifter-squashfs/tests/writer/random.rs`) with another number
 //! and another first seed, so there is one generator and one comparison. Every tree is read by a mount, by
 //! `unsquashfs` and by our reader. The second runs `tests/tests/crowd.rs` with the programs that `./test` built last, or
 //! those in `SHIFTER_BIN_DIR`. Both need root, as those tests do.
+
+mod openssh;
 
 use std::path::Path;
 use std::process::Command;
@@ -59,6 +62,10 @@ pub(super) fn run(root: &Path, words: &[&str]) -> Result<bool> {
         let seconds = number(1, "how many seconds").transpose()?.unwrap_or(SECONDS);
         let seed = number(2, "the seed").transpose()?;
         return run_gateway(root, seconds, seed.map_or_else(by_clock, Ok)?);
+    }
+    if words == ["openssh"] {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
+        return openssh::run(root, &target.join(format!("soak-openssh-{}", std::process::id())));
     }
     let trees = number(0, "how many trees").transpose()?.unwrap_or(TREES);
     let seed = number(1, "the seed").transpose()?.map_or_else(by_clock, Ok)?;

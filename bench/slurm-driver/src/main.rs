@@ -1,5 +1,6 @@
 //! `bench/slurm`'s driver: an empty job on two nodes without the plugin, with it, and with an image, interleaved; and
-//! how long each of 64 tasks of a node takes into the job's container, measured inside the task.
+//! how long each of 64 tasks of a node takes into the job's container, measured inside the task. Tasks that all do it at
+//! once measure how long they wait for one of the machine's few processors, so those of one kind of step take turns.
 //!
 //! Everything lies in the test suite's sandbox and goes with it. It builds nothing (the script does) and judges nothing.
 
@@ -13,6 +14,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 const TASKS: u32 = 64;
+/// The kinds of steps, each with what its tasks do: take turns or not, into the container or not.
+const KINDS: [(&str, &str); 4] = [
+    ("in turns, plain exec", "turns $stamp $stamp"),
+    ("in turns, exec of shifter to the program", "turns $stamp $shifter /bin/stamp"),
+    ("all at once, plain exec", "srun --quiet $stamp $stamp"),
+    ("all at once, exec of shifter to the program", "srun --quiet $stamp $shifter /bin/stamp"),
+];
 const PLUGSTACK: &str = "/etc/slurm/plugstack.conf";
 
 fn main() -> ExitCode {
@@ -71,7 +79,7 @@ fn run() -> Result<()> {
         }
     }
     fs::write(PLUGSTACK, plugin)?;
-    let mut joins = stamps(&sandbox, &image, &[&stamp, &shifter], rounds.min(10))?;
+    let mut joins = stamps(&sandbox, &image, &[&stamp, &shifter], rounds.min(10) / 2)?;
     finish(sandbox, cluster)?;
 
     println!("{:<44} {:>8} {:>8} {:>8}", "ms, an empty job on two nodes", "median", "p10", "p90");
@@ -80,22 +88,22 @@ fn run() -> Result<()> {
     }
     println!(
         "{:<44} {:>8} {:>8} {:>8}",
-        format!("ms, each of {TASKS} tasks at once on a node"),
+        format!("ms, each of {TASKS} tasks of a node"),
         "median",
         "p10",
         "p90"
     );
-    for (title, times) in
-        ["plain exec", "exec of shifter to the program in the job's container"].iter().zip(&mut joins)
-    {
+    for ((title, _), times) in KINDS.iter().zip(&mut joins) {
         line(title, times);
     }
     let median = |times: &[f64]| quantile(times, 0.5);
     let figures = json!({
         "rounds": rounds,
         "task_join_ms": rounded(median(&joins[1])),
-        "task_join_p10_ms": rounded(quantile(&joins[1], 0.1)),
+        "task_join_p90_ms": rounded(quantile(&joins[1], 0.9)),
         "task_exec_ms": rounded(median(&joins[0])),
+        "task_join_crowded_ms": rounded(median(&joins[3])),
+        "task_exec_crowded_ms": rounded(median(&joins[2])),
         "job_over_plain": rounded(median(&times[2]) / median(&times[0])),
         "job_plain_ms": rounded(median(&times[0])),
         "job_plugin_added_ms": rounded(median(&times[1]) - median(&times[0])),
@@ -114,22 +122,35 @@ fn job_time(sandbox: &Sandbox, words: &[&str]) -> Result<f64> {
     Ok(started.elapsed().as_secs_f64() * 1e3)
 }
 
-/// What each task measured, in milliseconds: of plain starts, and of starts in the container. All are steps of one job,
-/// whose first ones fill caches and do not count.
-fn stamps(sandbox: &Sandbox, image: &str, programs: &[&str; 2], rounds: usize) -> Result<[Vec<f64>; 2]> {
+/// What each task measured, in milliseconds, for each kind of steps. All are steps of one job, whose first ones fill
+/// caches and do not count.
+fn stamps(sandbox: &Sandbox, image: &str, programs: &[&str; 2], rounds: usize) -> Result<[Vec<f64>; 4]> {
     let [stamp, shifter] = programs;
-    let steps = format!(
-        "for i in $(seq 0 {rounds}); do srun --quiet {stamp} {stamp}; srun --quiet {stamp} {shifter} /bin/stamp; done"
+    // The first turn begins when all tasks wait for theirs: Slurm has done its part, and the processors are idle.
+    let turns = format!(
+        "turns() {{ exec 9<>~/turn; flock 9
+            SHIFTER_BENCH_TURN=~/turn srun --quiet \"$@\" 9>&- &
+            waiting=\"-> FLOCK .*:$(stat -c %i ~/turn) \"
+            until [ \"$(grep -c -e \"$waiting\" /proc/locks)\" = {TASKS} ]; do kill -0 $!; sleep 0.02; done
+            flock -u 9; wait $!; }}"
+    );
+    let steps: Vec<&str> = KINDS.iter().map(|(_, step)| *step).collect();
+    let script = format!(
+        "stamp={stamp} shifter={shifter}\n{turns}\nfor i in $(seq 0 {rounds}); do\n{}\ndone",
+        steps.join("\n")
     );
     let count = format!("-n{TASKS}");
-    let words = ["salloc", "--quiet", "-wnode1", &count, "--exclusive", image, "bash", "-ec", &steps];
+    let words = ["salloc", "--quiet", "-wnode1", &count, "--exclusive", image, "bash", "-ec", &script];
     let said = sandbox.user("alice")?.run(&words)?.success()?;
     let times = said.lines().map(|line| Ok(line.parse::<f64>().context("a task said no number")? / 1e6));
     let times: Vec<f64> = times.collect::<Result<_>>()?;
     let steps: Vec<&[f64]> = times.chunks(TASKS as usize).collect();
-    ensure!(times.len() == (rounds + 1) * 2 * TASKS as usize, "{} times are not all", times.len());
-    let kind = |first: usize| steps.iter().skip(2 + first).step_by(2).copied().collect::<Vec<_>>().concat();
-    Ok([kind(0), kind(1)])
+    ensure!(times.len() == (rounds + 1) * KINDS.len() * TASKS as usize, "{} times are not all", times.len());
+    let kind = |first: usize| {
+        let counted = steps.iter().skip(KINDS.len() + first).step_by(KINDS.len());
+        counted.copied().collect::<Vec<_>>().concat()
+    };
+    Ok([kind(0), kind(1), kind(2), kind(3)])
 }
 
 fn finish(mut sandbox: Sandbox, cluster: Cluster) -> Result<()> {

@@ -3,6 +3,10 @@
 //! Declarations are those of `slurm/spank.h`, checked against it by tests/releases.rs. No
 //! pointer is kept: what C hands over is copied before a hook returns, and what Slurm keeps is never freed.
 
+use crate::layout::{
+    ESPANK_SUCCESS, Handle, S_CTX_ALLOCATOR, S_CTX_JOB_SCRIPT, S_CTX_LOCAL, S_CTX_REMOTE, S_JOB_GID,
+    S_JOB_ID, S_JOB_STEPID, S_JOB_UID, SpankOption,
+};
 use shifter_spank::arguments::Arguments;
 use shifter_spank::options::Choice;
 use shifter_spank::{Context, Job, Level, Spank};
@@ -15,32 +19,8 @@ compile_error!(
     "built so, a panic would end Slurm's daemons: build the plugin with --release, not --profile privileged"
 );
 
-/// `spank_t` points to one; only Slurm knows what it is.
-#[repr(C)]
-pub(crate) struct Handle {
-    _private: [u8; 0],
-}
-
-/// `struct spank_option`
-#[repr(C)]
-struct SpankOption {
-    name: *mut c_char,
-    arginfo: *mut c_char,
-    usage: *mut c_char,
-    has_arg: c_int,
-    val: c_int,
-    cb: Option<extern "C" fn(c_int, *const c_char, c_int) -> c_int>,
-}
-
-/// `ESPANK_SUCCESS`
-const SUCCESS: c_int = 0;
 /// What a hook returns to say no.
 const FAILURE: c_int = -1;
-/// `enum spank_item`, the items asked for.
-const S_JOB_UID: c_int = 0;
-const S_JOB_GID: c_int = 1;
-const S_JOB_ID: c_int = 2;
-const S_JOB_STEPID: c_int = 3;
 /// Longest variable of a step that is read, in bytes.
 const LONGEST: usize = 128 << 10;
 /// Most arguments of a line of plugstack.conf that are read.
@@ -61,7 +41,7 @@ unsafe extern "C" {
         value: *const c_char,
         overwrite: c_int,
     ) -> c_int;
-    fn slurm_error(format: *const c_char, ...) -> c_int;
+    fn slurm_error(format: *const c_char, ...);
     fn slurm_info(format: *const c_char, ...);
     fn slurm_debug(format: *const c_char, ...);
 }
@@ -97,7 +77,7 @@ type Words = *mut *mut c_char;
 /// Runs a hook: its refusal, and any panic, becomes a line and a number.
 fn guarded(hook: &str, act: impl FnOnce() -> Result<(), String>) -> c_int {
     let reason = match catch_unwind(AssertUnwindSafe(act)) {
-        Ok(Ok(())) => return SUCCESS,
+        Ok(Ok(())) => return ESPANK_SUCCESS,
         Ok(Err(reason)) => reason,
         Err(_) => format!("{hook} has failed inside; please report it"),
     };
@@ -111,7 +91,7 @@ fn guarded_always_well(hook: &str, act: impl FnOnce()) -> c_int {
         act();
         Ok(())
     });
-    SUCCESS
+    ESPANK_SUCCESS
 }
 
 /// `slurm_spank_init`
@@ -203,10 +183,8 @@ fn arguments(count: c_int, words: Words) -> Arguments {
 fn say(level: Level, words: &str) {
     let words = c_text(words);
     match level {
-        Level::Error => {
-            // SAFETY: the format takes one string, which is NUL-terminated and copied.
-            unsafe { slurm_error(c"%s".as_ptr(), words.as_ptr()) };
-        }
+        // SAFETY: the format takes one string, which is NUL-terminated and copied.
+        Level::Error => unsafe { slurm_error(c"%s".as_ptr(), words.as_ptr()) },
         // SAFETY: as above.
         Level::Info => unsafe { slurm_info(c"%s".as_ptr(), words.as_ptr()) },
         // SAFETY: as above.
@@ -237,14 +215,14 @@ impl Slurm {
         let mut value = ptr::null_mut();
         // SAFETY: Slurm's own handle; the option is whole, and the place for the value is valid.
         let found = unsafe { spank_option_getopt(self.0, &mut option, &mut value) };
-        (found == SUCCESS).then(|| text(value))
+        (found == ESPANK_SUCCESS).then(|| text(value))
     }
 
     fn item(&self, item: c_int) -> Option<u32> {
         let mut value: u32 = 0;
         // SAFETY: the items asked for are uid_t, gid_t and uint32_t, which have 32 bits; the place is valid.
         let found = unsafe { spank_get_item(self.0, item, &mut value as *mut u32) };
-        (found == SUCCESS).then_some(value)
+        (found == ESPANK_SUCCESS).then_some(value)
     }
 
     fn is_client(&self) -> bool {
@@ -256,10 +234,10 @@ impl Spank for Slurm {
     fn context(&self) -> Context {
         // SAFETY: takes nothing and has no preconditions.
         match unsafe { spank_context() } {
-            1 => Context::Local,
-            2 => Context::Remote,
-            3 => Context::Allocator,
-            5 => Context::JobScript,
+            S_CTX_LOCAL => Context::Local,
+            S_CTX_REMOTE => Context::Remote,
+            S_CTX_ALLOCATOR => Context::Allocator,
+            S_CTX_JOB_SCRIPT => Context::JobScript,
             _ => Context::Daemon,
         }
     }
@@ -273,7 +251,7 @@ impl Spank for Slurm {
         let option = Box::leak(Box::new(Self::described(choice, name)));
         // SAFETY: Slurm's own handle; the option is whole and stays for ever.
         match unsafe { spank_option_register(self.0, option) } {
-            SUCCESS => Ok(()),
+            ESPANK_SUCCESS => Ok(()),
             code => Err(format!("Slurm says {code}")),
         }
     }
@@ -288,7 +266,7 @@ impl Spank for Slurm {
         let code =
             unsafe { spank_getenv(self.0, name.as_ptr(), buffer.as_mut_ptr().cast(), LONGEST as c_int) };
         let value = CStr::from_bytes_until_nul(&buffer).ok()?;
-        (code == SUCCESS).then(|| value.to_string_lossy().into_owned())
+        (code == ESPANK_SUCCESS).then(|| value.to_string_lossy().into_owned())
     }
 
     fn set_variable(&mut self, name: &str, value: &str) {

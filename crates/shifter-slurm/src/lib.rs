@@ -4,6 +4,7 @@
 //! `ffi.rs` alone speaks with C. It catches panics, so that none ever runs into Slurm.
 
 mod ffi;
+mod layout;
 
 use shifter_spank::arguments::Arguments;
 use shifter_spank::node::Node;

@@ -1,13 +1,47 @@
-//! The plugin against Slurm's own headers: those installed, and those of further releases that `SHIFTER_SLURM_HEADERS`
-//! lists, directories separated by colons with `slurm/spank.h` below each.
+//! The plugin against Slurm's releases: with the facts of their headers that `dist/slurm/spank-releases.txt` keeps, and
+//! with headers themselves, those installed and those that `SHIFTER_SLURM_HEADERS` lists (directories separated by
+//! colons, with `slurm/spank.h` below each), by the script that sites have for it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../src/layout.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod layout;
 #[path = "../release.rs"]
 mod release;
 
-use release::{OLDEST, number, release};
+use layout::SpankOption;
+use release::{NEWEST, OLDEST, number, release};
+use std::collections::BTreeMap;
+use std::mem::{offset_of, size_of};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
+
+const TABLE: &str = include_str!("../../../dist/slurm/spank-releases.txt");
+const FFI: &str = include_str!("../src/ffi.rs");
+const LAYOUT: &str = include_str!("../src/layout.rs");
+
+/// The names of the releases, and what their headers say of each fact.
+fn table() -> (Vec<&'static str>, BTreeMap<&'static str, Vec<&'static str>>) {
+    let lines = TABLE.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let (fact, values) = line.split_once('|').unwrap_or_else(|| panic!("no column in {line}"));
+        (fact.trim(), values.split_whitespace().collect::<Vec<_>>())
+    });
+    let mut facts: BTreeMap<_, _> = lines.collect();
+    let releases = facts.remove("release").unwrap();
+    for (fact, values) in &facts {
+        assert_eq!(values.len(), releases.len(), "{fact}");
+    }
+    (releases, facts)
+}
+
+/// Every release must say this of a fact.
+fn assert_everywhere(fact: &str, expected: &str) {
+    let (releases, facts) = table();
+    let values = facts.get(fact).unwrap_or_else(|| panic!("the table lacks {fact}"));
+    for (release, value) in releases.iter().zip(values) {
+        assert_eq!(*value, expected, "{fact}, in Slurm {release}");
+    }
+}
 
 #[test]
 fn releases_are_read_and_what_is_none_is_refused() {
@@ -27,50 +61,154 @@ fn releases_are_read_and_what_is_none_is_refused() {
     }
 }
 
-/// The compiler compares what `ffi.rs` declares with what the header does.
 #[test]
-fn declarations_are_those_of_the_headers() {
-    let ours = include_str!("../src/ffi.rs");
-    let constants = ours.lines().filter_map(|line| line.strip_prefix("const S_")?.split_once(": c_int = "));
-    let mut checks: String = constants
-        .map(|(name, value)| {
-            format!("_Static_assert(S_{name} == {}, \"S_{name}\");\n", value.trim_end_matches(';'))
-        })
-        .collect();
-    assert_eq!(checks.lines().count(), 4, "{checks}");
-    let fields = ["name", "arginfo", "usage", "has_arg", "val", "cb"];
-    for (field, at) in fields.iter().zip([0, 8, 16, 24, 28, 32]) {
-        checks += &format!("_Static_assert(offsetof(struct spank_option, {field}) == {at}, \"{field}\");\n");
+fn the_number_of_every_release_is_what_its_own_headers_make_of_it() {
+    let (releases, facts) = table();
+    let numbers = &facts["number SLURM_VERSION_NUMBER"];
+    for (name, value) in releases.iter().zip(numbers) {
+        // Slurm compares all but the last part.
+        assert_eq!(number(release(name).unwrap()), value.parse::<u32>().unwrap() & !0xff, "{name}");
     }
-    // A second declaration must agree with the first.
-    checks += "_Static_assert(S_CTX_LOCAL == 1 && S_CTX_REMOTE == 2 && S_CTX_ALLOCATOR == 3 && S_CTX_JOB_SCRIPT == 5, \"contexts\");\n\
-        _Static_assert(ESPANK_SUCCESS == 0 && sizeof(uid_t) == 4 && sizeof(gid_t) == 4 && sizeof(pid_t) == 4, \"sizes\");\n\
-        spank_context_t spank_context(void);\n\
-        spank_err_t spank_option_register(spank_t, struct spank_option *);\n\
-        spank_err_t spank_option_getopt(spank_t, struct spank_option *, char **);\n\
-        spank_err_t spank_get_item(spank_t, spank_item_t, ...);\n\
-        spank_err_t spank_getenv(spank_t, const char *, char *, int);\n\
-        spank_err_t spank_setenv(spank_t, const char *, const char *, int);\n\
-        spank_err_t spank_job_control_setenv(spank_t, const char *, const char *, int);\n\
-        void slurm_info(const char *, ...);\nvoid slurm_debug(const char *, ...);\n\
-        _Static_assert(sizeof(spank_err_t) == sizeof(int) && sizeof(spank_context_t) == sizeof(int), \"enums\");\n\
-        static int used(int val, const char *value, int remote) { return val + !value + remote; }\n\
-        spank_opt_cb_f ours = used;\n";
-    let program = format!(
-        "#include <stddef.h>\n#include <stdint.h>\n#include <sys/types.h>\n#include <slurm/slurm.h>\n#include <slurm/spank.h>\n{checks}"
-    );
-    let directory = tempfile::tempdir().unwrap();
-    let source = directory.path().join("check.c");
-    std::fs::write(&source, program).unwrap();
-    let further = std::env::var("SHIFTER_SLURM_HEADERS").unwrap_or_default();
-    let places: Vec<&str> =
-        ["/usr/include"].into_iter().chain(further.split(':')).filter(|place| !place.is_empty()).collect();
+    assert_everywhere("value SLURM_VERSION_NUM(24, 5, 3)", &(number((24, 5)) + 3).to_string());
+    let ends = [releases.first(), releases.last()].map(|name| release(name.unwrap()).unwrap());
+    assert_eq!(ends, [OLDEST, NEWEST], "release.rs and the table end elsewhere");
+    assert!(releases.is_sorted(), "check-headers looks for the last that is not newer");
+}
+
+#[test]
+fn numbers_and_fields_are_those_of_every_release() {
+    let constants =
+        LAYOUT.lines().filter_map(|line| line.strip_prefix("pub(crate) const ")?.split_once(": c_int = "));
     let mut seen = 0;
-    for place in places.iter().filter(|place| Path::new(place).join("slurm/spank.h").exists()) {
-        let words = ["-fsyntax-only", "-Werror", "-I", place];
-        let out = Command::new("cc").args(words).arg(&source).output().unwrap();
-        assert!(out.status.success(), "{place}: {}", String::from_utf8_lossy(&out.stderr));
+    for (name, value) in constants {
+        assert_everywhere(&format!("value {name}"), value.trim_end_matches(';'));
         seen += 1;
     }
-    assert!(seen > 0, "Slurm's headers are not installed (package libslurm-dev)");
+    assert_eq!(seen, 9, "{LAYOUT}");
+    for (field, at) in [
+        ("name", offset_of!(SpankOption, name)),
+        ("arginfo", offset_of!(SpankOption, arginfo)),
+        ("usage", offset_of!(SpankOption, usage)),
+        ("has_arg", offset_of!(SpankOption, has_arg)),
+        ("val", offset_of!(SpankOption, val)),
+        ("cb", offset_of!(SpankOption, cb)),
+    ] {
+        assert_everywhere(&format!("value offsetof(struct spank_option, {field})"), &at.to_string());
+    }
+    assert_everywhere("value sizeof(struct spank_option)", &size_of::<SpankOption>().to_string());
+    let int = size_of::<std::ffi::c_int>().to_string();
+    for what in ["spank_err_t", "spank_item_t", "spank_context_t", "uid_t", "gid_t", "plugin_version"] {
+        assert_everywhere(&format!("value sizeof({what})"), &int);
+    }
+    for field in ["has_arg", "val"] {
+        assert_everywhere(&format!("value sizeof(((struct spank_option *)0)->{field})"), &int);
+    }
+    let callback = "value __builtin_types_compatible_p(spank_opt_cb_f, int (*)(int, const char *, int))";
+    assert_everywhere(callback, "1");
+    assert_everywhere("value strcmp(plugin_type, \"spank\")", "0");
+    assert!(FFI.contains("static plugin_type: [u8; 6] = *b\"spank\\0\";"));
+}
+
+/// A C declaration's types, in Rust.
+fn in_rust(declaration: &str) -> String {
+    let (before, parameters) = declaration.trim_end_matches(')').split_once('(').unwrap();
+    let (result, name) = before.rsplit_once(' ').unwrap();
+    let kind = |text: &str| match text {
+        "spank_t" => "*mut Handle",
+        "struct spank_option *" => "*mut SpankOption",
+        "char **" => "*mut *mut c_char",
+        "char *" => "*mut c_char",
+        "const char *" => "*const c_char",
+        "int" | "spank_item_t" | "spank_err_t" | "spank_context_t" => "c_int",
+        "..." => "...",
+        "void" => "",
+        other => panic!("{other} in {declaration}"),
+    };
+    let parameters: Vec<&str> = parameters.split(", ").map(kind).collect();
+    format!("{name}({}) {}", parameters.join(", "), kind(result)).trim_end().to_owned()
+}
+
+/// The functions of a piece of Rust, written as `in_rust` does.
+fn functions(text: &str) -> Vec<String> {
+    let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ").replace("Words", "*mut *mut c_char");
+    let parts = one_line.split("fn ").skip(1).filter_map(|part| {
+        let (name, rest) = part.split_once('(')?;
+        let (parameters, rest) = rest.split_once(')')?;
+        let kinds: Vec<&str> = parameters
+            .split(", ")
+            .filter(|parameter| !parameter.is_empty())
+            .map(|parameter| {
+                parameter.split_once(": ").map_or(parameter, |(_, kind)| kind).trim_end_matches(',')
+            })
+            .collect();
+        let result = rest.trim_start().strip_prefix("-> ").and_then(|rest| rest.split([' ', ';']).next());
+        Some(format!("{name}({}) {}", kinds.join(", "), result.unwrap_or("")).trim_end().to_owned())
+    });
+    parts.collect()
+}
+
+#[test]
+fn functions_are_declared_as_in_every_release() {
+    let (_, facts) = table();
+    let mut known: Vec<String> = Vec::new();
+    for declaration in facts.keys().filter_map(|fact| fact.strip_prefix("declares ")) {
+        assert_everywhere(&format!("declares {declaration}"), "yes");
+        known.push(in_rust(declaration));
+    }
+    let (_, calls) = FFI.split_once("unsafe extern \"C\" {").unwrap();
+    let (calls, rest) = calls.split_once("\n}").unwrap();
+    let hooks = rest.split("pub(crate) extern \"C\" ").skip(1).map(|hook| hook.split('{').next().unwrap());
+    let mut used = functions(calls);
+    used.extend(hooks.flat_map(functions));
+    used.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(used, known);
+    assert_eq!(used.len(), 16, "{used:?}");
+}
+
+fn check_headers(words: &[&str]) -> Output {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dist/slurm/check-headers");
+    Command::new(script).args(words).output().unwrap()
+}
+
+#[test]
+fn headers_that_are_at_hand_agree_with_the_table() {
+    let further = std::env::var("SHIFTER_SLURM_HEADERS").unwrap_or_default();
+    assert!(
+        Path::new("/usr/include/slurm/spank.h").exists(),
+        "Slurm's headers are not installed (package libslurm-dev)"
+    );
+    for place in ["/usr/include"].into_iter().chain(further.split(':').filter(|place| !place.is_empty())) {
+        let out = check_headers(&[place]);
+        assert!(out.status.success(), "{place}: {out:?}");
+    }
+}
+
+#[test]
+fn a_site_is_told_what_its_headers_have_otherwise() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().to_str().unwrap();
+    assert_eq!(check_headers(&[place]).status.code(), Some(2), "there are none");
+    let copy = Command::new("cp").args(["-r", "/usr/include/slurm", place]).status().unwrap();
+    assert!(copy.success());
+    let header = directory.path().join("slurm/spank.h");
+    let text = std::fs::read_to_string(&header).unwrap();
+    let changed = text.replacen("    S_JOB_GID,", "    S_JOB_OTHER, S_JOB_GID,", 1).replacen(
+        "spank_getenv (spank_t spank, const char *var, char *buf, int len)",
+        "spank_getenv (spank_t spank, long var)",
+        1,
+    );
+    assert_ne!(text, changed);
+    std::fs::write(&header, changed).unwrap();
+    let out = check_headers(&[place]);
+    let said = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    for line in [
+        "value S_JOB_GID: the table says 1, these headers say 2",
+        "value S_JOB_STEPID: the table says 3, these headers say 4",
+        "declares spank_err_t spank_getenv(spank_t, const char *, char *, int): the table says yes, these headers say no",
+        "4 differences: do not use the plugin with this Slurm",
+    ] {
+        assert!(said.lines().any(|known| known == line), "{line}\n{said}");
+    }
 }

@@ -97,10 +97,12 @@ pub struct Layout {
     pub tasks_per_node: u32,
     /// Processors of each task.
     pub cpus_per_task: u32,
+    /// All processors.
+    pub cpus: u32,
 }
 
 /// What [`Layout::parse`] reads: fields of squeue that no user has any say in.
-pub const FIELDS: &str = "JobID:20,OverSubscribe:20,NumTasks:20,NTPerNode:20,cpus-per-task:20";
+pub const FIELDS: &str = "JobID:20,OverSubscribe:20,NumTasks:20,NTPerNode:20,cpus-per-task:20,NumCPUs:20";
 
 impl Layout {
     /// Finds the job in squeue's lines of [`FIELDS`]: asked for an array or for components, it tells of all.
@@ -110,7 +112,8 @@ impl Layout {
         let mut words = lines.find_map(|mut words| (words.next()? == job).then_some(words))?;
         let exclusive = words.next()? == "NO";
         let mut number = || words.next().map(|word| word.parse::<u32>().unwrap_or(0));
-        Some(Self { exclusive, tasks: number()?, tasks_per_node: number()?, cpus_per_task: number()?.max(1) })
+        let (tasks, tasks_per_node, cpus_per_task) = (number()?, number()?, number()?.max(1));
+        Some(Self { exclusive, tasks, tasks_per_node, cpus_per_task, cpus: number()? })
     }
 
     /// Tasks of each node, in the way srun places them by itself: one each, then node after node filled up.
@@ -129,11 +132,13 @@ impl Layout {
     }
 }
 
-/// `setupRoot`'s `-N`: `host/tasks` of every node, where both are known.
+/// `setupRoot`'s `-N`: `host/tasks` of every node. Before 22.05 a prolog is not told the processors of each node
+/// (`cpus`): then they count as equal.
 pub fn hosts_of_job(nodes: &str, cpus: Option<&str>, layout: &Layout) -> Option<String> {
     let hosts = expand(nodes)?;
     let cpus = cpus.and_then(repeated).filter(|cpus| cpus.len() == hosts.len());
-    let tasks = layout.spread(&cpus.unwrap_or_else(|| vec![1; hosts.len()]));
+    let each = layout.cpus / u32::try_from(hosts.len()).ok()?;
+    let tasks = layout.spread(&cpus.unwrap_or_else(|| vec![each.max(1); hosts.len()]));
     let words: Vec<String> = hosts.iter().zip(tasks).map(|(host, tasks)| format!("{host}/{tasks}")).collect();
     Some(words.join(" "))
 }
@@ -183,7 +188,7 @@ mod tests {
     #[test]
     fn tasks_are_where_srun_puts_them() {
         let check = |line: &str, cpus: &[u32], expected: &[u32]| {
-            let lines = format!("6 NO 9 9 9\n7 {line}\n");
+            let lines = format!("6 NO 9 9 9 9\n7 {line} 8\n");
             assert_eq!(Layout::parse(&lines, 7).unwrap().spread(cpus), expected, "{line}");
         };
         check("OK 3 0 1", &[2, 1], &[2, 1]);
@@ -193,14 +198,28 @@ mod tests {
         check("OK 5 0 2", &[8, 8], &[4, 1]);
         check("OK 1 0 N/A", &[1, 1, 1], &[1, 1, 1]);
         check("OK 99 0 1", &[2, 2], &[2, 2]);
-        for (line, exclusive) in
-            [("7 NO 1 1 1", Some(true)), ("7 USER 1 1 1", Some(false)), ("8 NO 1 1 1", None), ("", None)]
-        {
+        for (line, exclusive) in [
+            ("7 NO 1 1 1 1", Some(true)),
+            ("7 USER 1 1 1 1", Some(false)),
+            ("8 NO 1 1 1 1", None),
+            ("", None),
+        ] {
             assert_eq!(Layout::parse(line, 7).map(|layout| layout.exclusive), exclusive, "{line}");
         }
-        let layout = Layout { exclusive: true, tasks: 3, tasks_per_node: 0, cpus_per_task: 1 };
-        assert_eq!(hosts_of_job("n[1-2]", Some("2,1"), &layout).as_deref(), Some("n1/2 n2/1"));
-        assert_eq!(hosts_of_job("n[1-2]", Some("2"), &layout).as_deref(), Some("n1/1 n2/1"));
+        let layout = Layout { exclusive: true, tasks: 3, tasks_per_node: 0, cpus_per_task: 1, cpus: 4 };
+        for (cpus, tasks, expected) in [
+            (Some("1,2"), 3, "n1/1 n2/2"),
+            (Some("2,1"), 3, "n1/2 n2/1"),
+            (Some("2"), 3, "n1/2 n2/1"),
+            (None, 3, "n1/2 n2/1"),
+            (None, 4, "n1/2 n2/2"),
+            (None, 2, "n1/1 n2/1"),
+        ] {
+            let layout = Layout { tasks, ..layout };
+            assert_eq!(hosts_of_job("n[1-2]", cpus, &layout).as_deref(), Some(expected), "{cpus:?}");
+        }
+        let unknown = Layout { cpus: 0, ..layout };
+        assert_eq!(hosts_of_job("n[1-2]", None, &unknown).as_deref(), Some("n1/1 n2/1"));
         assert_eq!(hosts_of_job("", None, &layout), None);
     }
 }

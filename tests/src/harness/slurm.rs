@@ -71,6 +71,11 @@ pub(super) fn make_network(sandbox: &Sandbox) -> Result<()> {
     sandbox.root().run(&["hostname", "login"])?.success().map(drop)
 }
 
+/// Whether Slurm here is older than 21.08.
+fn is_old(sandbox: &Sandbox) -> Result<bool> {
+    Ok(sandbox.root().run(&["slurmctld", "-V"])?.success()?.contains(" 20."))
+}
+
 fn address_of(node: usize) -> String {
     format!("10.250.0.{}", 10 + node)
 }
@@ -101,7 +106,9 @@ impl Sandbox {
             fs::write(format!("{CONFIGURATION}/{name}"), text).with_context(|| format!("write {name}"))
         };
         write("slurm.conf", &configuration(&directory, munged, options))?;
-        write("cgroup.conf", "CgroupPlugin=cgroup/v1\n")?;
+        // Before 21.08 there was nothing to choose.
+        let old = is_old(self)?;
+        write("cgroup.conf", if old { "" } else { "CgroupPlugin=cgroup/v1\n" })?;
         write("plugstack.conf", &options.plugstack)?;
         for (name, text) in &options.files {
             write(name, text)?;
@@ -133,8 +140,8 @@ impl Sandbox {
     fn boot(&mut self, node: usize) -> Result<Node> {
         let furnish = format!(
             "mount --make-rshared / && hostname node{node} && \
-             for d in /run /tmp /var/tmp /dev/shm; do mount -t tmpfs -o mode=1777 node $d || exit 1; done && \
-             chmod 755 /run && mkdir /run/munge && ln -s \"$MUNGE\" /run/munge/munge.socket.2 && \
+             for d in /run /tmp /var/tmp /var/spool /dev/shm; do mount -t tmpfs -o mode=1777 node $d || exit 1; done && \
+             chmod 755 /run && mkdir /var/spool/slurmd /run/munge && ln -s \"$MUNGE\" /run/munge/munge.socket.2 && \
              mkdir -m 755 \"$READY\" || exit 1; while :; do sleep 3600 & wait $!; done"
         );
         let ready = self.new_directory("node")?.join("ready");

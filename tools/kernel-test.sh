@@ -6,12 +6,14 @@
 kernel_test() {
     local programs=$1 work package version module
     say "what the kernel test needs"
-    install_packages <<'PACKAGES' || fail "the kernel test needs qemu, cpio, kmod and a static busybox"
+    install_packages <<'PACKAGES' || fail "the kernel test needs qemu, cpio, kmod, a static busybox and programs that make file systems"
 qemu-system-x86_64      qemu-system-x86     qemu-kvm-core       runs another kernel
 cpio                    cpio                cpio                packs its first root
 depmod                  kmod                kmod                knows which modules need which
 busybox                 busybox-static      busybox             programs for it
 mksquashfs              squashfs-tools      squashfs-tools      writes an image
+mkfs.erofs              erofs-utils         erofs-utils         writes another
+mkfs.ext4               e2fsprogs           e2fsprogs           makes perNodeCaches
 PACKAGES
     [ "$(uname -m)" = x86_64 ] || fail "the kernel test runs on x86_64 only"
     command -v apt-get >/dev/null || fail "the kernel test takes its kernel from Debian's packages, and apt-get is not here"
@@ -32,7 +34,12 @@ PACKAGES
     install -m 0755 tests/kernel/init "$root/init"
     install -m 0755 "$programs/shifter" "$root/opt/shifter/bin/"
     install -m 0755 "$programs/setupRoot" "$programs/unsetupRoot" "$root/opt/shifter/sbin/"
-    for module in loop squashfs overlay; do
+    # With its libraries; ext4 itself is built into this kernel.
+    for module in "$(command -v mkfs.ext4)" $(ldd "$(command -v mkfs.ext4)" | grep -o '/[^ ]*'); do
+        install -D "$module" "$root/${module#/}"
+    done
+    [ -x "$root/usr/sbin/mkfs.ext4" ] || install -D "$root$(command -v mkfs.ext4)" "$root/usr/sbin/mkfs.ext4"
+    for module in loop squashfs overlay erofs; do
         # What a module needs stands after it, what is needed first last.
         grep "/$module\.ko:" "$work/kernel/lib/modules/$version/modules.dep" | tr -d : | tr ' ' '\n' | tac
     done | awk 'NF && !seen[$0]++' | while read -r module; do
@@ -50,6 +57,11 @@ PACKAGES
     cp "$work/image" "$root/images/$id.squashfs"
     printf 'FORMAT: squashfs\n' >"$root/images/$id.meta"
     echo "$id" >"$root/images/id"
+    mkfs.erofs --quiet "$work/other" "$tree"
+    id=$(sha256sum "$work/other" | cut -d' ' -f1)
+    cp "$work/other" "$root/images/$id.erofs"
+    printf 'FORMAT: erofs\n' >"$root/images/$id.meta"
+    echo "$id" >"$root/images/erofs"
     (cd "$root" && find . -print0 | cpio --quiet --null --create --format=newc --owner=0:0) | gzip -1 >"$work/initramfs"
 
     local how said failed=no

@@ -10,6 +10,7 @@ use shifter_core::environment::Environment;
 use shifter_core::image_type::ImageType;
 use shifter_core::json;
 use shifter_core::meta::{Meta, Rich};
+use shifter_core::mountinfo::{Mount, mounts};
 use shifter_core::passwd::{Account, container_groups, groups_missing_in};
 use shifter_core::reference::ImageRef;
 use shifter_core::shifter_conf::ShifterConf;
@@ -243,5 +244,46 @@ fn files_of_variables_give_variables_or_a_line() {
             assert!(environment.get(b"LD_PRELOAD").is_none());
         }
         Err(line) => assert!((1..=bytes.split(|byte| *byte == b'\n').count()).contains(&line)),
+    });
+}
+
+/// A name as the kernel writes it into its table of mounts.
+fn escaped(name: &[u8]) -> Vec<u8> {
+    let one = |byte: &u8| match byte {
+        b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+        other => vec![*other],
+    };
+    name.iter().flat_map(one).collect()
+}
+
+#[test]
+fn a_mounts_place_is_read_as_it_was_named_and_no_name_makes_a_second_mount() {
+    check!().for_each(|bytes: &[u8]| {
+        let lines = bytes.split(|byte| *byte == b'\n').count();
+        // As they come, and with the beginning and the end of a line about them.
+        let about = [b"36 35 98:0 / /".as_slice(), bytes, b" rw shared:1 - ext4 /dev/x rw"].concat();
+        for table in [bytes, about.as_slice()] {
+            let found: Vec<Mount<'_>> = mounts(table).collect();
+            assert!(found.len() <= lines);
+            assert!(
+                found.iter().map(|mount| mount.point.len() + mount.kind.len()).sum::<usize>() <= table.len()
+            );
+        }
+        let names = bytes.split(|byte| *byte == 0).map(|name| [b"/", name].concat());
+        let names: Vec<Vec<u8>> = names
+            .enumerate()
+            .map(|(at, name)| if at % 2 == 0 { name } else { [&name, spelled(&name).as_bytes()].concat() })
+            .collect();
+        let mut table = Vec::new();
+        for name in &names {
+            let (root, place) = (escaped(name), escaped(name));
+            // The optional fields, none, one or two, end with the hyphen.
+            let optional = ["", "shared:7 ", "shared:7 master:-1 "][name.len() % 3];
+            table.extend([b"36 35 98:0 ", root.as_slice(), b" ", place.as_slice(), b" rw,noatime "].concat());
+            table.extend([optional.as_bytes(), b"- fuse.x ", place.as_slice(), b" rw,user_id=1\n"].concat());
+        }
+        let found: Vec<Vec<u8>> = mounts(&table).map(|mount| mount.point).collect();
+        assert_eq!(found, names);
+        assert!(mounts(&table).all(|mount| mount.kind == b"fuse.x" && mount.options == b"rw,user_id=1"));
     });
 }

@@ -167,6 +167,35 @@ fn no_working_directory_leads_out_of_the_container() {
     machine.finish();
 }
 
+/// ST18: links of `/proc` lead past every look at names (CVE-2021-30465 and its kin took them for plain ones).
+#[test]
+fn a_volume_lands_where_a_magic_link_of_the_image_leads() {
+    let mut entries = shell_image();
+    entries.extend([dir("data"), file("data/of-image", ""), dir("mnt"), symlink("plain", "/mnt")]);
+    // ELOOP and EACCES, which C libraries word differently.
+    let (loops, forbidden) = ("(os error 40)", "(os error 13)");
+    let links = [
+        ("root", "/proc/self/root/mnt", loops),
+        ("thread", "/proc/thread-self/root/mnt", loops),
+        ("init", "/proc/1/root/mnt", forbidden),
+        ("cwd", "/proc/self/cwd", loops),
+        ("descriptor", "/proc/self/fd/0", loops),
+        ("relative", "proc/self/root/mnt", loops),
+    ];
+    entries.extend(links.map(|(name, to, _)| symlink(name, to)));
+    let machine = Machine::new(&entries, "");
+    for (name, to, refusal) in links {
+        for below in ["", "/below"] {
+            let volume = format!("/data:/{name}{below}");
+            let said = machine.run("alice", &["-V", &volume, "true"]).failure(1).unwrap();
+            assert!(said.contains(refusal) && said.lines().count() == 1, "{volume}, {to}: {said}");
+        }
+    }
+    let out = machine.run("alice", &["-V/data:/plain", "ls", "/mnt"]);
+    assert_eq!(out.success().unwrap(), "of-image\n", "other links are followed");
+    machine.finish();
+}
+
 #[test]
 fn a_caller_in_a_user_namespace_gains_nothing() {
     let machine = Machine::new(&shell_image(), "");

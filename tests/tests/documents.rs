@@ -37,6 +37,8 @@ fn at_home(machine: &Machine, text: &str) -> String {
         ("/var/opt/cray/dws:/", format!("{prefix}/dws:/")),
         ("/etc/opt/cray/wlm_detect:/", format!("{prefix}/wlm_detect:/")),
         ("/usr/lib/shifter/", format!("{prefix}/lib/")),
+        ("/shared/shifter/", format!("{prefix}/shared/")),
+        ("/cvmfs_nfs:/", format!("{prefix}/cvmfs_nfs:/")),
     ]
     .iter()
     .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
@@ -58,6 +60,43 @@ fn the_example_configuration_and_its_hooks_start_containers() {
     let out = machine.run("alice", &["sh", "-c", script]).success().unwrap();
     assert!(out.starts_with("site tool\ndata\n/site/bin:"), "{out}");
     assert!(out.contains(":/opt/udiImage/bin\nmodules=\nalice\nnobody\n/var/opt/cray\n"), "{out}");
+    machine.finish();
+}
+
+#[test]
+fn the_example_configurations_modules_bring_libraries_file_systems_and_their_users_hook() {
+    let machine = Machine::new(&shell_image(), "ENV: LD_LIBRARY_PATH=/usr/lib\n");
+    let prefix = machine.sandbox.prefix();
+    let mpich = prefix.join("shared/modules/mpich");
+    for directory in ["bin", "lib64"] {
+        fs::create_dir_all(mpich.join(directory)).unwrap();
+    }
+    fs::write(mpich.join("lib64/libmpi.so"), "the site's\n").unwrap();
+    fs::write(mpich.join("bin/init.sh"), "#!/bin/sh\necho hook of $(id -un), $LD_LIBRARY_PATH\n").unwrap();
+    fs::set_permissions(mpich.join("bin/init.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir_all(prefix.join("cvmfs_nfs/atlas")).unwrap();
+    fs::create_dir_all(prefix.join("udiImage")).unwrap();
+    fs::create_dir("/home/scratch").unwrap();
+    for hook in ["premount.sh", "postmount.sh"] {
+        fs::write(format!("/etc/shifter/{hook}"), document(hook)).unwrap();
+    }
+    fs::write("/etc/shifter/udiRoot.conf", at_home(&machine, &document("udiRoot.conf.example"))).unwrap();
+    let script = "cat ${LD_LIBRARY_PATH%%:*}/libmpi.so; echo cvmfs=$SHIFTER_MODULE_CVMFS; ls /cvmfs; true";
+    let libraries = "/opt/udiImage/modules/mpich/lib64:/usr/lib";
+    let mpi = format!("hook of alice, {libraries}\nthe site's\n");
+    for (module, expected) in [
+        ("--module=mpich", format!("{mpi}cvmfs=\n")),
+        ("--module=cvmfs", "cvmfs=1\natlas\n".to_owned()),
+        ("--module=mpich,cvmfs", format!("{mpi}cvmfs=1\natlas\n")),
+        ("--module=none", "cvmfs=\n".to_owned()),
+    ] {
+        let out = machine.run("alice", &[module, "sh", "-c", script]);
+        assert_eq!(out.out(), expected, "{module}: {}", out.describe());
+    }
+    // A hook that fails is the end of the start.
+    fs::write(mpich.join("bin/init.sh"), "#!/bin/sh\nexit 3\n").unwrap();
+    let said = machine.run("alice", &["--module=mpich", "echo", "ran"]).failure(1).unwrap();
+    assert!(said.contains("/opt/udiImage/modules/mpich/bin/init.sh"), "{said}");
     machine.finish();
 }
 

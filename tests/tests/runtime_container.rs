@@ -112,19 +112,22 @@ fn closed_standard_streams_do_not_become_files_of_the_container() {
 fn umask_limits_and_signal_dispositions_are_the_callers() {
     let machine = Machine::new(&shell_image(), "");
     let probe = r"umask; ulimit -a | grep -v pipe; ulimit -Ha | grep -v pipe; grep -E '^Sig(Ign|Blk)' /proc/self/status; /bin/busybox awk '{print \$19}' /proc/self/stat";
-    for set_up in [
-        "umask 077; trap '' PIPE",
-        "umask 002; trap '' HUP USR1; trap - PIPE",
-        "ulimit -t 100; ulimit -f 20480; ulimit -n 64; ulimit -c 0; nice -n 3 true",
-        "ulimit -S -v 4000000; ulimit -u 5000",
+    for (set_up, with) in [
+        ("umask 077; trap '' PIPE", ""),
+        ("umask 002; trap '' HUP USR1; trap - PIPE", ""),
+        ("ulimit -t 100; ulimit -f 20480; ulimit -n 64; ulimit -c 0; nice -n 3 true", ""),
+        ("ulimit -S -v 4000000; ulimit -u 5000", ""),
+        ("trap '' INT", "env --block-signal=HUP,USR1,RTMAX"),
+        ("true", "env --block-signal=INT,QUIT,PIPE,TERM,ALRM,CHLD,CONT,TSTP,USR2,SEGV"),
     ] {
         let inside = machine.command_line();
         let script = format!(
-            "{set_up}; /bin/busybox sh -c \"{probe}\"; echo ===; {inside} /bin/busybox sh -c \"{probe}\""
+            "{set_up}; {with} /bin/busybox sh -c \"{probe}\"; echo ===; {with} {inside} /bin/busybox sh -c \"{probe}\""
         );
         let out = machine.as_user("alice").run(&["bash", "-c", &script]).unwrap().success().unwrap();
         let (outside, inside) = out.split_once("===\n").unwrap();
-        assert_eq!(inside, outside, "{set_up}");
+        assert_eq!(inside, outside, "{set_up}; {with}");
+        assert_eq!(outside.contains("SigBlk:\t0000000000000000\n"), with.is_empty(), "{with}: {outside}");
     }
     machine.finish();
 }
@@ -132,9 +135,15 @@ fn umask_limits_and_signal_dispositions_are_the_callers() {
 #[test]
 fn a_tiny_limit_of_files_or_size_does_not_stop_the_set_up() {
     let machine = Machine::new(&shell_image(), "");
-    for limit in ["ulimit -S -n 3", "ulimit -S -f 0", "ulimit -S -v 20000"] {
-        let script = format!("{limit}; exec {} /bin/busybox true", machine.command_line());
-        machine.as_user("alice").run(&["/bin/busybox", "sh", "-c", &script]).unwrap().success().unwrap();
+    for (limit, its_value, expected) in [
+        ("ulimit -S -n 3", "ulimit -n", "3\n"),
+        ("ulimit -S -f 0", "ulimit -f", "0\n"),
+        ("ulimit -S -v 20000", "ulimit -v", "20000\n"),
+        ("ulimit -S -u 0", "ulimit -u", "0\n"),
+    ] {
+        let script = format!("{limit}; exec {} /bin/busybox sh -c '{its_value}'", machine.command_line());
+        let out = machine.as_user("alice").run(&["/bin/busybox", "sh", "-c", &script]).unwrap();
+        assert_eq!(out.success().unwrap(), expected, "{limit}: it is the user's again");
     }
     machine.finish();
 }

@@ -88,6 +88,39 @@ fn access_is_decided_by_ids_whoever_names_them() {
     finish(machine);
 }
 
+/// What `setupRoot` itself may be is a batch system's: it says nothing of the job's user.
+#[test]
+fn setup_root_lets_its_own_groups_decide_or_forgets_those_that_the_service_names() {
+    let machine = machine();
+    let [setup, unsetup] =
+        ["setupRoot", "unsetupRoot"].map(|name| machine.sandbox.program(name).unwrap().display().to_string());
+    let nora = ["-U", "5300", "-G", "5300", "-u", "nora", "id"];
+    let bob = ["-U", "4202", "-G", "4202", "-u", "bob", "id"];
+    for (list, user, own, allowed) in [
+        ("USERACL: 5300", nora, "--clear-groups", true),
+        ("GROUPACL: 5400", nora, "--clear-groups", true),
+        ("GROUPACL: 5400", nora, "--groups=4302", true),
+        ("GROUPACL: 5300", nora, "--clear-groups", true),
+        ("GROUPACL: 5500", nora, "--clear-groups", false),
+        ("GROUPACL: 5500", nora, "--groups=5500", false),
+        ("USERACL: 4201", nora, "--groups=4201", false),
+        ("USERACL: 0", nora, "--clear-groups", false),
+        ("GROUPACL: 0", nora, "--groups=0", false),
+        ("GROUPACL: 4301", bob, "--clear-groups", true),
+        ("GROUPACL: 4302", bob, "--groups=4302", false),
+    ] {
+        machine.sandbox.write_record(&machine.id, &format!("FORMAT: squashfs\n{list}\n")).unwrap();
+        let words = [&["setpriv", own, setup.as_str()], &user[..], &[machine.id.as_str()]].concat();
+        let out = machine.sandbox.root().run(&words).unwrap();
+        assert_eq!(out.status.success(), allowed, "{list}, {own}: {}", out.describe());
+        assert_eq!(out.err().contains("permission"), !allowed, "{list}, {own}: {}", out.describe());
+        let left = fs::read_dir("/run/shifter/jobs").map_or(0, Iterator::count);
+        assert_eq!(left > 0, allowed, "{list}, {own}: what is there for a job");
+        machine.sandbox.root().run(&[&unsetup]).unwrap().success().unwrap();
+    }
+    finish(machine);
+}
+
 #[test]
 fn a_prepared_container_has_the_groups_the_service_names() {
     let machine = machine();

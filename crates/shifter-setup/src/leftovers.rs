@@ -1,6 +1,7 @@
 //! What is left of jobs on a node, for health checks between jobs. It looks, and changes nothing.
 
 use crate::teardown::OWNER;
+use shifter_core::mountinfo::mounts;
 use shifter_runtime::config::TrustedConfig;
 use shifter_runtime::prepared;
 use shifter_sys::{Error, directory as dir, trusted};
@@ -49,19 +50,12 @@ pub fn findings(config: &TrustedConfig, running: &[&str]) -> Result<Vec<String>,
 /// The mount points at a place and below it, in the order they were mounted (proc_pid_mountinfo(5)).
 pub fn mounts_below(table: &str, place: &str) -> Vec<String> {
     let place = place.trim_end_matches('/');
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped);
+    let points = mounts(table.as_bytes()).map(|mount| String::from_utf8_lossy(&mount.point).into_owned());
     points
         .filter(|point| {
             point.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
         .collect()
-}
-
-/// Blanks and the like stand as a backslash and three octal digits.
-fn unescaped(point: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(point.to_owned(), |text, (escaped, letter)| text.replace(escaped, letter))
 }
 
 #[cfg(test)]
@@ -70,7 +64,7 @@ mod tests {
 
     #[test]
     fn mounts_are_found_by_whole_names() {
-        let table = "1 0 0:1 / / rw - a a rw\n2 1 0:2 / /var/udiMount rw - a a rw\n3 2 0:3 / /var/udiMount/a\\040b rw\n\
+        let table = "1 0 0:1 / / rw - a a rw\n2 1 0:2 / /var/udiMount rw - a a rw\n3 2 0:3 / /var/udiMount/a\\040b rw - a a rw\n\
                      4 1 0:4 / /var/udiMountBeside rw - a a rw\n";
         assert_eq!(mounts_below(table, "/var/udiMount"), ["/var/udiMount", "/var/udiMount/a b"]);
         assert_eq!(mounts_below(table, "/var/udiMount/"), ["/var/udiMount", "/var/udiMount/a b"]);

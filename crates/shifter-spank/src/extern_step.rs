@@ -9,7 +9,10 @@ use crate::node::{Node, Note};
 use crate::program::{self, last_words};
 use crate::site::must_be_roots;
 use crate::{EXTERN_STEP, Job, Level, Spank, cgroup};
+use shifter_core::mountinfo::mounts;
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -68,7 +71,7 @@ fn join_cgroups(arguments: &Arguments, node: &Node, job: &Job) -> Result<(), Str
     let task = own_child().ok_or("the extern step has no process, so its cgroups are not known")?;
     let memberships = fs::read_to_string(format!("/proc/{task}/cgroup"))
         .map_err(|error| format!("cannot see the extern step's cgroups: {error}"))?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo")
+    let mounts = fs::read("/proc/self/mountinfo")
         .map_err(|error| format!("cannot see where cgroups are mounted: {error}"))?;
     for group in groups_of_job(&memberships, &mounts, job.id) {
         for pid in &pids {
@@ -95,7 +98,7 @@ fn sshd_of(node: &Node, job: &Job) -> (Vec<i32>, Option<i32>) {
 }
 
 /// The directories of a process's cgroups that are the job's: others are not ours to fill.
-fn groups_of_job(memberships: &str, mounts: &str, job: u32) -> Vec<PathBuf> {
+fn groups_of_job(memberships: &str, mounts: &[u8], job: u32) -> Vec<PathBuf> {
     let of_job = format!("job_{job}");
     let lines = memberships.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':');
@@ -109,21 +112,19 @@ fn groups_of_job(memberships: &str, mounts: &str, job: u32) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Where the hierarchy with these controllers is mounted, proc_pid_mountinfo(5); none of them: the unified one.
-fn mount_of(mounts: &str, controllers: &str) -> Option<PathBuf> {
+/// Where the hierarchy with these controllers is mounted; none of them: the unified one.
+fn mount_of(table: &[u8], controllers: &str) -> Option<PathBuf> {
     let wanted = controllers.trim_start_matches("name=");
-    mounts.lines().find_map(|line| {
-        let (place, source) = line.split_once(" - ")?;
-        let mut source = source.split(' ');
-        let (kind, _, options) = (source.next()?, source.next()?, source.next()?);
-        let fits = match (kind, controllers) {
-            ("cgroup2", "") => true,
-            ("cgroup", some) if !some.is_empty() => wanted
+    mounts(table).find_map(|mount| {
+        let options = String::from_utf8_lossy(mount.options);
+        let fits = match (mount.kind, controllers) {
+            (b"cgroup2", "") => true,
+            (b"cgroup", some) if !some.is_empty() => wanted
                 .split(',')
                 .all(|name| options.split(',').any(|option| option.trim_start_matches("name=") == name)),
             _ => false,
         };
-        fits.then(|| place.split(' ').nth(4).map(PathBuf::from))?
+        fits.then(|| PathBuf::from(OsString::from_vec(mount.point)))
     })
 }
 
@@ -133,7 +134,9 @@ mod tests {
 
     #[test]
     fn the_cgroups_of_the_job_are_found_and_no_others() {
-        let mounts = "30 1 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+        // Users name the places of their own mounts.
+        let mounts = b"29 1 0:25 / /home/a\xff rw - fuse.x x rw\n\
+                      30 1 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
                       31 1 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
                       32 1 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
                       33 1 0:29 / /sys/fs/cgroup/unified rw shared:1 - cgroup2 cgroup2 rw\n";

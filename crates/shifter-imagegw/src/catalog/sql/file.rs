@@ -3,11 +3,14 @@
 //! The lock is flock(2) on a file beside the database: the kernel drops it with the process, however
 //! that ends, so a stale lock cannot exist.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use shifter_core::mountinfo::mounts;
 
 use crate::catalog::CatalogError;
 
@@ -28,8 +31,8 @@ pub(super) fn lock(database: &Path) -> Result<File, CatalogError> {
     // The rows hold names and environments of private images.
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io("creating", directory))?;
     let real = directory.canonicalize().map_err(io("resolving", directory))?;
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")
-        .map_err(io("reading", Path::new("/proc/self/mountinfo")))?;
+    let mounts =
+        std::fs::read("/proc/self/mountinfo").map_err(io("reading", Path::new("/proc/self/mountinfo")))?;
     if let Some(kind) = file_system_of(&real, &mounts)
         && (NETWORK.contains(&kind.as_str()) || NETWORK_FUSE.contains(&kind.as_str()))
     {
@@ -65,16 +68,13 @@ pub(super) fn lock(database: &Path) -> Result<File, CatalogError> {
 
 /// The type of the mount that a path lies on: the deepest mount point that leads to it, the last
 /// one where several lie on one another.
-fn file_system_of(path: &Path, mountinfo: &str) -> Option<String> {
+fn file_system_of(path: &Path, table: &[u8]) -> Option<String> {
     let mut best: Option<(usize, String)> = None;
-    for line in mountinfo.lines() {
-        // 36 35 98:0 /root /mount/point options optional... - type source options
-        let Some((front, back)) = line.split_once(" - ") else { continue };
-        let (Some(point), Some(kind)) = (front.split(' ').nth(4), back.split(' ').next()) else { continue };
-        let point = unescape(point);
-        let depth = Path::new(&point).components().count();
-        if path.starts_with(&point) && best.as_ref().is_none_or(|(deepest, _)| depth >= *deepest) {
-            best = Some((depth, kind.to_owned()));
+    for mount in mounts(table) {
+        let point = Path::new(OsStr::from_bytes(&mount.point));
+        let depth = point.components().count();
+        if path.starts_with(point) && best.as_ref().is_none_or(|(deepest, _)| depth >= *deepest) {
+            best = Some((depth, String::from_utf8_lossy(mount.kind).into_owned()));
         }
     }
     best.map(|(_, kind)| kind)
@@ -90,11 +90,6 @@ pub(super) fn escape(path: &Path) -> String {
     path.as_os_str().as_bytes().iter().map(escape).collect()
 }
 
-/// mountinfo writes blank, tab, newline and backslash as three octal digits.
-fn unescape(text: &str) -> String {
-    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -105,10 +100,11 @@ mod tests {
 
     #[test]
     fn the_deepest_and_latest_mount_decides() {
-        let mounts = "\
+        let mounts = b"\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 30 22 0:40 / /images rw - lustre mgs@tcp:/fs rw
 31 22 0:41 / /var/lib\\040x rw shared:7 master:2 - nfs4 srv:/v rw
+34 30 0:44 / /images/\xff rw - nfs srv:/v rw
 32 30 0:42 / /images/local rw - ext4 /dev/sdb rw
 33 32 0:43 / /images/local rw - xfs /dev/sdc rw
 garbage

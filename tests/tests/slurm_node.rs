@@ -252,7 +252,7 @@ fn a_failed_setup_is_told_to_every_step_and_costs_only_this_job() {
 }
 
 #[test]
-fn a_task_with_a_tmp_of_its_own_sees_it_and_not_the_nodes() {
+fn a_task_with_a_tmp_and_a_shared_memory_of_its_own_sees_them_and_not_the_nodes() {
     // From Linux 6.18 on the kernel may refuse to pin a new namespace, Slurm's own here (docs/decisions.md). Each attempt
     // has a thread, and so a machine, of its own.
     let happens = || std::thread::spawn(a_job_with_a_tmp_of_its_own_runs).join().unwrap();
@@ -268,21 +268,29 @@ fn a_job_with_a_tmp_of_its_own_runs() -> bool {
     let site = SlurmSite::with("", options, |_, _| {
         fs::create_dir("/opt/shifter-test/tmps").unwrap();
     });
-    site.on_node(1, "echo node > /tmp/whose");
-    let script = "echo job > /tmp/whose; srun shifter cat /tmp/whose; shifter cat /tmp/whose; shifter sh -c 'echo inside > /tmp/new'; cat /tmp/new\n";
-    let job = site.submit("alice", &["--exclusive", &site.image()], script);
+    // The places that this Slurm makes anew for each job.
+    const PLACES: [&str; 2] = ["/tmp", "/dev/shm"];
+    let remove = || PLACES.map(|place| site.on_node(1, &format!("rm {place}/whose")));
+    let script = PLACES.map(|place| {
+        site.on_node(1, &format!("echo node > {place}/whose"));
+        format!(
+            "cd {place}; echo job > whose; srun shifter cat {place}/whose; shifter cat {place}/whose; \
+             shifter sh -c 'echo inside > {place}/new'; cat new\n"
+        )
+    });
+    let job = site.submit("alice", &["--exclusive", &site.image()], &script.concat());
     let is_refused = || site.cluster.log(1).contains("ns base mount failed: Invalid argument");
     let state = || site.run("alice", &["squeue", "-h", "-t", "all", "-j", &job, "-o", "%T"]);
     site.until("at an end", || is_refused() || ["COMPLETED", "FAILED"].contains(&state().out().trim()));
     if is_refused() {
         site.run("alice", &["scancel", &job]);
-        site.on_node(1, "rm /tmp/whose");
+        remove();
         site.give_up();
         return false;
     }
-    assert_eq!(fs::read_to_string(format!("/home/alice/out-{job}")).unwrap(), "job\njob\ninside\n");
+    assert_eq!(fs::read_to_string(format!("/home/alice/out-{job}")).unwrap(), "job\njob\ninside\n".repeat(2));
     site.cluster.wait_until_idle(&site.sandbox).unwrap();
-    site.on_node(1, "rm /tmp/whose");
+    remove();
     site.finish();
     true
 }

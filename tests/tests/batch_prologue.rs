@@ -30,7 +30,8 @@ fn site() -> Site {
     let log = "#!/bin/sh\nshift 4; echo \"$*\" >> /home/batch/log\n";
     let qstat = "#!/bin/sh\ntest \"$1\" = -f && cat /home/batch/job.$2\n";
     let scontrol = "#!/bin/sh\ntest \"$*\" = 'show hostnames n[1-2]' && printf 'n1\\nn2\\n'\n";
-    let of_batch = [("logger", log), ("qstat", qstat), ("scontrol", scontrol)];
+    let squeue = "#!/bin/sh\necho '76 9 N/A 1'; echo '77 2 N/A 1'\n";
+    let of_batch = [("logger", log), ("qstat", qstat), ("scontrol", scontrol), ("squeue", squeue)];
     for (name, text) in SCRIPTS.into_iter().chain(of_batch) {
         fs::write(format!("{bin}/{name}"), text).unwrap();
         machine.host(&format!("chmod 0755 {bin}/{name}"));
@@ -83,7 +84,8 @@ impl Site {
             command
                 .env("SLURM_JOB_ID", "77")
                 .env("SLURM_JOB_USER", "alice")
-                .env("SLURM_JOB_NODELIST", "n[1-2]")
+                .env("SLURM_NODELIST", "n[1-2]")
+                .env("SLURM_JOB_CPUS_PER_NODE", "2(x2)")
                 .env("SLURM_JOB_COMMENT", comment)
         }
     }

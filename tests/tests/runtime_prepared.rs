@@ -59,14 +59,17 @@ fn a_start_that_would_differ_is_built_privately() {
         same.join(" ")
     );
     assert!(!says_joined(machine.sandbox.root().run(&["sh", "-c", &with_group]).unwrap()));
-    let private_tmp = format!(
-        "mount -t tmpfs -o mode=1777 private /tmp; : > /tmp/mine; \
-         setpriv --reuid=4201 --regid=4201 --groups=4301,4302 {} {} ls /tmp",
-        machine.command_line(),
-        same.join(" ")
-    );
-    let out = machine.sandbox.root().run(&["unshare", "-m", "sh", "-c", &private_tmp]).unwrap();
-    assert_eq!(out.success().unwrap(), "mine\n", "never the node's /tmp");
+    for place in ["/tmp", "/var/tmp", "/dev/shm"] {
+        let private = format!(
+            "mount -t tmpfs -o mode=1777 private {place}; : > {place}/mine; \
+             setpriv --reuid=4201 --regid=4201 --groups=4301,4302 {} -v {} ls {place}",
+            machine.command_line(),
+            same.join(" ")
+        );
+        let out = machine.sandbox.root().run(&["unshare", "-m", "sh", "-c", &private]).unwrap();
+        assert!(!out.err().contains("joined     "), "{place}: {}", out.describe());
+        assert_eq!(out.success().unwrap(), "mine\n", "never the node's {place}");
+    }
     assert!(is_joined(&machine, "alice", &same));
     machine.sandbox.write_record(&machine.id, "FORMAT: squashfs\nENV: NEW=1\n").unwrap();
     assert!(!is_joined(&machine, "alice", &same));

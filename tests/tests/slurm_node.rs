@@ -7,6 +7,7 @@ mod common;
 use common::slurm::{SlurmSite, script};
 use shifter_tests::harness::SlurmOptions;
 use std::fs;
+use std::time::{Duration, Instant};
 
 const JOINED: &str = "joined     the container prepared for this job";
 
@@ -117,6 +118,27 @@ fn st53_everything_goes_whether_jobs_end_or_are_killed_one_beside_the_other() {
 }
 
 #[test]
+fn st53_a_job_that_ran_out_of_time_leaves_nothing() {
+    let site = SlurmSite::new(1, "");
+    let script = "shifter -v sh -c 'trap \"\" TERM; echo > up; while :; do sleep 0.05; done' 2>&1\n";
+    let job = site.submit("alice", &["--exclusive", "--time=1", &site.image()], script);
+    site.text_of("/home/alice/up");
+    // Its minute ends now. Slurm looks at the clock twice a minute.
+    let update = format!("JobId={job}");
+    site.sandbox.root().run(&["scontrol", "update", &update, "EndTime=now"]).unwrap().success().unwrap();
+    let state = || site.run("alice", &["squeue", "-h", "-t", "all", "-j", &job, "-o", "%T"]).out();
+    let started = Instant::now();
+    while state() == "RUNNING\n" && started.elapsed() < Duration::from_secs(100) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(site.end_of(&job), "TIMEOUT", "{}", site.logs());
+    assert!(fs::read_to_string(format!("/home/alice/out-{job}")).unwrap().contains(JOINED));
+    site.cluster.wait_until_idle(&site.sandbox).unwrap();
+    assert_eq!(site.containers(1), "");
+    site.finish();
+}
+
+#[test]
 fn st53_a_node_whose_daemons_were_killed_serves_the_next_job() {
     let site = SlurmSite::new(2, "");
     let image = site.image();
@@ -192,77 +214,6 @@ fn st56_sixty_four_tasks_at_once_share_one_container_and_one_loop() {
 }
 
 #[test]
-fn st57_what_a_prolog_starts_is_in_the_jobs_cgroup_and_ends_with_the_job() {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let found = |kind: &str| {
-        let line = mounts.lines().find(|line| line.contains(kind))?;
-        line.split(' ').nth(4).map(str::to_owned)
-    };
-    let trees = [found(" - cgroup cgroup rw,memory"), found(" - cgroup2 ")];
-    let trees: Vec<String> = trees.into_iter().flatten().collect();
-    assert!(!trees.is_empty(), "no cgroups are mounted");
-    let site = SlurmSite::with("", nodes(1, 2), |sandbox, _| {
-        fs::copy("/bin/sleep", "/opt/shifter-test/daemon").unwrap();
-        script(sandbox, "hook.sh", "setsid /opt/shifter-test/daemon 1000 </dev/null >/dev/null 2>&1 &");
-        sandbox.write_udiroot(&[("sitePostMountHook", "/opt/shifter-test/hook.sh")]).unwrap();
-    });
-    for tree in trees {
-        // As a site would delegate one.
-        let base = format!("{tree}/shifter-test-{}", std::process::id());
-        let made = Groups([format!("{base}/shifter"), base.clone()]);
-        fs::create_dir(&base).unwrap();
-        site.rearrange(&format!("memory_cgroup={base}"));
-        let script = format!(
-            "cat {base}/shifter/uid_4201/job_$SLURM_JOB_ID/cgroup.procs | while read p; do cat /proc/$p/comm; done; srun shifter -v true 2>&1\n"
-        );
-        let out = site.batch_well("alice", &["--exclusive", &site.image()], &script);
-        assert!(out.starts_with("daemon\n") && out.contains(JOINED), "{tree}: {out}\n{}", site.logs());
-        site.cluster.wait_until_idle(&site.sandbox).unwrap();
-        assert!(!fs::exists(format!("{base}/shifter/uid_4201")).unwrap(), "{tree}");
-        drop(made);
-        assert!(!fs::exists(base).unwrap(), "it could not be removed");
-    }
-    site.finish();
-}
-
-/// Control groups of the test, which no namespace takes away.
-struct Groups([String; 2]);
-
-impl Drop for Groups {
-    fn drop(&mut self) {
-        for group in &self.0 {
-            let _asserted_where_it_matters = fs::remove_dir(group);
-        }
-    }
-}
-
-#[test]
-fn what_the_extern_step_adds_is_seen_by_every_task_and_its_failure_is_told() {
-    let setup = "/opt/shifter-test/extern.sh";
-    let site = SlurmSite::with(
-        &format!("extern_setup={setup} extern_cgroup=1"),
-        nodes(2, 2),
-        |sandbox, _| {
-            let text = "cd /opt/shifter-test/udi; sleep 0.3; echo late > late; mkdir dw; mount -t tmpfs dw dw; echo warp > dw/file";
-            script(sandbox, "extern.sh", text);
-        },
-    );
-    let image = site.image();
-    let options = ["-N2", "-n4", "--exclusive", &image];
-    let out = site.batch_well("alice", &options, "srun shifter cat /late /dw/file; shifter cat /dw/file\n");
-    assert_eq!((out.matches("late\n").count(), out.matches("warp\n").count()), (4, 5), "{out}");
-    site.cluster.wait_until_idle(&site.sandbox).unwrap();
-    script(&site.sandbox, "extern.sh", "echo the site says no >&2; exit 1");
-    let (code, out) = site.batch("alice", &options, "echo ran\n");
-    assert!(code != Some(0) && out.contains("the site's extern_setup failed: the site says no"), "{out}");
-    // Whoever can write the program could be root.
-    fs::set_permissions(setup, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-    let (code, out) = site.batch("alice", &options, "echo ran\n");
-    assert!(code != Some(0) && out.contains("can be written by others than root"), "{out}");
-    site.finish();
-}
-
-#[test]
 fn ccm_is_offered_only_where_the_site_has_enabled_all_of_it() {
     let site = SlurmSite::new(1, "");
     for (arguments, expected) in [
@@ -301,7 +252,7 @@ fn a_failed_setup_is_told_to_every_step_and_costs_only_this_job() {
 }
 
 #[test]
-fn a_task_with_a_tmp_of_its_own_sees_it_and_not_the_nodes() {
+fn a_task_with_a_tmp_and_a_shared_memory_of_its_own_sees_them_and_not_the_nodes() {
     // From Linux 6.18 on the kernel may refuse to pin a new namespace, Slurm's own here (docs/decisions.md). Each attempt
     // has a thread, and so a machine, of its own.
     let happens = || std::thread::spawn(a_job_with_a_tmp_of_its_own_runs).join().unwrap();
@@ -317,57 +268,29 @@ fn a_job_with_a_tmp_of_its_own_runs() -> bool {
     let site = SlurmSite::with("", options, |_, _| {
         fs::create_dir("/opt/shifter-test/tmps").unwrap();
     });
-    site.on_node(1, "echo node > /tmp/whose");
-    let script = "echo job > /tmp/whose; srun shifter cat /tmp/whose; shifter cat /tmp/whose; shifter sh -c 'echo inside > /tmp/new'; cat /tmp/new\n";
-    let job = site.submit("alice", &["--exclusive", &site.image()], script);
+    // The places that this Slurm makes anew for each job.
+    const PLACES: [&str; 2] = ["/tmp", "/dev/shm"];
+    let remove = || PLACES.map(|place| site.on_node(1, &format!("rm {place}/whose")));
+    let script = PLACES.map(|place| {
+        site.on_node(1, &format!("echo node > {place}/whose"));
+        format!(
+            "cd {place}; echo job > whose; srun shifter cat {place}/whose; shifter cat {place}/whose; \
+             shifter sh -c 'echo inside > {place}/new'; cat new\n"
+        )
+    });
+    let job = site.submit("alice", &["--exclusive", &site.image()], &script.concat());
     let is_refused = || site.cluster.log(1).contains("ns base mount failed: Invalid argument");
     let state = || site.run("alice", &["squeue", "-h", "-t", "all", "-j", &job, "-o", "%T"]);
     site.until("at an end", || is_refused() || ["COMPLETED", "FAILED"].contains(&state().out().trim()));
     if is_refused() {
         site.run("alice", &["scancel", &job]);
-        site.on_node(1, "rm /tmp/whose");
+        remove();
         site.give_up();
         return false;
     }
-    assert_eq!(fs::read_to_string(format!("/home/alice/out-{job}")).unwrap(), "job\njob\ninside\n");
+    assert_eq!(fs::read_to_string(format!("/home/alice/out-{job}")).unwrap(), "job\njob\ninside\n".repeat(2));
     site.cluster.wait_until_idle(&site.sandbox).unwrap();
-    site.on_node(1, "rm /tmp/whose");
+    remove();
     site.finish();
     true
-}
-
-#[test]
-fn st57_what_runs_beside_the_steps_is_moved_into_the_extern_steps_cgroup() {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    if !mounts.contains(" - cgroup cgroup rw,freezer") || !fs::exists("/sys/fs/cgroup/freezer").unwrap() {
-        println!("not seen here: this Slurm's own cgroups need the freezer of cgroup v1");
-        return;
-    }
-    let base = format!("/sys/fs/cgroup/pids/shifter-test-{}", std::process::id());
-    let made = Groups([format!("{base}/shifter"), base.clone()]);
-    fs::create_dir(&base).unwrap();
-    let more = vec![("ProctrackType", "proctrack/cgroup".to_owned())];
-    let options = SlurmOptions { nodes: 1, cpus: 2, more, ..SlurmOptions::default() };
-    let before = directories_of("/sys/fs/cgroup/freezer");
-    let site = SlurmSite::with(&format!("memory_cgroup={base} extern_cgroup=1"), options, |sandbox, _| {
-        fs::copy("/bin/sleep", "/opt/shifter-test/daemon").unwrap();
-        script(sandbox, "hook.sh", "setsid /opt/shifter-test/daemon 1000 </dev/null >/dev/null 2>&1 &");
-        sandbox.write_udiroot(&[("sitePostMountHook", "/opt/shifter-test/hook.sh")]).unwrap();
-    });
-    let script = "srun true; grep freezer /proc/$(pgrep -x daemon)/cgroup\n";
-    let out = site.batch_well("alice", &["--exclusive", &site.image()], script);
-    assert!(out.contains("/uid_4201/job_1/step_extern"), "{out}\n{}", site.logs());
-    site.finish();
-    drop(made);
-    // Slurm keeps its own group of the node; it is the test's.
-    for group in directories_of("/sys/fs/cgroup/freezer").difference(&before) {
-        let find = ["find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+"];
-        std::process::Command::new(find[0]).args(&find[1..]).status().unwrap();
-    }
-    assert_eq!(directories_of("/sys/fs/cgroup/freezer"), before);
-}
-
-fn directories_of(place: &str) -> std::collections::BTreeSet<String> {
-    let entries = fs::read_dir(place).unwrap().flatten().filter(|entry| entry.path().is_dir());
-    entries.map(|entry| entry.path().display().to_string()).collect()
 }

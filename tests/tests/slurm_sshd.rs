@@ -10,7 +10,17 @@ use std::time::{Duration, Instant};
 
 /// A cluster with OpenSSH below optUdiImage.
 fn site(nodes: usize, arguments: &str, keys: &[(&str, &str)]) -> SlurmSite {
-    let options = SlurmOptions { nodes, cpus: 4, ..SlurmOptions::default() };
+    site_told(nodes, arguments, keys, Vec::new())
+}
+
+/// The same with more lines of slurm.conf.
+fn site_told(
+    nodes: usize,
+    arguments: &str,
+    keys: &[(&str, &str)],
+    more: Vec<(&'static str, String)>,
+) -> SlurmSite {
+    let options = SlurmOptions { nodes, cpus: 4, more, ..SlurmOptions::default() };
     SlurmSite::with(arguments, options, |sandbox, _| {
         let tree = sandbox.prefix().join("udiImage");
         fs::create_dir(&tree).unwrap();
@@ -101,6 +111,60 @@ fn what_was_started_over_ssh_ends_with_a_cancelled_job() {
     let ended = Instant::now();
     while !runs().is_empty() || !site.on_node(2, "pgrep -x sshd || :").is_empty() {
         assert!(ended.elapsed() < Duration::from_secs(5), "{}\n{}", runs(), site.logs());
+    }
+    site.finish();
+}
+
+#[test]
+fn a_suspended_job_goes_on_in_its_container() {
+    suspended("");
+}
+
+#[test]
+fn a_suspended_job_keeps_its_sshd_and_the_one_before_it_goes_without() {
+    suspended("enable_sshd=1");
+}
+
+/// A job is pushed aside by one that has the node to itself, and comes back.
+fn suspended(arguments: &str) {
+    const JOINED: &str = "joined     the container prepared for this job";
+    let more = vec![
+        ("PreemptType", "preempt/partition_prio".to_owned()),
+        ("PreemptMode", "SUSPEND,GANG".to_owned()),
+        ("SchedulerTimeSlice", "5".to_owned()),
+        ("PartitionName", "low Nodes=ALL OverSubscribe=FORCE:1 PriorityTier=2 State=UP".to_owned()),
+        ("PartitionName", "high Nodes=ALL OverSubscribe=FORCE:1 PriorityTier=10 State=UP".to_owned()),
+    ];
+    let site = site_told(1, arguments, &[], more);
+    let with_sshd = !arguments.is_empty();
+    let image = site.image();
+    let show = "srun shifter -v cat /etc/which 2>&1";
+    let by_ssh = if with_sshd { "shifter sh -c 'ssh node1 echo by ssh'" } else { "echo by ssh" };
+    let wait = "echo > up; while [ ! -e go ]; do sleep 0.1; done";
+    let low =
+        site.submit("alice", &["-p", "low", "--exclusive", &image], &format!("{wait}; {show}; {by_ssh}\n"));
+    site.text_of("/home/alice/up");
+    let sshd = || site.on_node(1, "pgrep -x sshd || :");
+    let before = sshd();
+    assert_eq!(before.is_empty(), !with_sshd, "{before}");
+    let words = ["-p", "high", "--exclusive", &image];
+    let high = site.submit("bob", &words, &format!("{show}; {wait}\n"));
+    site.text_of("/home/bob/up");
+    let state = site.run("alice", &["squeue", "-h", "-j", &low, "-o", "%T"]).out();
+    assert_eq!(state, "SUSPENDED\n", "{}", site.logs());
+    let containers = site.containers(1);
+    assert!(containers.contains(&low) && containers.contains(&high), "{containers}");
+    assert_eq!(sshd(), before);
+    let said = format!("suspended job {low} keeps its sshd here, and its port: this one has none");
+    assert_eq!(site.cluster.log(1).contains(&said), with_sshd, "{}", site.logs());
+    for user in ["bob", "alice"] {
+        fs::write(format!("/home/{user}/go"), "").unwrap();
+    }
+    for (user, job) in [("bob", &high), ("alice", &low)] {
+        assert_eq!(site.end_of(job), "COMPLETED");
+        let out = fs::read_to_string(format!("/home/{user}/out-{job}")).unwrap();
+        assert!(out.contains(JOINED) && out.contains("first\n"), "{user}: {out}\n{}", site.logs());
+        assert_eq!(out.ends_with("by ssh\n"), user == "alice", "{user}: {out}");
     }
     site.finish();
 }

@@ -3,6 +3,9 @@
 //!
 //! Slurm shows this step none of the job's options, so it goes by what the prolog has noted. Its failures are noted for
 //! the job's tasks and fail nothing else.
+//!
+//! The site's program changes what stands at udiMount, and only the first job of a node has its container there. For
+//! others it is not run: it would change that job's.
 
 use crate::arguments::Arguments;
 use crate::node::{Node, Note};
@@ -35,7 +38,15 @@ pub fn extern_step(spank: &mut dyn Spank, arguments: &Arguments, node: &Node) {
     {
         spank.say(Level::Error, &format!("shifter: job {}: {reason}", job.id));
     }
-    let done = arguments.extern_setup.as_deref().map_or(Ok(()), run_setup);
+    let done = match arguments.extern_setup.as_deref() {
+        Some(program) if node.at_udi_mount() == Some(job.id) => run_setup(program, &job),
+        Some(_) => {
+            let what = "extern_setup is not run: the container at udiMount is another job's";
+            spank.say(Level::Error, &format!("shifter: job {}: {what}", job.id));
+            Ok(())
+        }
+        None => Ok(()),
+    };
     let noted = match done {
         Ok(()) => node.write(job.id, Note::Extern, ""),
         Err(reason) => {
@@ -48,9 +59,12 @@ pub fn extern_step(spank: &mut dyn Spank, arguments: &Arguments, node: &Node) {
     }
 }
 
-fn run_setup(program: &str) -> Result<(), String> {
+/// Tells the program whose container it changes by variables, as Slurm's own prologs are told.
+fn run_setup(program: &str, job: &Job) -> Result<(), String> {
     must_be_roots(Path::new(program))?;
-    let ended = program::run(&[program], &[], PATIENCE)?;
+    let (id, uid, gid) = (job.id.to_string(), job.uid.to_string(), job.gid.to_string());
+    let of_job = [("SLURM_JOB_ID", &*id), ("SLURM_JOB_UID", &*uid), ("SLURM_JOB_GID", &*gid)];
+    let ended = program::run(&[program], &of_job, PATIENCE)?;
     match ended.code {
         Some(0) => Ok(()),
         _ => Err(format!("the site's extern_setup failed: {}", last_words(&ended.err))),

@@ -104,6 +104,38 @@ pub struct Layout {
 /// What [`Layout::parse`] reads: fields of squeue that no user has any say in.
 pub const FIELDS: &str = "JobID:20,OverSubscribe:20,NumTasks:20,NTPerNode:20,cpus-per-task:20,NumCPUs:20";
 
+/// What [`unended`] reads.
+pub const STATES: &str = "JobID:20,State:30";
+
+/// The jobs of squeue's lines of [`STATES`] that still have something on their nodes: all but those in a state that
+/// squeue(1) calls an end, and those that wait for nodes. One that ends is in state COMPLETING until its epilogs are done.
+pub fn unended(lines: &str) -> Vec<u32> {
+    const ENDED: [&str; 16] = [
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PENDING",
+        "PREEMPTED",
+        "REQUEUED",
+        "REQUEUE_FED",
+        "REQUEUE_HOLD",
+        "RESV_DEL_HOLD",
+        "REVOKED",
+        "SPECIAL_EXIT",
+        "TIMEOUT",
+    ];
+    let lines = lines.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let job = words.next()?.parse().ok()?;
+        (!ENDED.contains(&words.next()?)).then_some(job)
+    });
+    lines.collect()
+}
+
 impl Layout {
     /// Finds the job in squeue's lines of [`FIELDS`]: asked for an array or for components, it tells of all.
     pub fn parse(lines: &str, job: u32) -> Option<Self> {
@@ -183,6 +215,13 @@ mod tests {
         ] {
             assert_eq!(repeated(list), expected, "{list}");
         }
+    }
+
+    #[test]
+    fn jobs_that_come_back_or_are_just_ending_are_not_taken_for_dead() {
+        let lines = "3   RUNNING\n4 SUSPENDED \n5 COMPLETING\n6 COMPLETED\n7 CANCELLED\n8 PREEMPTED\n9 PENDING\n\
+                     10 STOPPED\n11 SOMETHING_NEW\n12\nslurm: error\n";
+        assert_eq!(unended(lines), [3, 4, 5, 10, 11]);
     }
 
     #[test]

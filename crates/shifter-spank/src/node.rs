@@ -56,13 +56,21 @@ impl Node {
         self.run.join(format!("jobs/{job}"))
     }
 
+    /// Whether `setupRoot` has started an sshd for a job.
+    pub fn has_sshd(&self, job: u32) -> bool {
+        self.container(job).join("sshd").exists()
+    }
+
+    /// The job whose container stands at udiMount.
+    pub fn at_udi_mount(&self) -> Option<u32> {
+        fs::read_link(self.run.join("jobs/owner")).ok()?.to_str()?.parse().ok()
+    }
+
     /// Jobs that have, or had, a container here; without the one of no job.
     pub fn containers(&self) -> Vec<u32> {
         let entries = fs::read_dir(self.run.join("jobs")).into_iter().flatten().flatten();
-        let owner = fs::read_link(self.run.join("jobs/owner")).ok();
-        let names = entries.map(|entry| entry.file_name()).chain(owner.map(PathBuf::into_os_string));
-        let mut jobs: Vec<u32> =
-            names.filter_map(|name| name.to_str()?.parse().ok()).filter(|job| *job != 0).collect();
+        let names = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut jobs: Vec<u32> = names.chain(self.at_udi_mount()).filter(|job| *job != 0).collect();
         jobs.sort_unstable();
         jobs.dedup();
         jobs
@@ -129,7 +137,10 @@ mod tests {
             fs::create_dir_all(directory.path().join("jobs").join(name)).unwrap();
         }
         std::os::unix::fs::symlink("99", directory.path().join("jobs/owner")).unwrap();
-        assert_eq!(node.containers(), [7, 12, 99]);
+        assert_eq!((node.containers(), node.at_udi_mount()), (vec![7, 12, 99], Some(99)));
+        assert!(!node.has_sshd(7));
+        fs::write(directory.path().join("jobs/7/sshd"), "").unwrap();
+        assert!(node.has_sshd(7));
         assert!(node.knows(7));
     }
 }

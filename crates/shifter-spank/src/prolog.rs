@@ -4,9 +4,9 @@
 //! user ([`crate::task`]).
 
 use crate::arguments::Arguments;
-use crate::hosts::{FIELDS, Layout, hosts_of_job};
+use crate::hosts::{FIELDS, Layout, STATES, hosts_of_job, unended};
 use crate::node::{Node, Note};
-use crate::program::{self, last_words};
+use crate::program::{self, Ended, last_words};
 use crate::request::Request;
 use crate::site::{Site, must_be_roots};
 use crate::{Job, Level, Spank, cgroup, key};
@@ -54,8 +54,13 @@ fn prepare(
         spank.say(Level::Debug, &format!("shifter: job {} shares its nodes: nothing is prepared", job.id));
         return Ok(());
     }
-    clear_away(spank, arguments, node, job, &site, layout.exclusive);
-    let with_sshd = arguments.enable_sshd && layout.exclusive;
+    let living = clear_away(spank, arguments, node, job, &site, layout.exclusive);
+    let mut with_sshd = arguments.enable_sshd && layout.exclusive;
+    if let Some(other) = living.iter().find(|other| with_sshd && node.has_sshd(**other)) {
+        let what = format!("suspended job {other} keeps its sshd here, and its port: this one has none");
+        spank.say(Level::Error, &format!("shifter: job {}: {what}", job.id));
+        with_sshd = false;
+    }
     let words = setup_words(spank, arguments, job, &request, &site, &layout, with_sshd)?;
     if let Some(base) = arguments.memory_cgroup.as_deref() {
         cgroup::enter(base, job)?;
@@ -119,7 +124,9 @@ fn groups_of(user: &str) -> Option<String> {
     good.then(|| groups.join(","))
 }
 
-/// Takes down what killed daemons have left: of this job's number, and where the job is alone of any other job.
+/// Takes down what killed daemons have left: of this job's number, and where the job is alone of any other job that
+/// Slurm has no longer here. Returns the others that it has: suspended ones, which a job with more rights has pushed
+/// aside, come back to what they had.
 fn clear_away(
     spank: &mut dyn Spank,
     arguments: &Arguments,
@@ -127,8 +134,22 @@ fn clear_away(
     job: &Job,
     site: &Site,
     alone: bool,
-) {
-    for old in node.containers().into_iter().filter(|old| alone || *old == job.id) {
+) -> Vec<u32> {
+    let (mine, mut others): (Vec<u32>, Vec<u32>) =
+        node.containers().into_iter().partition(|old| *old == job.id);
+    if !alone {
+        others.clear();
+    }
+    let living = match others.as_slice() {
+        [] => Vec::new(),
+        _ => living(spank).unwrap_or_else(|reason| {
+            let what = format!("job {}: what other jobs have left here stays: {reason}", job.id);
+            spank.say(Level::Error, &format!("shifter: {what}"));
+            others.clone()
+        }),
+    };
+    let (stay, go): (Vec<u32>, Vec<u32>) = others.into_iter().partition(|other| living.contains(other));
+    for old in mine.into_iter().chain(go) {
         spank.say(Level::Info, &format!("shifter: taking down what job {old} has left here"));
         if let Some(fault) = unsetup(arguments, site, old) {
             spank.say(Level::Error, &format!("shifter: {fault}"));
@@ -137,6 +158,7 @@ fn clear_away(
             node.forget(old);
         }
     }
+    stay
 }
 
 /// Runs `unsetupRoot` for a job; returns what it says went wrong.
@@ -155,18 +177,34 @@ pub(crate) fn unsetup(arguments: &Arguments, site: &Site, job: u32) -> Option<St
     }
 }
 
-/// Asks the controller how the job is placed. Not scontrol, whose answer has texts of the user's in it.
+/// Asks the controller how the job is placed.
 fn layout(spank: &dyn Spank, job: &Job) -> Result<Layout, String> {
-    let program = squeue();
-    let id = format!("--jobs={}", job.id);
-    let fields = format!("--Format={FIELDS}");
-    let conf = spank.variable("SLURM_CONF");
-    let environment: Vec<(&str, &str)> = conf.iter().map(|conf| ("SLURM_CONF", conf.as_str())).collect();
-    let ended = program::run(&[&program, "--noheader", "--states=all", &id, &fields], &environment, ASKING)?;
+    let ended = ask(spank, &[&format!("--jobs={}", job.id), &format!("--Format={FIELDS}")])?;
     let found = Layout::parse(&ended.out, job.id).filter(|_| ended.well());
     found.ok_or_else(|| {
         format!("Slurm's controller does not say how the job is placed: {}", last_words(&ended.err))
     })
+}
+
+/// Asks the controller for the jobs that have not ended on this node.
+fn living(spank: &dyn Spank) -> Result<Vec<u32>, String> {
+    let here = spank.variable("SLURMD_NODENAME").map(|name| format!("--nodelist={name}"));
+    let fields = format!("--Format={STATES}");
+    let words: Vec<&str> = here.as_deref().into_iter().chain([fields.as_str()]).collect();
+    let ended = ask(spank, &words)?;
+    match ended.well() {
+        true => Ok(unended(&ended.out)),
+        false => Err(format!("Slurm's controller does not say which jobs live: {}", last_words(&ended.err))),
+    }
+}
+
+/// Asks the controller about jobs in whatever state. Not by scontrol, whose answer has texts of the user's in it.
+fn ask(spank: &dyn Spank, words: &[&str]) -> Result<Ended, String> {
+    let program = squeue();
+    let words = [&[program.as_str(), "--noheader", "--states=all"], words].concat();
+    let conf = spank.variable("SLURM_CONF");
+    let environment: Vec<(&str, &str)> = conf.iter().map(|conf| ("SLURM_CONF", conf.as_str())).collect();
+    program::run(&words, &environment, ASKING)
 }
 
 /// squeue, of the very Slurm this runs in: its daemons lie in `sbin` beside `bin`.

@@ -91,13 +91,15 @@ fn resolve(spank: &mut dyn Spank, site: &Site, wanted: &Descriptor) -> Result<De
 
 /// What the job's own name for its image stands for, for all of the job.
 fn pinned(spank: &dyn Spank, wanted: &Descriptor) -> Option<Descriptor> {
-    if spank.context() != Context::Local || wanted.image_type != ImageType::Docker {
+    if spank.context() != Context::Local {
         return None;
     }
     in_job(spank)?;
     let find = |name: &str| spank.variable(&format!("SLURM_SPANK_{name}"));
-    let same = find("SHIFTER_IMAGEREQUEST")? == wanted.tag && find("SHIFTER_IMAGETYPE")? == "id";
-    let tag = find("SHIFTER_IMAGE").filter(|id| same && is_image_id(id))?;
+    let named = find("SHIFTER_IMAGEREQUEST")? == wanted.tag
+        && find("SHIFTER_IMAGEREQUESTTYPE")? == wanted.image_type.as_str();
+    let resolved = find("SHIFTER_IMAGETYPE")? == ImageType::Id.as_str();
+    let tag = find("SHIFTER_IMAGE").filter(|id| named && resolved && is_image_id(id))?;
     Some(Descriptor { image_type: ImageType::Id, tag })
 }
 
@@ -126,8 +128,15 @@ impl Published<'_> {
         self.both("SHIFTER_IMAGE", &image.tag, None);
         self.both("SHIFTER_IMAGETYPE", kind, None);
         // Where the step's environment was emptied, the job's own name for its image is still known.
-        let request = self.spank.variable("SLURM_SPANK_SHIFTER_IMAGEREQUEST").filter(|_| of_job);
-        self.both("SHIFTER_IMAGEREQUEST", request.as_deref().unwrap_or(&wanted.tag), None);
+        let named = [
+            ("SHIFTER_IMAGEREQUEST", &*wanted.tag),
+            ("SHIFTER_IMAGEREQUESTTYPE", wanted.image_type.as_str()),
+        ];
+        let of_job =
+            named.map(|(name, _)| self.spank.variable(&format!("SLURM_SPANK_{name}")).filter(|_| of_job));
+        for ((name, value), of_job) in named.into_iter().zip(of_job) {
+            self.both(name, of_job.as_deref().unwrap_or(value), None);
+        }
         self.remember(Choice::Image, &image.to_string());
     }
 

@@ -114,7 +114,7 @@ impl SlurmSite {
             out.out().trim().to_owned()
         };
         self.until("at an end", || {
-            !["PENDING", "RUNNING", "COMPLETING", "CONFIGURING"].contains(&state().as_str())
+            !["PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED"].contains(&state().as_str())
         });
         state()
     }

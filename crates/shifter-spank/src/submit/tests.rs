@@ -63,6 +63,7 @@ fn an_image_is_looked_up_once_and_published_under_the_originals_names() {
     let expected = [
         ("SHIFTER_IMAGE", NEW),
         ("SHIFTER_IMAGEREQUEST", "known"),
+        ("SHIFTER_IMAGEREQUESTTYPE", "docker"),
         ("SHIFTER_IMAGETYPE", "id"),
         ("SHIFTER_MODULE", "m"),
         ("SHIFTER_VOLUME", "/a:/x;/b:/y"),
@@ -111,6 +112,7 @@ fn steps_keep_their_jobs_image_under_its_name_and_may_have_another() {
         ("SLURM_SPANK_SHIFTER_IMAGE", OLD),
         ("SLURM_SPANK_SHIFTER_IMAGETYPE", "id"),
         ("SLURM_SPANK_SHIFTER_IMAGEREQUEST", "known"),
+        ("SLURM_SPANK_SHIFTER_IMAGEREQUESTTYPE", "docker"),
         ("SHIFTER_IMAGE", OLD),
         ("SHIFTER_IMAGETYPE", "id"),
     ];
@@ -134,4 +136,40 @@ fn steps_keep_their_jobs_image_under_its_name_and_may_have_another() {
         (spank.for_prolog["SHIFTER_IMAGE"].as_str(), fixture.asked().as_str()),
         (NEW, "lookup docker:known\n")
     );
+}
+
+#[test]
+fn a_name_stands_for_the_jobs_image_only_with_the_jobs_type() {
+    let fixture = fixture();
+    for (of_job, asked, pinned) in [
+        (Some("docker"), "docker:known", true),
+        (Some("custom"), "custom:known", true),
+        (Some("custom"), "docker:known", false),
+        (Some("docker"), "custom:known", false),
+        // Submitted by a plugin that did not tell the type.
+        (None, "docker:known", false),
+    ] {
+        let mut spank = Recording::new(
+            Context::Local,
+            &[
+                ("SLURM_JOB_ID", "5"),
+                ("SLURM_SPANK_SHIFTER_IMAGE", OLD),
+                ("SLURM_SPANK_SHIFTER_IMAGETYPE", "id"),
+                ("SLURM_SPANK_SHIFTER_IMAGEREQUEST", "known"),
+            ],
+        );
+        if let Some(kind) = of_job {
+            spank.variables.insert("SLURM_SPANK_SHIFTER_IMAGEREQUESTTYPE".to_owned(), kind.to_owned());
+        }
+        let _unknown_here = fs::remove_file(fixture.place.path().join("asked"));
+        let done = fixture.submit(&mut spank, &[(Choice::Image, asked)]);
+        let known = asked == "docker:known";
+        assert_eq!(done.is_ok(), pinned || known, "{of_job:?} {asked}");
+        assert_eq!(fixture.asked().is_empty(), pinned, "{of_job:?} {asked}");
+        if pinned {
+            let kind = of_job.unwrap();
+            assert_eq!(spank.variables["SHIFTER_IMAGE"], OLD);
+            assert_eq!(spank.variables["SHIFTER_IMAGEREQUESTTYPE"], kind);
+        }
+    }
 }

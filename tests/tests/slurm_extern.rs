@@ -1,0 +1,175 @@
+//! What runs beside a job's own steps: the extern step with the site's program, and control groups.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::slurm::{SlurmSite, script};
+use shifter_tests::harness::SlurmOptions;
+use std::fs;
+
+const JOINED: &str = "joined     the container prepared for this job";
+
+fn nodes(nodes: usize, cpus: u32) -> SlurmOptions {
+    SlurmOptions { nodes, cpus, ..SlurmOptions::default() }
+}
+
+#[test]
+fn what_the_extern_step_adds_is_seen_by_every_task_and_its_failure_is_told() {
+    let setup = "/opt/shifter-test/extern.sh";
+    let site = SlurmSite::with(
+        &format!("extern_setup={setup} extern_cgroup=1"),
+        nodes(2, 2),
+        |sandbox, _| {
+            let text = "cd /opt/shifter-test/udi; sleep 0.3; echo late > late; mkdir dw; mount -t tmpfs dw dw; echo warp > dw/file";
+            script(sandbox, "extern.sh", text);
+        },
+    );
+    let image = site.image();
+    let options = ["-N2", "-n4", "--exclusive", &image];
+    let out = site.batch_well("alice", &options, "srun shifter cat /late /dw/file; shifter cat /dw/file\n");
+    assert_eq!((out.matches("late\n").count(), out.matches("warp\n").count()), (4, 5), "{out}");
+    site.cluster.wait_until_idle(&site.sandbox).unwrap();
+    script(&site.sandbox, "extern.sh", "echo the site says no >&2; exit 1");
+    let (code, out) = site.batch("alice", &options, "echo ran\n");
+    assert!(code != Some(0) && out.contains("the site's extern_setup failed: the site says no"), "{out}");
+    // Whoever can write the program could be root.
+    fs::set_permissions(setup, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let (code, out) = site.batch("alice", &options, "echo ran\n");
+    assert!(code != Some(0) && out.contains("can be written by others than root"), "{out}");
+    site.finish();
+}
+
+#[test]
+fn the_extern_step_of_a_second_job_changes_nothing_of_the_firsts() {
+    let site = SlurmSite::with(
+        "extern_setup=/opt/shifter-test/extern.sh shared_jobs=1",
+        nodes(1, 4),
+        |sandbox, _| {
+            let text = "echo $SLURM_JOB_ID $SLURM_JOB_UID $SLURM_JOB_GID >> /opt/shifter-test/udi/whose";
+            script(sandbox, "extern.sh", text);
+        },
+    );
+    let image = site.image();
+    let script = "echo > up; while [ ! -e go ]; do sleep 0.05; done; srun shifter cat /whose\n";
+    let first = site.submit("alice", &["-n1", &image], script);
+    site.text_of("/home/alice/up");
+    let look = "srun shifter -v sh -c 'test -e /whose && cat /whose || echo none' 2>&1\n";
+    let out = site.batch_well("bob", &["-n1", &image], look);
+    assert!(out.contains(JOINED) && out.ends_with("none\n"), "{out}\n{}", site.logs());
+    let said = "extern_setup is not run: the container at udiMount is another job's";
+    assert_eq!(site.cluster.log(1).matches(said).count(), 1, "{}", site.logs());
+    fs::write("/home/alice/go", "").unwrap();
+    assert_eq!(site.end_of(&first), "COMPLETED");
+    let out = fs::read_to_string(format!("/home/alice/out-{first}")).unwrap();
+    assert_eq!(out, format!("{first} 4201 4201\n"));
+    // Once udiMount is free it is the next job's.
+    site.cluster.wait_until_idle(&site.sandbox).unwrap();
+    let out = site.batch_well("bob", &["-n1", &image], look);
+    assert!(out.contains(JOINED) && out.ends_with(" 4202 4202\n"), "{out}\n{}", site.logs());
+    site.finish();
+}
+
+#[test]
+fn a_burst_buffer_is_seen_by_the_tasks_of_the_job() {
+    let helper = "/opt/shifter-test/sbin/shifter_slurm_dws_support";
+    let site = SlurmSite::with(&format!("extern_setup={helper}"), nodes(1, 2), |sandbox, _| {
+        assert_eq!(sandbox.program("shifter_slurm_dws_support").unwrap().to_str(), Some(helper));
+        let hook = script(sandbox, "pre.sh", "mkdir -p var/opt/cray/dws");
+        sandbox.write_udiroot(&[("sitePreMountHook", &hook)]).unwrap();
+    });
+    let options = ["-n2", "--exclusive", &site.image()];
+    // A job that asked for none.
+    assert_eq!(site.batch_well("alice", &options, "srun -n1 shifter ls /var/opt/cray/dws\n"), "");
+    site.cluster.wait_until_idle(&site.sandbox).unwrap();
+    site.on_node(
+        1,
+        "mount -t tmpfs -o mode=0755 dws /var/opt; mkdir -p /var/opt/cray/dws/mounts/7; \
+         mount -t tmpfs seven /var/opt/cray/dws/mounts/7; echo seven > /var/opt/cray/dws/mounts/7/file",
+    );
+    let script = "srun shifter -v cat /var/opt/cray/dws/mounts/7/file 2>&1\n";
+    let out = site.batch_well("alice", &options, script);
+    assert_eq!((out.matches("seven\n").count(), out.matches(JOINED).count()), (2, 2), "{out}");
+    site.cluster.wait_until_idle(&site.sandbox).unwrap();
+    site.on_node(1, "umount -R /var/opt");
+    site.finish();
+}
+
+#[test]
+fn st57_what_a_prolog_starts_is_in_the_jobs_cgroup_and_ends_with_the_job() {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let found = |kind: &str| {
+        let line = mounts.lines().find(|line| line.contains(kind))?;
+        line.split(' ').nth(4).map(str::to_owned)
+    };
+    let trees = [found(" - cgroup cgroup rw,memory"), found(" - cgroup2 ")];
+    let trees: Vec<String> = trees.into_iter().flatten().collect();
+    assert!(!trees.is_empty(), "no cgroups are mounted");
+    let site = SlurmSite::with("", nodes(1, 2), |sandbox, _| {
+        fs::copy("/bin/sleep", "/opt/shifter-test/daemon").unwrap();
+        script(sandbox, "hook.sh", "setsid /opt/shifter-test/daemon 1000 </dev/null >/dev/null 2>&1 &");
+        sandbox.write_udiroot(&[("sitePostMountHook", "/opt/shifter-test/hook.sh")]).unwrap();
+    });
+    for tree in trees {
+        // As a site would delegate one.
+        let base = format!("{tree}/shifter-test-{}", std::process::id());
+        let made = Groups([format!("{base}/shifter"), base.clone()]);
+        fs::create_dir(&base).unwrap();
+        site.rearrange(&format!("memory_cgroup={base}"));
+        let script = format!(
+            "cat {base}/shifter/uid_4201/job_$SLURM_JOB_ID/cgroup.procs | while read p; do cat /proc/$p/comm; done; srun shifter -v true 2>&1\n"
+        );
+        let out = site.batch_well("alice", &["--exclusive", &site.image()], &script);
+        assert!(out.starts_with("daemon\n") && out.contains(JOINED), "{tree}: {out}\n{}", site.logs());
+        site.cluster.wait_until_idle(&site.sandbox).unwrap();
+        assert!(!fs::exists(format!("{base}/shifter/uid_4201")).unwrap(), "{tree}");
+        drop(made);
+        assert!(!fs::exists(base).unwrap(), "it could not be removed");
+    }
+    site.finish();
+}
+
+/// Control groups of the test, which no namespace takes away.
+struct Groups([String; 2]);
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            let _asserted_where_it_matters = fs::remove_dir(group);
+        }
+    }
+}
+
+#[test]
+fn st57_what_runs_beside_the_steps_is_moved_into_the_extern_steps_cgroup() {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let has_freezer =
+        mounts.contains(" - cgroup cgroup rw,freezer") && fs::exists("/sys/fs/cgroup/freezer").unwrap();
+    assert!(has_freezer, "not to be seen here: the harness' Slurm has its cgroups in cgroup v1's freezer");
+    let base = format!("/sys/fs/cgroup/pids/shifter-test-{}", std::process::id());
+    let made = Groups([format!("{base}/shifter"), base.clone()]);
+    fs::create_dir(&base).unwrap();
+    let more = vec![("ProctrackType", "proctrack/cgroup".to_owned())];
+    let options = SlurmOptions { nodes: 1, cpus: 2, more, ..SlurmOptions::default() };
+    let before = directories_of("/sys/fs/cgroup/freezer");
+    let site = SlurmSite::with(&format!("memory_cgroup={base} extern_cgroup=1"), options, |sandbox, _| {
+        fs::copy("/bin/sleep", "/opt/shifter-test/daemon").unwrap();
+        script(sandbox, "hook.sh", "setsid /opt/shifter-test/daemon 1000 </dev/null >/dev/null 2>&1 &");
+        sandbox.write_udiroot(&[("sitePostMountHook", "/opt/shifter-test/hook.sh")]).unwrap();
+    });
+    let script = "srun true; grep freezer /proc/$(pgrep -x daemon)/cgroup\n";
+    let out = site.batch_well("alice", &["--exclusive", &site.image()], script);
+    assert!(out.contains("/uid_4201/job_1/step_extern"), "{out}\n{}", site.logs());
+    site.finish();
+    drop(made);
+    // Slurm keeps its own group of the node; it is the test's.
+    for group in directories_of("/sys/fs/cgroup/freezer").difference(&before) {
+        let find = ["find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+"];
+        std::process::Command::new(find[0]).args(&find[1..]).status().unwrap();
+    }
+    assert_eq!(directories_of("/sys/fs/cgroup/freezer"), before);
+}
+
+fn directories_of(place: &str) -> std::collections::BTreeSet<String> {
+    let entries = fs::read_dir(place).unwrap().flatten().filter(|entry| entry.path().is_dir());
+    entries.map(|entry| entry.path().display().to_string()).collect()
+}

@@ -102,7 +102,7 @@ impl SlurmSite {
     pub fn until(&self, what: &str, so: impl Fn() -> bool) {
         let started = Instant::now();
         while !so() {
-            assert!(started.elapsed() < Duration::from_secs(20), "not {what}\n{}", self.logs());
+            assert!(started.elapsed() < Duration::from_secs(60), "not {what}\n{}", self.logs());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

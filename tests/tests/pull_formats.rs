@@ -227,7 +227,9 @@ fn what_images_cannot_be_made_with_stops_the_gateway_and_is_named() {
     let site = site_with(&server, json!({}));
     let gateway = site.sandbox.program("shifter-imagegw").unwrap().display().to_string();
     let shown = site.gateway.config.display().to_string();
-    let nothing = json!({"DefaultImageFormat": "squashfs", "LayerPolicy": [], "Converter": "shifter"});
+    let nothing = json!({
+        "DefaultImageFormat": "squashfs", "LayerPolicy": [], "Converter": "shifter", "ConverterOptions": {}
+    });
     let check = |keys: Value, expected: &str| {
         write_keys(&site, nothing.clone());
         write_keys(&site, keys);
@@ -249,6 +251,14 @@ fn what_images_cannot_be_made_with_stops_the_gateway_and_is_named() {
         json!({"LayerPolicy": ["owners"], "Converter": "tar2sqfs"}),
         "these options have tar2sqfs write images",
     );
+    for (words, said) in [
+        ("-compp gzip", "no image came of them: mksquashfs failed"),
+        ("-processors none", "mksquashfs: -processors missing or invalid processor number"),
+        // It prints help, is content with that, and makes nothing.
+        ("-help", "mksquashfs wrote no valid image"),
+    ] {
+        check(json!({"ConverterOptions": {"squashfs": words}}), said);
+    }
     check(json!({"LayerPolicy": "fifos", "DefaultImageFormat": "erofs"}), "gets lost on the way to EROFS");
     let options = json!({"erofs": ["-znonsense"]});
     check(json!({"DefaultImageFormat": "erofs", "ConverterOptions": options}), "nonsense");

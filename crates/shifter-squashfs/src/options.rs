@@ -107,7 +107,8 @@ impl Options {
         self.extra.is_empty().then_some(Encoder { level, block_size: self.block_size, ..encoder })
     }
 
-    /// Whether the program is there and understands all this.
+    /// Whether the program is there, and the options that are known here suit it; [`convert`](crate::convert) of a small
+    /// stream finds out the rest.
     pub fn check(&self) -> Result<(), ConvertError<Infallible>> {
         self.converter.locate()?;
         self.arguments(Path::new("/image"))?;

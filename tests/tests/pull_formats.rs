@@ -160,6 +160,35 @@ fn an_examiner_sees_the_files_of_an_erofs_image_and_refuses_it() {
     site.finish();
 }
 
+#[test]
+fn a_site_can_have_images_that_are_not_compressed_by_our_own_writer() {
+    let built = image(vec![file("etc/first", "stored"), file("etc/large", vec![7; 300_000])]);
+    let server = serve(&built);
+    let mut site = site_with(&server, json!({}));
+    site.pull("alice", "local/x:1").success().unwrap();
+    let expected = through_the_kernel(&site, "squashfs");
+    let path = site.gateway.images.join(format!("{}.squashfs", built.id()));
+    let compressed = path.metadata().unwrap().len();
+    let root = |site: &Site, words: &[&str]| drop(site.sandbox.root().run(words).unwrap().success().unwrap());
+    root(&site, &["mount", "--bind", "/dev/null", "/usr/bin/mksquashfs"]);
+    for words in ["-no-compression", "-noI -noD -noF -noX"] {
+        reconfigure(&mut site, json!({"ConverterOptions": {"squashfs": words}}));
+        // The second time of what is remembered of the first.
+        for _ in 0..2 {
+            forget_images(&site);
+            site.pull("bob", "local/x:1").success().unwrap();
+            let bytes = fs::read(&path).unwrap();
+            // The superblock's compressor and flags: inodes, data and fragments as they are.
+            assert_eq!((bytes[20], bytes[24] & 0b1011), (1, 0b1011), "{words}");
+            assert!(bytes.len() as u64 > compressed + 300_000, "{words}: {} {compressed}", bytes.len());
+            assert_eq!(through_the_kernel(&site, "squashfs"), expected, "{words}");
+        }
+    }
+    assert_eq!(site.script("local/x:1", "cat /etc/first"), "stored");
+    root(&site, &["umount", "/usr/bin/mksquashfs"]);
+    site.finish();
+}
+
 /// What `LayerPolicy` can keep.
 fn privileged() -> Built {
     image(vec![
@@ -227,7 +256,9 @@ fn what_images_cannot_be_made_with_stops_the_gateway_and_is_named() {
     let site = site_with(&server, json!({}));
     let gateway = site.sandbox.program("shifter-imagegw").unwrap().display().to_string();
     let shown = site.gateway.config.display().to_string();
-    let nothing = json!({"DefaultImageFormat": "squashfs", "LayerPolicy": [], "Converter": "shifter"});
+    let nothing = json!({
+        "DefaultImageFormat": "squashfs", "LayerPolicy": [], "Converter": "shifter", "ConverterOptions": {}
+    });
     let check = |keys: Value, expected: &str| {
         write_keys(&site, nothing.clone());
         write_keys(&site, keys);
@@ -249,6 +280,14 @@ fn what_images_cannot_be_made_with_stops_the_gateway_and_is_named() {
         json!({"LayerPolicy": ["owners"], "Converter": "tar2sqfs"}),
         "these options have tar2sqfs write images",
     );
+    for (words, said) in [
+        ("-compp gzip", "no image came of them: mksquashfs failed"),
+        ("-processors none", "mksquashfs: -processors missing or invalid processor number"),
+        // It prints help, is content with that, and makes nothing.
+        ("-help", "mksquashfs wrote no valid image"),
+    ] {
+        check(json!({"ConverterOptions": {"squashfs": words}}), said);
+    }
     check(json!({"LayerPolicy": "fifos", "DefaultImageFormat": "erofs"}), "gets lost on the way to EROFS");
     let options = json!({"erofs": ["-znonsense"]});
     check(json!({"DefaultImageFormat": "erofs", "ConverterOptions": options}), "nonsense");

@@ -93,6 +93,25 @@ fn newer_layers_are_converted_while_an_older_one_does_not_come() {
     assert_eq!(record["status"], "PULLING");
     assert!(message.starts_with("Pulling layers, 2 of 3 complete"), "{message}");
     assert_eq!(play.converters(), 1);
+    assert_eq!(record.get("progress"), None, "only for who asks for it");
+    // Who wants to know sees which layer it is.
+    let path = "/api/pull/testsystem/docker/local%2Fx%3A1/?wait=0";
+    let answer = play.site.sandbox.api(&play.site.gateway, &play.site.munged, "alice", ("POST", path), b"");
+    let answer: Value = serde_json::from_slice(&answer.unwrap().body).unwrap();
+    let layers = answer["progress"]["layers"].as_array().unwrap();
+    let of = |key: &str| layers.iter().map(|layer| layer[key].clone()).collect::<Vec<_>>();
+    assert_eq!(of("digest"), image(1).layer_digests(), "oldest first");
+    let stages = of("stage");
+    assert_eq!((&stages[0], &stages[2]), (&json!("fetching"), &json!("converted")), "{answer}");
+    assert!(["converting", "converted"].contains(&stages[1].as_str().unwrap()), "{answer}");
+    let bytes = |layer: usize, key: &str| layers[layer][key].as_u64().unwrap();
+    assert!(bytes(0, "done") < bytes(0, "total"), "{answer}");
+    assert_eq!((bytes(2, "done"), bytes(2, "total") > SIZE as u64), (bytes(2, "total"), true), "{answer}");
+    let said = play.site.sandbox.user("alice").unwrap();
+    let program = play.site.sandbox.program("shifterimg").unwrap().display().to_string();
+    let said = said.run(&["timeout", "-s", "INT", "2", &program, "-v", "pull", "docker:local/x:1"]).unwrap();
+    let line = format!("    {} fetching: ", &image(1).layer_digests()[0][..19]);
+    assert!(said.out().contains(&line), "{}", said.describe());
     play.proxy.heal();
     assert_eq!(play.site.end_of_pull("alice", "local/x:1").0, "READY");
     assert_eq!(play.site.script("local/x:1", "cat /which; cat /noise* | wc -c"), format!("1{}\n", 2 * SIZE));

@@ -2,8 +2,8 @@
 //!
 //! `tidy` checks the rules of ARCHITECTURE.md that a compiler does not: which crate may use which, what the setuid
 //! program consists of, how long files are, and what project text must not say. `soak` tries the squashfs writer with
-//! many more random trees than `./test` does, the gateway with two hundred clients for longer, or whether OpenSSH is built
-//! the same twice. Nothing here is ever shipped.
+//! many more random trees than `./test` does, the gateway with two hundred clients for longer, the largest images, or
+//! whether OpenSSH is built the same twice. Nothing here is ever shipped.
 
 mod soak;
 mod tidy;
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-const USAGE: &str = "usage: cargo xtask tidy\n       cargo xtask soak [TREES [SEED]]\n       cargo xtask soak gateway [SECONDS [SEED]]\n       cargo xtask soak openssh";
+const USAGE: &str = "usage: cargo xtask tidy\n       cargo xtask soak [TREES [SEED]]\n       cargo xtask soak gateway [SECONDS [SEED]]\n       cargo xtask soak openssh\n       cargo xtask soak large";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

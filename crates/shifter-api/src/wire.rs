@@ -332,7 +332,8 @@ fn labels(value: Value) -> Option<BTreeMap<String, String>> {
 mod more;
 
 pub use more::{
-    DENIED, Done, Expired, History, HistoryEntry, ImportRequest, Lookup, Probe, Progress, Pulled,
+    DENIED, Done, Expired, History, HistoryEntry, ImportRequest, LayerProgress, Lookup, Probe, Progress,
+    Pulled,
 };
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod own;
 mod reuse;
 mod talk;
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
@@ -376,8 +377,26 @@ pub(crate) fn check(converters: &Converters) -> Result<(), String> {
              images; remove the key, or Converter and the options that need it",
             options.converter
         )),
-        _ => Ok(()),
+        (Way::Tool(options), _) => try_out(&options),
+        (Way::Own(_), _) => Ok(()),
     }
+}
+
+/// Has a tool make an image of no layers: only it knows which options it takes.
+fn try_out(options: &Options) -> Result<(), String> {
+    let place = std::env::temp_dir().join(format!("shifter-imagegw.{:016x}", rand::random::<u64>()));
+    std::fs::DirBuilder::new().mode(0o700).create(&place).map_err(|error| {
+        let (tool, place) = (options.converter, place.display());
+        format!("{tool} cannot be tried out, because the directory {place} cannot be made: {error}")
+    })?;
+    let policy = Policy::default();
+    let made = shifter_squashfs::convert(options, &place.join("image"), |out| {
+        shifter_layers::merge_to_tar(&[], Vec::new(), &Limits::default(), &policy, &place, out)
+    });
+    let _leftovers_are_seen = std::fs::remove_dir_all(&place);
+    made.map(drop).map_err(|error| {
+        format!("these options were tried out, and no image came of them: {}", sentence(&error))
+    })
 }
 
 /// Our own writer, unless another program is asked for, or options that only mksquashfs understands.

@@ -179,10 +179,21 @@ fn schemas() -> Map<String, Value> {
     let text = || json!({ "type": "string" });
     let list_of = |name: &str| object(map([("list", json!({ "type": "array", "items": reference(name) }))]));
     let ids = json!({ "type": "string", "description": "numbers with commas between them", "pattern": "^[0-9, ]*$" });
+    let stages = ["waiting", "fetching", "fetched", "remembered", "converting", "converted"];
+    let layer = object(map([
+        ("digest", text()),
+        ("stage", json!({ "type": "string", "enum": stages })),
+        ("done", json!({ "type": "integer", "minimum": 0 })),
+        ("total", json!({ "type": "integer", "minimum": 0 })),
+    ]));
     let progress = object(map([
         ("stage", text()),
         ("done", json!({ "type": "integer", "minimum": 0 })),
         ("total", json!({ "type": ["integer", "null"], "minimum": 0 })),
+        (
+            "layers",
+            json!({ "type": "array", "items": layer, "description": "oldest first; absent where none is made" }),
+        ),
     ]));
     let pulled = json!({ "allOf": [reference("Image"), {
         "type": "object",

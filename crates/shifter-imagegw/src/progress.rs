@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use shifter_api::wire::LayerProgress;
 use tokio::sync::{Notify, watch};
 
 /// Where a pull is.
@@ -17,6 +18,8 @@ pub(crate) struct Standing {
     pub(crate) done: u64,
     /// Where it is known.
     pub(crate) total: Option<u64>,
+    /// Of an image that is being made of layers, oldest first.
+    pub(crate) layers: Vec<LayerProgress>,
 }
 
 /// What a pull is at, as far as it matters to what may begin beside it.
@@ -34,6 +37,8 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Progress {
     standing: watch::Sender<Standing>,
+    /// Apart from the standing, which changes as a whole.
+    layers: Mutex<Vec<LayerProgress>>,
     phase: Mutex<Phase>,
     /// Told when the phase changes.
     news: Arc<Notify>,
@@ -41,7 +46,8 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(news: Arc<Notify>) -> Progress {
-        Progress { standing: watch::Sender::default(), phase: Mutex::new(Phase::Asking), news }
+        let (standing, layers) = (watch::Sender::default(), Mutex::default());
+        Progress { standing, layers, phase: Mutex::new(Phase::Asking), news }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -54,18 +60,25 @@ impl Progress {
     }
 
     pub(crate) fn get(&self) -> Standing {
-        self.standing.borrow().clone()
+        let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Standing { layers, ..self.standing.borrow().clone() }
+    }
+
+    /// Changes what is said of the layers; wakes nobody.
+    pub(crate) fn of_layers(&self, change: impl FnOnce(&mut Vec<LayerProgress>)) {
+        change(&mut self.layers.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// A stage that has no bytes to count.
     pub(crate) fn set(&self, line: impl Into<String>) {
         let line = line.into();
-        self.replace(Standing { stage: line.clone(), line, done: 0, total: None });
+        self.replace(Standing { stage: line.clone(), line, ..Standing::default() });
     }
 
     /// A stage so many bytes into it.
     pub(crate) fn set_bytes(&self, stage: &str, line: String, done: u64, total: u64) {
-        self.replace(Standing { line, stage: stage.to_owned(), done, total: Some(total) });
+        let stage = stage.to_owned();
+        self.replace(Standing { line, stage, done, total: Some(total), layers: Vec::new() });
     }
 
     fn replace(&self, new: Standing) {

@@ -7,6 +7,7 @@
 
 mod files;
 pub(crate) mod import;
+mod layers;
 mod lines;
 mod make;
 mod reuse;

@@ -86,6 +86,8 @@ impl Serialize for Pulled {
             stage: &'a str,
             done: u64,
             total: Option<u64>,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            layers: &'a [wire::LayerProgress],
         }
         #[derive(Serialize)]
         struct Whole<'a> {
@@ -97,7 +99,8 @@ impl Serialize for Pulled {
             progress: Option<Shown<'a>>,
         }
         let standing = self.standing.as_ref().filter(|_| self.state.is_some());
-        let progress = standing.map(|s| Shown { stage: &s.stage, done: s.done, total: s.total });
+        let progress =
+            standing.map(|s| Shown { stage: &s.stage, done: s.done, total: s.total, layers: &s.layers });
         Whole { image: &self.image, state: &self.state, progress }.serialize(serializer)
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn apply_layers<D: Copy>(
                 rule,
             })?;
             counters.entries += (applying.stock.paths.count() - known) as u64;
-            counters.check(layer, limits)?;
+            counters.check(layer, || shown(&archived_name(applying.stock, &record)), limits)?;
         }
         applying.lay_over();
     }

@@ -86,6 +86,7 @@ impl Archive {
         let mut extensions = Extensions::default();
         loop {
             self.pass_over_data()?;
+            self.stream.leave();
             let Some(header) = self.next_header()? else {
                 return match extensions.pending {
                     true => Err(self.fault(Fault::DanglingExtension)),
@@ -134,6 +135,7 @@ impl Archive {
         let Extensions { mut pax, gnu_name, gnu_link, .. } = extensions;
         let raw_name = pax.sparse.name.take().or(gnu_name).or(pax.path);
         let raw_name = raw_name.unwrap_or_else(|| header.name());
+        self.stream.enter(&raw_name);
         let form = pax.sparse.form(matches!(header.kind(), 0 | b'0' | b'7'));
         let form = form.map_err(|rule| self.refuse(&raw_name, rule))?;
         let with_data = |archive: &Self| match pax.size {
@@ -327,7 +329,8 @@ impl Archive {
     }
 
     fn fault(&self, fault: Fault) -> MergeError {
-        MergeError::Archive { layer: self.stream.layer().clone(), offset: self.stream.position(), fault }
+        let (layer, offset, near) = (self.stream.layer().clone(), self.stream.position(), self.stream.near());
+        MergeError::Archive { layer, offset, near, fault }
     }
 
     /// An error for the entry with this archived name.

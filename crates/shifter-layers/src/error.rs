@@ -1,6 +1,7 @@
 //! Why a merge failed, in sentences that name the layer, the entry and the rule. Names from archives are
 //! escaped before they enter a message, so no log or terminal sees raw bytes. Nothing is logged here.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -56,12 +57,14 @@ pub enum MergeError {
         actual: String,
     },
     /// The layer is no well-formed tar archive.
-    #[error("layer {layer} is not a valid tar archive at byte {offset}: {fault}")]
+    #[error("layer {layer} is not a valid tar archive at byte {offset}, {near}: {fault}")]
     Archive {
         /// The layer.
         layer: Digest,
         /// Offset in the uncompressed stream.
         offset: u64,
+        /// The entry there.
+        near: Near,
         /// What is wrong there.
         fault: Fault,
     },
@@ -76,34 +79,44 @@ pub enum MergeError {
         rule: Rule,
     },
     /// Too many entries in all layers together.
-    #[error("the image's layers hold more than {limit} entries (reached in layer {layer})")]
+    #[error("the image's layers hold more than {limit} entries (reached in layer {layer}, {near})")]
     TooManyEntries {
         /// Where the limit was reached.
         layer: Digest,
+        /// The entry there.
+        near: Near,
         /// Entries allowed.
         limit: u64,
     },
     /// Too much text in names.
-    #[error("the names in the image's layers take more than {limit} bytes (reached in layer {layer})")]
+    #[error(
+        "the names in the image's layers take more than {limit} bytes (reached in layer {layer}, {near})"
+    )]
     TooManyNameBytes {
         /// Where the limit was reached.
         layer: Digest,
+        /// The entry there.
+        near: Near,
         /// Bytes allowed.
         limit: u64,
     },
     /// Too many bytes in all layers together.
-    #[error("the image's layers expand to more than {limit} bytes (reached in layer {layer})")]
+    #[error("the image's layers expand to more than {limit} bytes (reached in layer {layer}, {near})")]
     TooManyBytes {
         /// Where the limit was reached.
         layer: Digest,
+        /// The entry there.
+        near: Near,
         /// Bytes allowed.
         limit: u64,
     },
     /// A layer expands like a bomb.
-    #[error("layer {layer} expands to more than {limit} times its compressed size")]
+    #[error("layer {layer} expands to more than {limit} times its compressed size (reached {near})")]
     Ratio {
         /// The layer.
         layer: Digest,
+        /// The entry at which it does.
+        near: Near,
         /// The ratio allowed.
         limit: u64,
     },
@@ -121,6 +134,27 @@ pub enum MergeError {
         /// What the writer said.
         source: io::Error,
     },
+}
+
+/// Where in a layer reading stopped; names are escaped and shortened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Near {
+    /// In front of all entries.
+    Start,
+    /// In this entry: its header or its data.
+    Entry(String),
+    /// Between this entry and the next, or the archive's end.
+    Behind(String),
+}
+
+impl fmt::Display for Near {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Near::Start => f.write_str("before the first entry"),
+            Near::Entry(name) => write!(f, "in entry \"{name}\""),
+            Near::Behind(name) => write!(f, "behind entry \"{name}\""),
+        }
+    }
 }
 
 /// What is wrong with the bytes of an archive.

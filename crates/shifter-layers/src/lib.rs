@@ -50,7 +50,7 @@ use std::sync::atomic::AtomicU64;
 
 use shifter_core::digest::Digest;
 
-pub use error::{Fault, MergeError, Rule};
+pub use error::{Fault, MergeError, Near, Rule};
 pub use image::Image;
 pub use limits::Limits;
 pub use policy::Policy;

@@ -18,7 +18,7 @@ use std::io::{self, Read, Write};
 use shifter_core::digest::Digest;
 
 use crate::archive::{Entry, Kind};
-use crate::error::{MergeError, Rule};
+use crate::error::{MergeError, Near, Rule};
 use crate::limits::Limits;
 use crate::name::shown;
 use crate::sink::{Device, Xattr};
@@ -86,6 +86,8 @@ pub(crate) struct Records<'a> {
     /// Bytes that it had, once the end was read.
     bytes: Option<u64>,
     limit: u64,
+    /// The last entry's name.
+    last: Vec<u8>,
 }
 
 impl<'a> Records<'a> {
@@ -98,6 +100,7 @@ impl<'a> Records<'a> {
             budget,
             bytes: None,
             limit: limits.uncompressed_bytes,
+            last: Vec::new(),
         }
     }
 
@@ -105,9 +108,14 @@ impl<'a> Records<'a> {
     pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, MergeError> {
         let damaged = |source| MergeError::Records { layer: self.layer.clone(), source };
         match read_item(&mut self.input, self.longest_text).map_err(damaged)? {
-            Item::Entry(entry) => Ok(Some(*entry)),
+            Item::Entry(entry) => {
+                self.last.clone_from(&entry.raw_name);
+                Ok(Some(*entry))
+            }
+            // Sizes of single entries are not recorded as they were archived.
             Item::End(bytes) if bytes > self.budget => {
-                Err(MergeError::TooManyBytes { layer: self.layer.clone(), limit: self.limit })
+                let (layer, near) = (self.layer.clone(), Near::Behind(shown(&self.last)));
+                Err(MergeError::TooManyBytes { layer, near, limit: self.limit })
             }
             Item::End(bytes) => {
                 self.bytes = Some(bytes);

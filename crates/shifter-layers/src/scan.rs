@@ -5,7 +5,7 @@ use std::io;
 
 use crate::archive::{self, Entry};
 use crate::entries::{Entries, Opened};
-use crate::error::{MergeError, Rule};
+use crate::error::{MergeError, Near, Rule};
 use crate::limits::Limits;
 use crate::live::Liveness;
 use crate::name::{components, normalize, shown, split_last};
@@ -117,14 +117,14 @@ impl<'a, S: Sink> Scan<'a, S> {
             self.counters.file_bytes = self.counters.file_bytes.saturating_add(entry.size);
         }
         // Before anything is stored: one entry may name much and hold terabytes of holes.
-        self.counters.check(layer, self.limits)?;
+        self.counters.check(layer, || shown(&entry.raw_name), self.limits)?;
         let known = self.stock.paths.count();
         let place = self.place(entry, &name).map_err(|rule| refuse(archive, rule))?;
         let record = self.record(archive, entry, place)?;
         self.stock.records.extend(record);
         // Of the paths that are new now, one is the entry's own.
         self.counters.entries += (self.stock.paths.count() - known).max(1) as u64;
-        self.counters.check(layer, self.limits)
+        self.counters.check(layer, || shown(&entry.raw_name), self.limits)
     }
 
     fn place(&mut self, entry: &Entry, name: &[u8]) -> Result<Place, Rule> {
@@ -268,16 +268,25 @@ impl<'a, S: Sink> Scan<'a, S> {
 }
 
 impl Counters {
-    pub(crate) fn check(&self, layer: &Layer, limits: &Limits) -> Result<(), MergeError> {
-        let layer = || layer.digest.clone();
+    /// `name` is that of the entry that was counted last.
+    pub(crate) fn check(
+        &self,
+        layer: &Layer,
+        name: impl FnOnce() -> String,
+        limits: &Limits,
+    ) -> Result<(), MergeError> {
+        let place = || (layer.digest.clone(), Near::Entry(name()));
         if self.entries > limits.entries {
-            return Err(MergeError::TooManyEntries { layer: layer(), limit: limits.entries });
+            let ((layer, near), limit) = (place(), limits.entries);
+            return Err(MergeError::TooManyEntries { layer, near, limit });
         }
         if self.name_bytes > limits.all_names_bytes {
-            return Err(MergeError::TooManyNameBytes { layer: layer(), limit: limits.all_names_bytes });
+            let ((layer, near), limit) = (place(), limits.all_names_bytes);
+            return Err(MergeError::TooManyNameBytes { layer, near, limit });
         }
         if self.file_bytes > limits.uncompressed_bytes {
-            return Err(MergeError::TooManyBytes { layer: layer(), limit: limits.uncompressed_bytes });
+            let ((layer, near), limit) = (place(), limits.uncompressed_bytes);
+            return Err(MergeError::TooManyBytes { layer, near, limit });
         }
         Ok(())
     }

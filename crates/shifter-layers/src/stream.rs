@@ -5,9 +5,10 @@ use std::fs::File;
 use shifter_core::digest::Digest;
 
 use crate::Layer;
-use crate::error::MergeError;
+use crate::error::{MergeError, Near};
 use crate::feeder::{Counted, Feeder};
 use crate::limits::Limits;
+use crate::name::shown;
 
 /// A layer being read; see the module.
 pub(crate) struct LayerStream {
@@ -17,10 +18,15 @@ pub(crate) struct LayerStream {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// Bytes decompressed so far; what lies in the buffer included.
+    /// Bytes decompressed so far, what lies in the buffer included, as far as they may be read.
     produced: u64,
     budget: u64,
+    /// All that may be read was, and there is more.
+    is_over: bool,
     limits: Limits,
+    /// The last entry's name, once there was one, and whether the reading is still in it.
+    entry: Option<Vec<u8>>,
+    is_in_entry: bool,
 }
 
 impl LayerStream {
@@ -40,7 +46,10 @@ impl LayerStream {
             end: 0,
             produced: 0,
             budget: limits.uncompressed_bytes,
+            is_over: false,
             limits: *limits,
+            entry: None,
+            is_in_entry: false,
         })
     }
 
@@ -52,6 +61,28 @@ impl LayerStream {
     /// The layer's name for errors.
     pub(crate) fn layer(&self) -> &Digest {
         &self.layer
+    }
+
+    /// The entry of this archived name begins; for errors.
+    pub(crate) fn enter(&mut self, raw_name: &[u8]) {
+        let entry = self.entry.get_or_insert_default();
+        entry.clear();
+        entry.extend_from_slice(raw_name);
+        self.is_in_entry = true;
+    }
+
+    /// The entry has ended.
+    pub(crate) fn leave(&mut self) {
+        self.is_in_entry = false;
+    }
+
+    /// Where the reading is.
+    pub(crate) fn near(&self) -> Near {
+        match self.entry.as_deref().map(shown) {
+            Some(name) if self.is_in_entry => Near::Entry(name),
+            Some(name) => Near::Behind(name),
+            None => Near::Start,
+        }
     }
 
     /// Offset of the next byte in the uncompressed stream.
@@ -116,6 +147,9 @@ impl LayerStream {
     }
 
     fn refill(&mut self) -> Result<(), MergeError> {
+        if self.is_over {
+            return Err(self.over());
+        }
         (self.start, self.end) = (0, 0);
         let (buffer, count) = self
             .feeder
@@ -123,16 +157,28 @@ impl LayerStream {
             .map_err(|source| MergeError::ReadLayer { layer: self.layer.clone(), source })?;
         (self.buffer, self.end) = (buffer, count);
         self.produced += count as u64;
-        if self.produced > self.budget {
-            let limit = self.limits.uncompressed_bytes;
-            return Err(MergeError::TooManyBytes { layer: self.layer.clone(), limit });
-        }
-        let ratio = self.limits.ratio;
-        if self.produced > self.limits.ratio_free_bytes
-            && self.produced > self.compressed_bytes.saturating_mul(ratio)
-        {
-            return Err(MergeError::Ratio { layer: self.layer.clone(), limit: ratio });
+        // What may be read is given out first, so that the error names the entry that goes beyond.
+        let surplus = self.produced.saturating_sub(self.budget.min(self.largest_by_ratio()));
+        if surplus > 0 {
+            self.is_over = true;
+            self.produced -= surplus;
+            self.end = count.saturating_sub(usize::try_from(surplus).unwrap_or(usize::MAX));
+            if self.end == 0 {
+                return Err(self.over());
+            }
         }
         Ok(())
+    }
+
+    fn largest_by_ratio(&self) -> u64 {
+        self.compressed_bytes.saturating_mul(self.limits.ratio).max(self.limits.ratio_free_bytes)
+    }
+
+    fn over(&self) -> MergeError {
+        let (layer, near) = (self.layer.clone(), self.near());
+        match self.budget <= self.largest_by_ratio() {
+            true => MergeError::TooManyBytes { layer, near, limit: self.limits.uncompressed_bytes },
+            false => MergeError::Ratio { layer, near, limit: self.limits.ratio },
+        }
     }
 }

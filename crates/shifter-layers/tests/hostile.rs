@@ -240,59 +240,71 @@ fn archives_that_are_damaged() {
     let end = vec![0_u8; 1024];
     let extension = |kind: u8, data: &[u8]| block(&header(kind, b"x", b"", 0, data.len() as u64), data);
     let huge = header(b'L', b"././@LongLink", b"", 0, 100 << 30);
-    let at = |offset: u64, fault: &str| format!("L is not a valid tar archive at byte {offset}: {fault}");
+    let at = |offset: u64, near: &str, fault: &str| {
+        format!("L is not a valid tar archive at byte {offset}, {near}: {fault}")
+    };
+    let (start, in_a, behind_a) = ("before the first entry", "in entry \"a\"", "behind entry \"a\"");
     let truncated = "it ends in the middle of an entry; the layer is truncated";
     let cases = [
-        ("not a tar", vec![b'x'; 2048], at(512, "the checksum field is not a number in range")),
-        ("checksum", flipped, at(512, "the header checksum does not match")),
-        ("cut in a header", good[..100].to_vec(), at(100, truncated)),
-        ("cut in data", good[..514].to_vec(), at(514, truncated)),
-        ("cut in padding", good[..900].to_vec(), at(900, truncated)),
+        ("not a tar", vec![b'x'; 2048], at(512, start, "the checksum field is not a number in range")),
+        ("checksum", flipped, at(512, start, "the header checksum does not match")),
+        ("cut in a header", good[..100].to_vec(), at(100, start, truncated)),
+        ("cut in data", good[..514].to_vec(), at(514, in_a, truncated)),
+        ("cut in padding", good[..900].to_vec(), at(900, in_a, truncated)),
         (
             "cut between entries",
             good[..1024].to_vec(),
-            at(1024, "it ends without an end-of-archive marker; the layer may be truncated"),
+            at(1024, behind_a, "it ends without an end-of-archive marker; the layer may be truncated"),
         ),
         (
             "empty file",
             Vec::new(),
-            at(0, "it ends without an end-of-archive marker; the layer may be truncated"),
+            at(0, start, "it ends without an end-of-archive marker; the layer may be truncated"),
         ),
         (
             "a second archive behind the first",
             [good.clone(), good.clone()].concat(),
-            at(2048, "data follows the end-of-archive marker"),
+            at(2048, behind_a, "data follows the end-of-archive marker"),
         ),
         (
             "an entry behind one zero block",
             [good[..1536].to_vec(), good.clone()].concat(),
-            at(1536, "data follows the end-of-archive marker"),
+            at(1536, behind_a, "data follows the end-of-archive marker"),
         ),
         (
             "size is no number",
             bad_number.as_bytes().to_vec(),
-            at(512, "the size field is not a number in range"),
+            at(512, in_a, "the size field is not a number in range"),
         ),
-        ("negative size", negative.as_bytes().to_vec(), at(512, "the size field is not a number in range")),
+        (
+            "negative size",
+            negative.as_bytes().to_vec(),
+            at(512, in_a, "the size field is not a number in range"),
+        ),
         (
             "a long name of 100 GiB",
             huge.as_bytes().to_vec(),
-            at(512, "an extension header of 107374182400 bytes is larger than allowed"),
+            at(512, start, "an extension header of 107374182400 bytes is larger than allowed"),
         ),
         (
             "a long name for nothing",
             [extension(b'L', b"name\0"), end.clone()].concat(),
-            at(2048, "an extension header describes no entry"),
+            at(2048, start, "an extension header describes no entry"),
         ),
         (
             "pax length",
             [extension(b'x', b"99 path=a\n"), end.clone()].concat(),
-            at(522, "a pax record is malformed"),
+            at(522, start, "a pax record is malformed"),
+        ),
+        (
+            "a header behind an entry",
+            [good[..1024].to_vec(), vec![b'x'; 512]].concat(),
+            at(1536, behind_a, "the checksum field is not a number in range"),
         ),
         (
             "pax size",
             [extension(b'x', &pax_record("size", b"-1")), end].concat(),
-            at(523, "a pax record is malformed (key \"size\")"),
+            at(523, start, "a pax record is malformed (key \"size\")"),
         ),
     ];
     for (name, tar, expected) in cases {
@@ -322,7 +334,8 @@ fn maps_of_sparse_files_that_contradict_themselves() {
         head.set_cksum();
         let tar = [block(&head, &vec![1; usize::try_from(*stored).unwrap()]), vec![0; 1024]].concat();
         let found = refusal(name, &[tar], &Limits::default());
-        assert!(found.ends_with("the map of a sparse file is inconsistent"), "{name}: {found}");
+        let expected = ", in entry \"sparse\": the map of a sparse file is inconsistent";
+        assert!(found.ends_with(expected), "{name}: {found}");
     }
 }
 
@@ -349,30 +362,34 @@ fn layers_beyond_the_limits() {
         (
             "entries of all layers",
             vec![tar_of(&many), tar_of(&many)],
-            "the image's layers hold more than 10 entries (reached in L)",
+            "the image's layers hold more than 10 entries (reached in L, in entry \"f4\")",
         ),
         (
             "directories implied by few entries",
             vec![tar_of(&[file("1/2/3/4/a", ""), file("5/6/7/8/a", ""), file("9/a", "")])],
-            "the image's layers hold more than 10 entries (reached in L)",
+            "the image's layers hold more than 10 entries (reached in L, in entry \"9/a\")",
         ),
         (
             "text of names",
             vec![tar_of(&[symlink("a", [b't'; 4000]), symlink("b", [b't'; 3000])])],
-            "the names in the image's layers take more than 7000 bytes (reached in L)",
+            "the names in the image's layers take more than 7000 bytes (reached in L, in entry \"b\")",
         ),
         ("depth", vec![deep], "L, entry \"1/2/3/4/5/6\": the name has 6 components, more than allowed"),
         (
             "bytes",
             vec![tar_of(&[file("a", vec![0; 200_000])])],
-            "the image's layers expand to more than 100000 bytes (reached in L)",
+            "the image's layers expand to more than 100000 bytes (reached in L, in entry \"a\")",
         ),
         (
             "bytes of all layers",
             vec![tar_of(&[file("a", vec![0; 60_000])]), tar_of(&[file("a", vec![0; 60_001])])],
-            "the image's layers expand to more than 100000 bytes (reached in L)",
+            "the image's layers expand to more than 100000 bytes (reached in L, in entry \"a\")",
         ),
-        ("holes", vec![sparse], "the image's layers expand to more than 100000 bytes (reached in L)"),
+        (
+            "holes",
+            vec![sparse],
+            "the image's layers expand to more than 100000 bytes (reached in L, in entry \"holes\")",
+        ),
         (
             "component",
             vec![long(256)],

@@ -26,13 +26,25 @@ pub enum Compression {
     Lz4,
     /// XZ.
     Xz,
+    /// Nothing is compressed; every kernel's squashfs reads it. tar2sqfs cannot write it.
+    None,
 }
+
+/// mksquashfs' word for compressing nothing, from 4.6 on, and those for parts of an image, from any version.
+const NO_COMPRESSION: &str = "-no-compression";
+const NO_INODES: &[&str] = &["-noI", "-noInodeCompression"];
+const NO_DATA: &[&str] = &["-noD", "-noDataCompression"];
+const NO_FRAGMENTS: &[&str] = &["-noF", "-noFragmentCompression"];
+/// What goes without saying where the three above stand: ids are part of the inodes, and attributes are there only where
+/// our own writer keeps them.
+const NO_OTHERS: &[&str] = &["-noX", "-noXattrCompression", "-noId", "-noIdTableCompression"];
 
 impl Compression {
     fn name(self) -> &'static str {
         match self {
             Compression::Zstd(_) => "zstd",
-            Compression::Gzip(_) => "gzip",
+            // Images that are not compressed say gzip, as those of our own writer do.
+            Compression::Gzip(_) | Compression::None => "gzip",
             Compression::Lz4 => "lz4",
             Compression::Xz => "xz",
         }
@@ -41,7 +53,7 @@ impl Compression {
     fn level(self) -> Option<u8> {
         match self {
             Compression::Zstd(level) | Compression::Gzip(level) => Some(level),
-            Compression::Lz4 | Compression::Xz => None,
+            Compression::Lz4 | Compression::Xz | Compression::None => None,
         }
     }
 }
@@ -91,7 +103,18 @@ impl Options {
             }
         }
         options.compression = compression(compressor.map(String::as_str), level.map(String::as_str))?;
+        if options.is_uncompressed() {
+            options.compression = Compression::None;
+            let parts = [NO_INODES, NO_DATA, NO_FRAGMENTS, NO_OTHERS].concat();
+            options.extra.retain(|option| option != NO_COMPRESSION && !parts.contains(&option.as_str()));
+        }
         Ok(options)
+    }
+
+    /// Whether the further arguments leave nothing compressed; some of them alone are for mksquashfs.
+    fn is_uncompressed(&self) -> bool {
+        let has = |words: &[&str]| self.extra.iter().any(|option| words.contains(&option.as_str()));
+        has(&[NO_COMPRESSION]) || [NO_INODES, NO_DATA, NO_FRAGMENTS].into_iter().all(has)
     }
 
     /// The same for our own writer; `None` where only mksquashfs understands what was asked for.
@@ -101,13 +124,15 @@ impl Options {
             Compression::Gzip(level) => (Codec::Gzip, Some(level)),
             Compression::Lz4 => (Codec::Lz4, None),
             Compression::Xz => (Codec::Xz, None),
+            Compression::None => (Codec::None, None),
         };
         let encoder = Encoder::new(codec);
         let level = level.map_or(encoder.level, u32::from);
         self.extra.is_empty().then_some(Encoder { level, block_size: self.block_size, ..encoder })
     }
 
-    /// Whether the program is there and understands all this.
+    /// Whether the program is there, and the options that are known here suit it; [`convert`](crate::convert) of a small
+    /// stream finds out the rest.
     pub fn check(&self) -> Result<(), ConvertError<Infallible>> {
         self.converter.locate()?;
         self.arguments(Path::new("/image"))?;
@@ -124,6 +149,9 @@ impl Options {
             Converter::Tar2sqfs => {
                 if let Some(option) = self.extra.first() {
                     return Err(OptionError::NeedsMksquashfs(option.clone()));
+                }
+                if self.compression == Compression::None {
+                    return Err(OptionError::NeedsMksquashfs(NO_COMPRESSION.to_owned()));
                 }
                 // The output exists already, empty and private; --no-skip makes unreadable records fatal.
                 push(&["--quiet", "--force", "--no-skip", "--no-xattr"]);
@@ -143,6 +171,9 @@ impl Options {
                 push(&["-mem", MKSQUASHFS_MEMORY, "-b", &block_size, "-comp", self.compression.name()]);
                 if let Some(level) = level {
                     push(&["-Xcompression-level", &level.to_string()]);
+                }
+                if self.compression == Compression::None {
+                    push(&["-noI", "-noD", "-noF", "-noX"]);
                 }
                 arguments.extend(self.extra.iter().map(OsString::from));
             }
@@ -171,7 +202,7 @@ fn compression(compressor: Option<&str>, level: Option<&str>) -> Result<Compress
         Some(other) => Err(OptionError::BadValue {
             option: "-comp".into(),
             value: other.into(),
-            expected: "use zstd, gzip, lz4 or xz",
+            expected: "use zstd, gzip, lz4 or xz, or -no-compression instead",
         }),
     }
 }
@@ -210,6 +241,17 @@ mod tests {
             ("-comp gzip -Xcompression-level 1 -b 1M", Compression::Gzip(1), 1 << 20, &[]),
             ("-Xcompression-level 15 -comp zstd -b 65536", Compression::Zstd(15), 65_536, &[]),
             ("-comp lz4 -all-root", Compression::Lz4, 131_072, &[]),
+            ("-no-compression -b 64K", Compression::None, 65_536, &[]),
+            ("-noI -noD -comp lz4 -noF -noX", Compression::None, 131_072, &[]),
+            (
+                "-noInodeCompression -noDataCompression -noFragmentCompression",
+                Compression::None,
+                131_072,
+                &[],
+            ),
+            ("-no-compression -processors 4", Compression::None, 131_072, &["-processors", "4"]),
+            ("-noI -noD", Compression::Zstd(3), 131_072, &["-noI", "-noD"]),
+            ("-noF -noX -noId", Compression::Zstd(3), 131_072, &["-noF", "-noX", "-noId"]),
             ("-comp xz -processors 4", Compression::Xz, 131_072, &["-processors", "4"]),
         ];
         for (text, compression, block_size, extra) in table {
@@ -223,7 +265,10 @@ mod tests {
     fn wrong_arguments_are_named() {
         let table = [
             ("-comp", "converter option -comp needs a value"),
-            ("-comp lzma", "converter option -comp: \"lzma\" is not valid; use zstd, gzip, lz4 or xz"),
+            (
+                "-comp lzma",
+                "converter option -comp: \"lzma\" is not valid; use zstd, gzip, lz4 or xz, or -no-compression instead",
+            ),
             (
                 "-b 100",
                 "converter option -b: \"100\" is not valid; block sizes are powers of two from 4K to 1M",
@@ -262,7 +307,14 @@ mod tests {
             show(&mksquashfs),
             Ok("- /x/-o -tar -noappend -no-recovery -no-progress -quiet -exit-on-error -no-xattrs -all-root -root-mode 0755 -mkfs-time 0 -mem 512M -b 131072 -comp zstd -Xcompression-level 3 -processors 1".into())
         );
-        let refused = Options { converter: Converter::Tar2sqfs, ..mksquashfs };
+        let refused = Options { converter: Converter::Tar2sqfs, ..mksquashfs.clone() };
         assert_eq!(show(&refused), Err(OptionError::NeedsMksquashfs("-processors".into())));
+        let stored = Options { compression: Compression::None, extra: Vec::new(), ..mksquashfs };
+        assert_eq!(
+            show(&stored),
+            Ok("- /x/-o -tar -noappend -no-recovery -no-progress -quiet -exit-on-error -no-xattrs -all-root -root-mode 0755 -mkfs-time 0 -mem 512M -b 131072 -comp gzip -noI -noD -noF -noX".into())
+        );
+        let refused = Options { converter: Converter::Tar2sqfs, ..stored };
+        assert_eq!(show(&refused), Err(OptionError::NeedsMksquashfs("-no-compression".into())));
     }
 }

@@ -33,9 +33,14 @@ impl Pace {
     pub(crate) const ONCE: Pace = Pace { interval: None, hold: 0, patience: Duration::ZERO };
 
     /// The original's interval, and a minute for a gateway to come back. A gateway of ours is asked to answer when the
-    /// next step begins, well within the time limit of one request; for somebody who watches, every second.
+    /// next step begins, well within the time limit of one request; for somebody who watches, every second, and for one who
+    /// wants to know of the layers, every five.
     pub(crate) fn waiting(style: Style, limit: Option<Duration>) -> Pace {
-        let longest = if matches!(style, Style::OneLine { .. }) { 1 } else { 30 };
+        let longest = match style {
+            Style::OneLine { .. } => 1,
+            Style::EveryAnswer => 5,
+            Style::Changes | Style::Silent => 30,
+        };
         let hold = limit.map_or(longest, |limit| (limit.as_secs() / 2).clamp(1, longest));
         Pace { interval: Some(Duration::from_millis(500)), hold, patience: Duration::from_secs(60) }
     }
@@ -59,7 +64,7 @@ pub(crate) enum Style {
     OneLine { columns: usize },
     /// Into a file or pipe: a line whenever the status changes.
     Changes,
-    /// Verbose: a line per answer.
+    /// Verbose: a line per answer, and one for each layer that is worked on.
     EveryAnswer,
     /// Nothing.
     Silent,
@@ -185,7 +190,13 @@ impl<'a> Progress<'a> {
         match self.style {
             Style::Silent => return Ok(()),
             Style::Changes if !is_new => return Ok(()),
-            Style::Changes | Style::EveryAnswer => writeln!(self.out, "{line}")?,
+            Style::Changes => writeln!(self.out, "{line}")?,
+            Style::EveryAnswer => {
+                writeln!(self.out, "{line}")?;
+                for layer in progress.map(show::layers).unwrap_or_default() {
+                    writeln!(self.out, "    {layer}")?;
+                }
+            }
             Style::OneLine { columns } => {
                 // A line that wraps could not be taken back.
                 let width = if columns == 0 { usize::MAX } else { columns };

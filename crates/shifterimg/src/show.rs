@@ -4,7 +4,10 @@
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use shifter_api::wire::{History, Image, Lookup, MISSING, Progress, Queue};
+use shifter_api::wire::{History, Image, LayerProgress, Lookup, MISSING, Progress, Queue};
+
+/// Characters of a layer's digest that are shown: `sha256:` and as many digits as `docker` shows.
+const DIGEST_SHOWN: usize = 19;
 
 /// The table of `shifterimg images`: one line per tag, sorted bytewise by tag, columns as the original's
 /// `%-10s %-10s %-8s %-.10s   %s %-30s`: system, type, status, identifier, time of the last pull, tag.
@@ -76,6 +79,17 @@ pub(crate) fn progress(progress: &Progress) -> String {
         None if progress.done > 0 => format!("{stage}: {:.1} MiB", mib(progress.done)),
         None => stage,
     }
+}
+
+/// What is being fetched or converted, one line per layer: `sha256:0123456789ab fetching: 3.2 of 10.0 MiB, 32 %`.
+pub(crate) fn layers(pulled: &Progress) -> Vec<String> {
+    let at_work = |layer: &&LayerProgress| matches!(layer.stage.as_str(), "fetching" | "converting");
+    let line = |layer: &LayerProgress| {
+        let digest: String = printable(&layer.digest).chars().take(DIGEST_SHOWN).collect();
+        let stage = format!("{digest} {}", layer.stage);
+        progress(&Progress { stage, done: layer.done, total: Some(layer.total), layers: Vec::new() })
+    };
+    pulled.layers.iter().filter(at_work).map(line).collect()
 }
 
 /// The identifier of a looked-up image: 64 lower-case hexadecimal digits, anything else is none.

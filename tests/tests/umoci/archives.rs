@@ -182,30 +182,36 @@ fn three_hundred_layers_come_through() {
     bench.finish();
 }
 
-#[test]
-fn forty_thousand_entries_come_through() {
+/// So many files in one directory and so many in each of some others, of which a second layer hides and links some.
+fn check_entries(mut bench: Bench, name: &str, in_one: u32, folders: u32, in_each: u32) {
     let mut first = vec![dir("one").mtime(1), dir("many").mtime(2)];
-    first.extend(
-        (0..20_000).map(|number| file(format!("one/file-{number}"), format!("{number}")).mtime(number)),
-    );
-    for folder in 0..100 {
-        first.push(dir(format!("many/{folder}")).mtime(folder));
-        first.extend(
-            (0..200).map(|number| file(format!("many/{folder}/{number}"), vec![b'm'; number]).mtime(3)),
-        );
+    let digits = |number: u32| file(format!("one/file-{number}"), format!("{number}")).mtime(number.into());
+    first.extend((0..in_one).map(digits));
+    for folder in 0..folders {
+        first.push(dir(format!("many/{folder}")).mtime(folder.into()));
+        let letters = |number: u32| file(format!("many/{folder}/{number}"), vec![b'm'; number as usize]);
+        first.extend((0..in_each).map(|number| letters(number).mtime(3)));
     }
     let mut second: Vec<Entry> =
-        (0..20_000).step_by(7).map(|number| whiteout(&format!("one/file-{number}"))).collect();
-    second.extend((0..100).step_by(3).map(|folder| whiteout(&format!("many/{folder}"))));
-    second.extend(
-        (1..100)
-            .step_by(3)
-            .map(|folder| hardlink(format!("link-{folder}"), format!("many/{folder}/100")).mtime(3)),
-    );
-    let mut bench = Bench::new();
+        (0..in_one).step_by(7).map(|number| whiteout(&format!("one/file-{number}"))).collect();
+    second.extend((0..folders).step_by(3).map(|folder| whiteout(&format!("many/{folder}"))));
+    let link = |folder: u32| hardlink(format!("link-{folder}"), format!("many/{folder}/100")).mtime(3);
+    second.extend((1..folders).step_by(3).map(link));
     let layers = [first, second].map(Layer::new).to_vec();
-    bench.check(Case { name: "40,000 entries", layers, differs: &[], implied: ROOT });
+    bench.check(Case { name, layers, differs: &[], implied: ROOT });
     bench.finish();
+}
+
+#[test]
+fn forty_thousand_entries_come_through() {
+    check_entries(Bench::new(), "40,000 entries", 20_000, 100, 200);
+}
+
+#[test]
+#[ignore = "umoci writes half a million files to /var/lib, which takes minutes; cargo xtask soak large runs it"]
+fn half_a_million_entries_come_through() {
+    let folder = Folder::new("entries");
+    check_entries(Bench::new().on_disk(&folder.0), "500,000 entries", 100_000, 1000, 400);
 }
 
 /// Bytes of zeros in the large file, and what is behind them.
@@ -221,7 +227,7 @@ fn check_large(start: &[u8]) {
 }
 
 #[test]
-#[ignore = "umoci writes 8 GiB to /var/lib, which takes minutes; run it with --run-ignored all"]
+#[ignore = "umoci writes 8 GiB to /var/lib, which takes minutes; cargo xtask soak large runs it"]
 fn a_file_beyond_8_gib_with_its_size_in_base_256_comes_through() {
     let size = ZEROS + TAIL.len() as u64;
     let mut header = header(b'0', 0);
@@ -230,7 +236,7 @@ fn a_file_beyond_8_gib_with_its_size_in_base_256_comes_through() {
 }
 
 #[test]
-#[ignore = "umoci writes 8 GiB to /var/lib, which takes minutes; run it with --run-ignored all"]
+#[ignore = "umoci writes 8 GiB to /var/lib, which takes minutes; cargo xtask soak large runs it"]
 fn a_file_beyond_8_gib_with_its_size_in_a_pax_record_comes_through() {
     let record = format!("19 size={}\n", ZEROS + TAIL.len() as u64);
     assert_eq!(record.len(), 19);

@@ -31,6 +31,22 @@ pub struct Progress {
     /// Bytes there are; `None` where nobody knows yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
+    /// The image's layers, oldest first, while it is made of layers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerProgress>,
+}
+
+/// How far one layer is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerProgress {
+    /// Of the layer as the registry has it.
+    pub digest: String,
+    /// `waiting`, `fetching`, `fetched`, `converting`, `converted`; `remembered` if an earlier image has what it holds.
+    pub stage: String,
+    /// Bytes that were received, or read by the conversion.
+    pub done: u64,
+    /// Bytes there are; 0 if nothing is to be read.
+    pub total: u64,
 }
 
 /// The keys beside the record's.
@@ -170,8 +186,15 @@ mod tests {
         assert_eq!((old.image.status.as_deref(), old.state.as_deref()), (Some("INIT"), None));
         let text = br#"{"status":"PULLING","state":"7","progress":{"stage":"layers","done":3,"total":9}}"#;
         let new = Pulled::read(text).unwrap();
-        let progress = Progress { stage: "layers".to_owned(), done: 3, total: Some(9) };
+        let progress =
+            Progress { stage: "layers".to_owned(), done: 3, total: Some(9), ..Progress::default() };
         assert_eq!((new.state.as_deref(), new.progress.as_ref()), (Some("7"), Some(&progress)));
+        assert_eq!(serde_json::to_string(&progress).unwrap(), r#"{"stage":"layers","done":3,"total":9}"#);
+        let layers = br#"{"progress":{"stage":"layers","done":3,"layers":[
+            {"digest":"sha256:a","stage":"fetching","done":3,"total":9}]}}"#;
+        let layer =
+            LayerProgress { digest: "sha256:a".to_owned(), stage: "fetching".to_owned(), done: 3, total: 9 };
+        assert_eq!(Pulled::read(layers).unwrap().progress.unwrap().layers, [layer]);
         let written = serde_json::to_vec(&new).unwrap();
         assert_eq!(Pulled::read(&written).unwrap(), new);
         let plain = String::from_utf8(serde_json::to_vec(&old).unwrap()).unwrap();

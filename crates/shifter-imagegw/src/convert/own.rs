@@ -97,7 +97,8 @@ impl Sink for ImageSink<'_> {
 
     fn begin_segment(&mut self) -> io::Result<()> {
         self.layers += 1;
-        tell(self.report, self.layers, &mut self.told);
+        // Always told, as is its end: the next layer may be long in coming.
+        (self.report)(self.layers);
         self.reuse.begin(&mut self.writer)
     }
 
@@ -126,6 +127,7 @@ impl Sink for ImageSink<'_> {
     }
 
     fn end_segment(&mut self) -> io::Result<()> {
+        (self.report)(self.layers);
         self.reuse.end(&mut self.writer)
     }
 }

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt};
+use shifter_api::wire::LayerProgress;
 use shifter_core::digest::Digest;
 use shifter_registry::{Blob, BlobCache, Client, Compression, ImageConfig, RegistryError, Resolved};
 use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit, SetOnce};
 
 use super::import::ImportError;
+use super::layers::{self, There};
 use super::lines::{converting_line, pulling_line, transferring_line};
 use super::reuse::Offer;
 use super::{DOWNLOADS, PullError, Puller, blocking};
@@ -139,6 +141,7 @@ impl<'a> Making<'a> {
             None => vec![None; layers.len()],
         };
         let made = self.make_image(&resolved, &id, layers, offers, key.is_some()).await?;
+        self.progress.of_layers(Vec::clear);
         let format = self.platform.converters.format;
         let written = written(format, &made.converted.part, &made.converted.scratch);
         puller.examine(self.job, &written, &id, self.progress).await?;
@@ -236,6 +239,7 @@ impl<'a> Making<'a> {
                 (layer.path, layer.kept) =
                     offer.as_ref().map(|offer| (offer.index.clone(), offer.image.clone())).unzip();
             }
+            self.progress.of_layers(|all| *all = standing(resolved, &offers, &blobs));
             let stage = Stage::default();
             let converting = self.convert(id, resolved, &layers, &blobs, remember, &stage);
             // Whichever fails first ends the other: a child whose layers will not come, downloads that nobody wants.
@@ -326,6 +330,7 @@ impl<'a> Making<'a> {
         let read = layers.iter().zip(&resolved.layers).filter(|(layer, _)| layer.kept.is_none());
         let total = read.map(|(_, layer)| layer.size).sum();
         let progress = |begun: usize, read: u64| {
+            self.progress.of_layers(|all| layers::converted(all, begun, read));
             if !stage.fetched.load(Ordering::Relaxed) {
                 return;
             }
@@ -384,9 +389,10 @@ impl<'a> Making<'a> {
         offers: &[Option<Offer>],
         blobs: &[SetOnce<Blob>],
     ) -> Result<(), PullError> {
-        let places = resolved.layers.iter().zip(offers).zip(blobs).rev();
-        let places = places.filter(|((_, offer), blob)| offer.is_none() && blob.get().is_none());
-        let (layers, places): (Vec<_>, Vec<_>) = places.map(|((layer, _), blob)| (layer, blob)).unzip();
+        let places = resolved.layers.iter().zip(offers).zip(blobs).enumerate().rev();
+        let places = places.filter(|(_, ((_, offer), blob))| offer.is_none() && blob.get().is_none());
+        let (layers, places): (Vec<_>, Vec<_>) =
+            places.map(|(number, ((layer, _), blob))| (layer, (number, blob))).unzip();
         METRICS.layers_kept(resolved.layers.len() - layers.len());
         if layers.is_empty() {
             return Ok(());
@@ -402,15 +408,17 @@ impl<'a> Making<'a> {
             self.progress.set_bytes("Pulling layers", pulling_line(kept, layers), done, total);
         };
         show();
-        let fetches = layers.iter().zip(places).zip(&received).map(|((layer, place), bytes)| {
-            let report = |progress: shifter_registry::Progress| {
+        let fetches = layers.iter().zip(places).zip(&received).map(|((layer, (number, place)), bytes)| {
+            let report = move |progress: shifter_registry::Progress| {
                 bytes.store(progress.received, Ordering::Relaxed);
+                self.progress.of_layers(|all| layers::received(all, number, progress.received));
                 show();
             };
             async move {
                 let repository = &self.target.repository;
                 let blob = self.puller.cache.fetch(self.client, repository, layer, &report).await?;
                 METRICS.layer_fetched(layer.size);
+                self.progress.of_layers(|all| layers::fetched(all, number));
                 // Empty until now, and nobody else fetches it.
                 let _is_first = place.set(blob);
                 Ok::<(), PullError>(())
@@ -428,6 +436,18 @@ pub(super) fn written(format: Format, part: &NewImage, scratch: &Scratch) -> Pat
         Format::Squashfs => part.path().to_owned(),
         Format::Erofs => scratch.path().join("squashfs"),
     }
+}
+
+/// What clients are told of the layers at first.
+fn standing(resolved: &Resolved, offers: &[Option<Offer>], blobs: &[SetOnce<Blob>]) -> Vec<LayerProgress> {
+    let there = |(offer, blob): (&Option<Offer>, &SetOnce<Blob>)| match (offer, blob.get()) {
+        (Some(_), _) => There::Converted,
+        (None, Some(_)) => There::Blob,
+        (None, None) => There::Nothing,
+    };
+    let there = offers.iter().zip(blobs).map(there);
+    let layers = resolved.layers.iter().zip(there);
+    layers.map(|(layer, there)| layers::new(layer.digest.to_string(), layer.size, there)).collect()
 }
 
 /// The layers, still without the files to read.

@@ -62,7 +62,7 @@ fn half_a_million_entries_take_little_memory() {
 }
 
 #[test]
-#[ignore = "needs 9 GB of disk and a minute"]
+#[ignore = "needs 9 GB of disk and a minute; cargo xtask soak large runs it"]
 fn data_beyond_four_gibibytes_of_image_reads_back() {
     in_own_namespace("large::data_beyond_four_gibibytes_of_image_reads_back", || {
         let mut tree = Tree::new();

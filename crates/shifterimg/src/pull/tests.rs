@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use shifter_api::client::{Attempt, AttemptError};
-use shifter_api::wire;
+use shifter_api::wire::{self, LayerProgress};
 
 use super::*;
 
@@ -214,6 +214,14 @@ fn a_gateway_that_holds_requests_is_asked_with_what_was_seen() {
                 stage: "Pulling layers".to_owned(),
                 done,
                 total,
+                layers: [("fetched", 9), ("fetching", 1), ("converting", 2)]
+                    .map(|(stage, mib)| LayerProgress {
+                        digest: format!("sha256:{}", "0123456789abcdef".repeat(4)),
+                        stage: stage.to_owned(),
+                        done: mib << 20,
+                        total: 9 << 20,
+                    })
+                    .to_vec(),
             }),
         })
     };
@@ -223,10 +231,14 @@ fn a_gateway_that_holds_requests_is_asked_with_what_was_seen() {
     follow(&Pace::waiting(Style::Silent, None), &ask, &mut progress).unwrap();
     assert_eq!(*asked.borrow(), ["", "1", "2", "3"]);
     let text = String::from_utf8(out).unwrap();
-    assert!(text.contains("PULLING (Pulling layers: 1.0 of 4.0 MiB, 25 %)\n"), "{text}");
-    assert!(text.contains("PULLING (Pulling layers: 5.0 MiB)\n"), "{text}");
+    let layers = "    sha256:0123456789ab fetching: 1.0 of 9.0 MiB, 11 %\n    \
+                  sha256:0123456789ab converting: 2.0 of 9.0 MiB, 22 %\n";
+    for line in ["1.0 of 4.0 MiB, 25 %", "5.0 MiB"] {
+        assert!(text.contains(&format!("PULLING (Pulling layers: {line})\n{layers}")), "{text}");
+    }
     assert_eq!(Pace::waiting(Style::Silent, Some(Duration::from_secs(8))).wait("x"), Some((4, "x")));
     assert_eq!(Pace::waiting(Style::OneLine { columns: 0 }, None).wait("x"), Some((1, "x")));
+    assert_eq!(Pace::waiting(Style::EveryAnswer, None).wait("x"), Some((5, "x")));
     assert_eq!(Pace::ONCE.wait("x"), None);
 }
 

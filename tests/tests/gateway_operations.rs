@@ -344,6 +344,79 @@ fn reconcile_finds_and_settles_each_kind_of_disagreement() {
 }
 
 #[test]
+fn whoever_or_whatever_removes_an_image_is_in_the_audit_log_with_its_digest() {
+    let tags = ["kept", "named", "own", "old", "lost"];
+    let built = tags.map(image);
+    let [kept, named, own, old, lost] = built.each_ref().map(Built::id);
+    let mut site = site(&tags.into_iter().zip(&built).collect::<Vec<_>>());
+    // The gateway's own directory.
+    let log = "/home/gateway/audit.log";
+    site.change(|config| {
+        config["AuditLog"] = json!(log);
+        config["ImageExpirationTimeout"] = json!("00:00:00:15");
+        config["Platforms"]["testsystem"]["admins"] = json!(["bob"]);
+    });
+    site.sandbox.stop(site.gateway.daemon).unwrap();
+    site.sandbox.restart(&mut site.gateway).unwrap();
+    for tag in tags {
+        site.pull("alice", &format!("app:{tag}")).success().unwrap();
+    }
+    let begun = Instant::now();
+    let path = |route: &str, tag: &str| format!("/api/{route}/testsystem/docker/app%3A{tag}/");
+    let by_id = |route: &str| format!("/api/{route}/testsystem?id={kept}");
+    let (alice, bob) = (Some(4201), Some(4202));
+    // User, method, path, status; and what the log has of it: action, digest, whether it was allowed.
+    for (user, method, path, status, (action, digest, allowed)) in [
+        ("alice", "POST", by_id("pin"), 200, ("pin", kept, false)),
+        ("bob", "POST", by_id("pin"), 200, ("pin", kept, true)),
+        ("bob", "POST", path("expire", "kept"), 409, ("expire", kept, false)),
+        ("bob", "POST", by_id("unpin"), 200, ("unpin", kept, true)),
+        ("bob", "POST", by_id("expire"), 200, ("expire-id", kept, true)),
+        ("bob", "POST", by_id("restore"), 200, ("restore", kept, true)),
+        ("bob", "POST", by_id("pin"), 200, ("pin", kept, true)),
+        ("bob", "DELETE", format!("{}?all=1", path("image", "named")), 200, ("remove", named, true)),
+        ("alice", "DELETE", path("image", "own"), 200, ("remove", own, true)),
+    ] {
+        let before = fs::read_to_string(log).unwrap().len();
+        let answer = site.sandbox.api(&site.gateway, &site.munged, user, (method, &path), b"").unwrap();
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
+        let uid = if user == "bob" { bob } else { alice };
+        expect_audit(log, before, (action, uid, digest, allowed));
+    }
+    let before = fs::read_to_string(log).unwrap().len();
+    fs::remove_file(site.file(&built[4], "squashfs")).unwrap();
+    // What became of the restored one stays as it is.
+    site.command(&["reconcile", "--fix"]);
+    expect_audit(log, before, ("reconcile", Some(0), lost, true));
+    std::thread::sleep(Duration::from_secs(16).saturating_sub(begun.elapsed()));
+    let expire = ("POST", "/api/autoexpire/testsystem/");
+    let answer = site.sandbox.api(&site.gateway, &site.munged, "bob", expire, b"").unwrap();
+    assert!(answer.text().contains(old), "{}", answer.text());
+    expect_audit(log, before, ("expired", None, old, true));
+    site.finish();
+}
+
+/// Waits for a line about this action, uid and image, behind the first bytes of an audit log.
+fn expect_audit(path: &str, before: usize, (action, uid, digest, allowed): (&str, Option<u64>, &str, bool)) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let text = fs::read_to_string(path).unwrap();
+        let lines = text[before..].lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let is_it = |line: &Value| {
+            line["action"] == action
+                && line["uid"].as_u64() == uid
+                && line["digest"] == digest
+                && line["allowed"] == allowed
+        };
+        if lines.into_iter().any(|line| is_it(&line)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no {action} of {digest} by {uid:?} in {}", &text[before..]);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn reconcile_takes_nothing_away_where_the_image_directory_is_not_mounted() {
     let (one, two) = (image("one"), image("two"));
     let site = site(&[("one", &one), ("two", &two)]);

@@ -56,10 +56,10 @@ pub(crate) async fn serve(listener: UnixListener, desk: Arc<Desk>) {
 }
 
 async fn attend(mut stream: UnixStream, desk: Arc<Desk>) {
-    let peer = stream.peer_cred().map(|peer| peer.uid());
-    if !peer.as_ref().is_ok_and(|uid| *uid == 0 || *uid == desk.gateway_uid) {
-        return tracing::warn!(uid = peer.ok(), "somebody else connected to the administrators' socket");
-    }
+    let peer = stream.peer_cred().map(|peer| peer.uid()).ok();
+    let Some(peer) = peer.filter(|uid| *uid == 0 || *uid == desk.gateway_uid) else {
+        return tracing::warn!(uid = peer, "somebody else connected to the administrators' socket");
+    };
     let mut line = String::new();
     let mut input = tokio::io::BufReader::new((&mut stream).take(LONGEST));
     if input.read_line(&mut line).await.is_err() {
@@ -68,8 +68,8 @@ async fn attend(mut stream: UnixStream, desk: Arc<Desk>) {
     drop(input);
     let answer = match serde_json::from_str(&line) {
         Ok(question) => {
-            tracing::info!(uid = peer.ok(), ?question, "an administrator asks");
-            desk.answer(&question).await.unwrap_or_else(|error| failed(&error))
+            tracing::info!(uid = peer, ?question, "an administrator asks");
+            desk.answer(&question, peer).await.unwrap_or_else(|error| failed(&error))
         }
         Err(error) => failed(&anyhow::anyhow!("the question was not understood: {error}")),
     };
@@ -85,7 +85,7 @@ fn failed(error: &anyhow::Error) -> Answer {
 }
 
 impl Desk {
-    async fn answer(&self, question: &Question) -> anyhow::Result<Answer> {
+    async fn answer(&self, question: &Question, asker: u32) -> anyhow::Result<Answer> {
         let api = &self.front.service.api;
         Ok(match question {
             Question::Ready => {
@@ -101,6 +101,7 @@ impl Desk {
                     config: self.config.now(),
                     catalog: &*api.catalog,
                     gateway_uid: self.gateway_uid,
+                    asker,
                     puller: Some(api.jobs.puller()),
                 };
                 reconcile::run(&scope, orders).await?

@@ -129,9 +129,13 @@ pub(crate) async fn manage(ask: &Ask<'_>, verb: Verb) -> Answer {
     let name = (!names.itype.is_empty()).then_some((names.itype, names.tag));
     let wanted = Manage { verb, system: names.system, name };
     let api = &ask.service.api;
-    let (value, denied) = api.manage(&wanted, ask.platform, &ask.query, ask.caller()?).await?;
+    let mut digest = None;
+    let managed = api.manage(&wanted, ask.platform, &ask.query, ask.caller()?, &mut digest).await;
+    let (value, denied) = match managed {
+        Ok(managed) => managed,
+        Err(refusal) => return Err(Problem::from(refusal).about(digest)),
+    };
     let mut response = ok(&value);
-    let digest = value["id"].as_str().map(str::to_owned);
     response.extensions_mut().insert(Outcome { digest, denied: denied.map(str::to_owned) });
     Ok(response)
 }

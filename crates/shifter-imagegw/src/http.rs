@@ -102,6 +102,11 @@ impl Problem {
         Problem { status, error: error.into(), allow: None, digest: None, why: None }
     }
 
+    /// For the audit log: the image that the request was about.
+    pub(crate) fn about(self, digest: Option<String>) -> Problem {
+        Problem { digest: self.digest.or(digest), ..self }
+    }
+
     pub(crate) fn unprocessable(error: impl Into<String>) -> Problem {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error)
     }

@@ -300,11 +300,13 @@ impl From<Refusal> for Problem {
             Refusal::NoImage | Refusal::Denied(_) | Refusal::NoJob => StatusCode::NOT_FOUND,
             Refusal::Conflict(_) => StatusCode::CONFLICT,
             Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
-            Refusal::Files(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Refusal::Files(error) if !error.is_passing() => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::TooOften => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Catalog(error) if !error.is_passing() => StatusCode::INTERNAL_SERVER_ERROR,
-            Refusal::Busy | Refusal::NoRoom | Refusal::Catalog(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Busy | Refusal::NoRoom | Refusal::Files(_) | Refusal::Catalog(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         };
         let problem = Problem::new(status, sentence(&refusal));
         match refusal {

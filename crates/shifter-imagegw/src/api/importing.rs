@@ -22,8 +22,7 @@ use crate::convert::sentence;
 use crate::import::source::Form;
 use crate::import::tree::Tree;
 use crate::model::TagKey;
-use crate::pull::PullError;
-use crate::pull::import::{LARGEST, Origin, Source};
+use crate::pull::import::{ImportError, LARGEST, Origin, Source};
 use crate::route::Query;
 use crate::waiting::Pulled;
 
@@ -169,9 +168,8 @@ impl Api {
             .map_err(|error| unprocessable(sentence(&error)))?;
         let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag: tag.to_owned() };
         // Asked again when the image is made; this spares sending a file in vain.
-        match self.jobs.puller().check_name(&key, caller.uid).await {
-            Err(PullError::Import(error)) => return Err(Refusal::Conflict(sentence(&error))),
-            other => other.map_err(Refusal::Files)?,
+        if let Some(name) = self.jobs.puller().name_of_others(&key, caller.uid).await? {
+            return Err(Refusal::Conflict(sentence(&ImportError::Named(name))));
         }
         // The file is what credentials are to a pull: in memory, and brought again where it was lost.
         let new = NewJob { key, uid: caller.uid, gid: caller.gid, acl, with_credentials: true };

@@ -90,6 +90,44 @@ impl Operated for Site {
     }
 }
 
+/// systemd's side of sd_notify(3).
+struct Manager {
+    socket: std::os::unix::net::UnixDatagram,
+    path: PathBuf,
+}
+
+impl Manager {
+    fn new(directory: &Path) -> Self {
+        let path = directory.join("notify");
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Self { socket, path }
+    }
+
+    /// What a service is told that is to give a sign of life every 200 ms.
+    fn environment(&self) -> Vec<(String, String)> {
+        let socket = self.path.display().to_string();
+        vec![("NOTIFY_SOCKET".to_owned(), socket), ("WATCHDOG_USEC".to_owned(), "200000".to_owned())]
+    }
+
+    fn hear(&self) -> String {
+        let mut bytes = [0; 256];
+        let length = self.socket.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
+    }
+
+    /// The next message that is no sign of life.
+    fn hear_word(&self) -> String {
+        loop {
+            let word = self.hear();
+            if word != "WATCHDOG=1" {
+                return word;
+            }
+        }
+    }
+}
+
 /// Makes a file look as if it had been written long ago.
 fn age(path: &Path) {
     let then = std::time::SystemTime::now() - Duration::from_secs(100_000);
@@ -170,6 +208,48 @@ fn a_worker_reads_its_configuration_again_as_serve_does() {
     site.reload_of(worker, "the old one stays in force");
     site.pull("alice", "app:3").success().unwrap();
     site.sandbox.stop(worker).unwrap();
+    site.sandbox.stop(site.gateway.daemon).unwrap();
+    site.finish();
+}
+
+#[test]
+fn a_worker_leaves_no_core_file_warns_as_root_and_systemd_hears_of_it() {
+    let mut database = None;
+    let mut site = Site::with(|sandbox| {
+        let server = sandbox.postgres().unwrap();
+        let keys = [("DatabaseURI", json!(server.uri)), ("WorkerThreads", json!(0))];
+        database = Some(server);
+        let more = keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        GatewayOptions { more, ..GatewayOptions::default() }
+    });
+    let directory = site.sandbox.new_directory("notify").unwrap();
+    let manager = Manager::new(&directory);
+    site.gateway.environment = manager.environment();
+    let worker = site.sandbox.worker(&site.gateway, 1).unwrap();
+    assert_eq!(manager.hear_word(), "READY=1");
+    for _ in 0..3 {
+        assert_eq!(manager.hear(), "WATCHDOG=1");
+    }
+    let pid = site.sandbox.pid(worker).unwrap();
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    assert!(!site.sandbox.log(worker).contains("runs as root"));
+    site.reload_of(worker, "the configuration was read again");
+    let word = manager.hear_word();
+    assert!(word.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{word}");
+    assert_eq!(manager.hear_word(), "READY=1");
+    site.sandbox.stop(worker).unwrap();
+    assert_eq!(manager.hear_word(), "STOPPING=1");
+    let program = site.sandbox.program("shifter-imagegw").unwrap().display().to_string();
+    let config = site.gateway.config.display().to_string();
+    let words = ["timeout", "5", &program, "worker", "--config", &config];
+    let log = site.sandbox.root().run(&words).unwrap();
+    assert!(
+        log.err().contains("the gateway runs as root, whose rights it does not need"),
+        "{}",
+        log.describe()
+    );
     site.sandbox.stop(site.gateway.daemon).unwrap();
     site.finish();
 }
@@ -620,39 +700,21 @@ fn check_config_says_all_that_is_wrong_and_what_is_open() {
 fn systemd_hears_of_start_reload_and_end() {
     let mut site = site(&[]);
     let directory = site.sandbox.new_directory("notify").unwrap();
-    let path = directory.join("notify");
-    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let hear = || {
-        let mut bytes = [0; 256];
-        let length = socket.recv(&mut bytes).unwrap();
-        String::from_utf8(bytes[..length].to_vec()).unwrap()
-    };
-    // Messages between watchdog pings.
-    let hear_word = || loop {
-        let word = hear();
-        if word != "WATCHDOG=1" {
-            return word;
-        }
-    };
+    let manager = Manager::new(&directory);
     site.sandbox.stop(site.gateway.daemon).unwrap();
-    site.gateway.environment = vec![
-        ("NOTIFY_SOCKET".to_owned(), path.display().to_string()),
-        ("WATCHDOG_USEC".to_owned(), "200000".to_owned()),
-    ];
+    site.gateway.environment = manager.environment();
     site.sandbox.restart(&mut site.gateway).unwrap();
-    assert_eq!(hear_word(), "READY=1");
+    assert_eq!(manager.hear_word(), "READY=1");
     let begun = Instant::now();
     for _ in 0..5 {
-        assert_eq!(hear(), "WATCHDOG=1");
+        assert_eq!(manager.hear(), "WATCHDOG=1");
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     site.reload("the configuration was read again");
-    let word = hear_word();
+    let word = manager.hear_word();
     assert!(word.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{word}");
-    assert_eq!(hear_word(), "READY=1");
+    assert_eq!(manager.hear_word(), "READY=1");
     site.sandbox.stop(site.gateway.daemon).unwrap();
-    assert_eq!(hear_word(), "STOPPING=1");
+    assert_eq!(manager.hear_word(), "STOPPING=1");
     site.finish();
 }

@@ -55,12 +55,7 @@ pub(crate) async fn serve(
     });
     let config = prepare(config)?;
     let gateway_uid = own_uid()?;
-    if gateway_uid == 0 {
-        tracing::warn!(
-            "the gateway runs as root, whose rights it does not need; give it an account of its own"
-        );
-    }
-    forbid_core_dumps();
+    guard(gateway_uid);
     allow_many_connections();
     let authenticator = Authenticator::new(config.authentication)?;
     let seal = config.seal_key_file.as_deref().map(SealKey::read).transpose()?;
@@ -191,8 +186,13 @@ pub(crate) fn check_making(config: &Config) -> anyhow::Result<()> {
     transfer::check(config).map_err(anyhow::Error::msg)
 }
 
-/// Passwords of callers are in memory, and nowhere else.
-fn forbid_core_dumps() {
+/// Sees to it that passwords of callers, which are in memory, come nowhere else, and warns where we are root.
+pub(crate) fn guard(gateway_uid: u32) {
+    if gateway_uid == 0 {
+        tracing::warn!(
+            "the gateway runs as root, whose rights it does not need; give it an account of its own"
+        );
+    }
     if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
         tracing::warn!(%error, "forbidding core dumps failed");
     }

@@ -85,7 +85,8 @@ impl Api {
         self.check_importer(caller).await?;
         let (wanted, path) = Wanted::of_body(body)?;
         let admitted = self.admit((system, itype, tag), platform, &wanted, caller).await?;
-        let origin = self.place(path, admitted.form, platform, caller).await?;
+        let (origin, form) = self.place(path, admitted.form, platform, caller).await?;
+        let admitted = Admitted { form, ..admitted };
         self.start_import(admitted, origin, None, caller).await
     }
 
@@ -176,14 +177,15 @@ impl Api {
         Ok(Admitted { new, form, verbatim: wanted.verbatim })
     }
 
-    /// The file on this machine, opened as far as the caller's own reach; or who is to look for it where it is.
+    /// The file on this machine, opened as far as the caller's own reach; or who is to look for it where it is. And what
+    /// it is to be taken as: a directory may be an image's layout.
     async fn place(
         &self,
         path: PathBuf,
         form: Form,
         platform: &Platform,
         caller: &Caller,
-    ) -> Result<Origin, Refusal> {
+    ) -> Result<(Origin, Form), Refusal> {
         let mut gids = self.groups.of(caller.uid).await;
         gids.push(caller.gid);
         let asker = Asker { uid: caller.uid, gids };
@@ -197,14 +199,16 @@ impl Api {
             return Err(Refusal::Unprocessable(why.to_owned()));
         }
         if platform.access == Access::Remote {
-            return Ok(Origin::Host(Request { path, asker, places, limit: LARGEST }));
+            return Ok((Origin::Host(Request { path, asker, places, limit: LARGEST }), form));
         }
         let opened = tokio::task::spawn_blocking(move || match form {
             Form::Directory => {
                 let directory = open_directory(&path, &asker, &places)?;
-                Ok(Origin::Directory(Tree { directory, path, asker, forbidden: places.forbidden }))
+                let tree = Tree { directory, path, asker, forbidden: places.forbidden };
+                let form = if tree.is_oci_layout() { Form::Archive } else { form };
+                Ok((Origin::Directory(tree), form))
             }
-            _ => open(&path, &asker, &places).map(Origin::File),
+            _ => open(&path, &asker, &places).map(|file| (Origin::File(file), form)),
         });
         let opened: Result<_, OpenError> = opened.await.map_err(|_| Refusal::Busy)?;
         opened.map_err(|error| Refusal::Unprocessable(error.to_string()))

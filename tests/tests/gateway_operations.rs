@@ -282,6 +282,14 @@ fn health_and_metrics_need_no_credential_and_name_no_image_user_or_path() {
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
     }
+    let document: Value = serde_json::from_str(&site.get("/api/openapi.json").1).unwrap();
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert!(document["paths"][path]["get"].is_object(), "{path} is not in the document");
+        let refused = request(&site.gateway.authority, "POST", path, &[], b"").unwrap();
+        let sentence: Value = serde_json::from_slice(&refused.body).unwrap();
+        assert_eq!((refused.status, &sentence["status"]), (405, &json!(405)), "{path}: {sentence}");
+        assert_eq!(request(&site.gateway.authority, "HEAD", path, &[], b"").unwrap().status, 200, "{path}");
+    }
     assert_eq!(site.get("/api/list/testsystem").0, 401);
     assert!(site.get("/metrics").1.contains("shifter_munge_failures_total{kind=\"refused\"} 1\n"));
 

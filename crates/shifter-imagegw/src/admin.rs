@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::backup::backup;
-use crate::front::Front;
+use crate::http::Service;
 use crate::live::Live;
 use crate::reconcile::{self, Orders, Scope};
 
@@ -37,7 +37,7 @@ pub(crate) struct Answer {
 
 /// What the socket's server works with.
 pub(crate) struct Desk {
-    pub(crate) front: Arc<Front>,
+    pub(crate) service: Arc<Service>,
     pub(crate) config: Live,
     pub(crate) gateway_uid: u32,
 }
@@ -86,10 +86,10 @@ fn failed(error: &anyhow::Error) -> Answer {
 
 impl Desk {
     async fn answer(&self, question: &Question, asker: u32) -> anyhow::Result<Answer> {
-        let api = &self.front.service.api;
+        let api = &self.service.api;
         Ok(match question {
             Question::Ready => {
-                let found = self.front.readiness.get().await;
+                let found = self.service.probes.readiness.get().await;
                 Answer { lines: found.sentences().cloned().collect(), is_well: found.is_ready() }
             }
             Question::Backup { file } => {

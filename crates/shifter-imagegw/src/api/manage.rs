@@ -124,6 +124,10 @@ impl Api {
         if !self.is_admin(platform, caller).await {
             const NO: Option<&str> = Some("not an administrator");
             return match verb {
+                Verb::Metrics if flag(query, "strict")? => {
+                    let why = "only administrators of the image gateway may see who looked images up";
+                    Err(Refusal::Forbidden(why.to_owned()))
+                }
                 Verb::Metrics => Ok((json!([]), NO)),
                 Verb::Remove => {
                     let why =

@@ -120,7 +120,7 @@ fn the_documented_mpi_and_datawarp_configuration_shows_libraries_and_late_mounts
 #[test]
 fn every_documented_gateway_configuration_is_accepted_and_its_mongodb_is_the_catalog() {
     // The port that the documents mean by naming none.
-    let _mongo = Mongo::start(27017).unwrap();
+    let mongo = Mongo::start(27017).unwrap();
     let machine = Machine::new(&shell_image(), "");
     let program = machine.sandbox.program("shifter-imagegw").unwrap().display().to_string();
     fs::create_dir("/home/shifter/.ssh").unwrap();
@@ -166,6 +166,7 @@ fn every_documented_gateway_configuration_is_accepted_and_its_mongodb_is_the_cat
             assert!(said.contains("opening the catalog mongodb://"), "{name}: {said}");
         }
     }
+    drop(mongo);
     machine.finish();
 }
 
@@ -193,6 +194,7 @@ fn the_documented_pull_of_a_tag_with_dashes_works_on_a_catalog_in_mongodb() {
     assert_eq!(site.shifterimg("bob", &["lookup", image]).success().unwrap().trim(), built.id());
     assert_eq!(site.run("bob", image, &["echo", "runs"]).success().unwrap(), "runs\n");
     site.sandbox.stop(site.gateway.daemon).unwrap();
+    drop(mongo);
     site.finish();
 }
 

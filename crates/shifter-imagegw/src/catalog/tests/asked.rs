@@ -68,8 +68,8 @@ async fn whatever_is_asked_of_a_frozen_database_is_a_503_in_time_and_nothing_is_
             assert!(waited < Duration::from_secs(12), "{place}: {what}: {waited:?}");
         }
         let begun = Instant::now();
-        let look = format!("/api/image/sysa/docker/app:1/");
-        while exchange(served, "GET", &look, ALICE, "").await.0 != 200 {
+        let look = "/api/image/sysa/docker/app:1/";
+        while exchange(served, "GET", look, ALICE, "").await.0 != 200 {
             assert!(begun.elapsed() < Duration::from_secs(10), "{place} did not recover");
         }
         assert_eq!(gateway.names("images"), [format!("{id}.meta"), format!("{id}.squashfs")], "{place}");

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::operated::{Operated as _, age, image, site};

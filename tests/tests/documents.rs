@@ -3,9 +3,14 @@
 
 mod common;
 
+use common::site::{Site, local};
 use common::{Machine, shell_image};
+use serde_json::{Map, Value, json};
+use shifter_tests::fixture::{Image, Layer, request};
+use shifter_tests::harness::{GatewayOptions, Location, Mongo, RegistryOptions};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
 
 /// Compiled in: a sandbox covers `/tmp` and `/home`, where the sources may lie.
 macro_rules! documents {
@@ -153,26 +158,85 @@ fn the_documented_mpi_and_datawarp_configuration_shows_libraries_and_late_mounts
 
 #[test]
 fn every_documented_gateway_configuration_is_accepted_and_its_mongodb_is_the_catalog() {
+    // The port that the documents mean by naming none.
+    let mongo = Mongo::start(27017).unwrap();
     let machine = Machine::new(&shell_image(), "");
     let program = machine.sandbox.program("shifter-imagegw").unwrap().display().to_string();
     fs::create_dir("/home/shifter/.ssh").unwrap();
     fs::write("/home/shifter/.ssh/ssh.key", "").unwrap();
     fs::set_permissions("/home/shifter/.ssh/ssh.key", fs::Permissions::from_mode(0o600)).unwrap();
-    for name in [
-        "imagemanager.local.json",
-        "imagemanager.remote.json",
-        "imagemanager.registries.json",
-        "imagemanager.json.example",
+    for (name, is_served) in [
+        ("imagemanager.local.json", true),
+        ("imagemanager.remote.json", true),
+        ("imagemanager.registries.json", true),
+        // On a host "mongo", which is not here.
+        ("imagemanager.json.example", false),
     ] {
         let path = format!("/etc/shifter/{name}");
         let run =
             |words: &[&str]| machine.sandbox.root().run(&[&[program.as_str()], words].concat()).unwrap();
-        fs::write(&path, document(name)).unwrap();
+        fs::write(&path, at_home(&machine, &document(name))).unwrap();
         let checked = run(&["check-config", "--config", &path]);
         assert!(checked.status.success(), "{name}: {}", checked.describe());
-        // Nobody serves MongoDB here.
-        let said = run(&["serve", "--config", &path, "--listen", "127.0.0.1:0"]).failure(1).unwrap();
-        assert!(said.contains("opening the catalog mongodb://"), "{name}: {said}");
+        let listen = format!("127.0.0.1:{}", unused_port());
+        let words = ["serve", "--config", &path, "--listen", &listen];
+        if is_served {
+            let words = [&[program.as_str()], &words[..]].concat();
+            let mut serving = machine.sandbox.root().spawn(&words).unwrap();
+            let begun = Instant::now();
+            let ready = loop {
+                match request(&listen, "GET", "/readyz", &[], b"") {
+                    Ok(answer) => break answer,
+                    Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{name}: {error:#}"),
+                }
+                assert!(serving.try_wait().unwrap().is_none(), "{name}: the gateway ended");
+                std::thread::sleep(Duration::from_millis(50));
+            };
+            let ready: Value = serde_json::from_slice(&ready.body).unwrap();
+            assert_eq!(
+                (&ready["catalog"], &ready["images"]),
+                (&json!(true), &json!(true)),
+                "{name}: {ready}"
+            );
+            serving.kill().unwrap();
+            serving.wait().unwrap();
+        } else {
+            let said = run(&words).failure(1).unwrap();
+            assert!(said.contains("opening the catalog mongodb://"), "{name}: {said}");
+        }
     }
+    drop(mongo);
     machine.finish();
+}
+
+/// The pull of the original's manual, word for word.
+#[test]
+fn the_documented_pull_of_a_tag_with_dashes_works_on_a_catalog_in_mongodb() {
+    let built = Image::new(vec![Layer::new(shell_image())]).build().unwrap();
+    let mongo = Mongo::start(0).unwrap();
+    let mut site = Site::with(|sandbox| {
+        let registry = sandbox.registry(RegistryOptions::default()).unwrap();
+        sandbox.push(&registry, &built, "biocontainers/barrnap", "0.9--3").unwrap();
+        let elsewhere = sandbox.registry(RegistryOptions::default()).unwrap();
+        let quay = Location { name: "quay.io".to_owned(), ..local(&registry.url) };
+        let uri = json!(format!("mongodb://127.0.0.1:{}/Shifter", mongo.port));
+        let more = Map::from_iter([("DatabaseURI".to_owned(), uri)]);
+        GatewayOptions { locations: vec![local(&elsewhere.url), quay], more, ..GatewayOptions::default() }
+    });
+    let image = "quay.io/biocontainers/barrnap:0.9--3";
+    site.shifterimg("alice", &["pull", image]).success().unwrap();
+    // What a restart does not take along is not in memory alone.
+    site.sandbox.stop(site.gateway.daemon).unwrap();
+    site.sandbox.restart(&mut site.gateway).unwrap();
+    let images = site.shifterimg("bob", &["images"]).success().unwrap();
+    assert!(images.contains(image), "{images}");
+    assert_eq!(site.shifterimg("bob", &["lookup", image]).success().unwrap().trim(), built.id());
+    assert_eq!(site.run("bob", image, &["echo", "runs"]).success().unwrap(), "runs\n");
+    site.sandbox.stop(site.gateway.daemon).unwrap();
+    drop(mongo);
+    site.finish();
+}
+
+fn unused_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

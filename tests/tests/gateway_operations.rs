@@ -5,96 +5,14 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use common::operated::{Operated as _, age, image, site};
 use common::site::{Site, local, names};
 use serde_json::{Value, json};
-use shifter_tests::fixture::{Built, Image, Layer, dir, file, request, shell_entries};
-use shifter_tests::harness::{DaemonId, GatewayOptions, Location, Outcome, RegistryOptions};
-
-fn image(content: &str) -> Built {
-    let mut entries = vec![dir("."), dir("bin"), dir("etc"), file("etc/word", content)];
-    entries.extend(shell_entries("bin").unwrap());
-    Image::new(vec![Layer::new(entries)]).build().unwrap()
-}
-
-/// A site whose registry has these tags of `app`, and `app` of `private` with a password.
-fn site(tags: &[(&str, &Built)]) -> Site {
-    Site::new(|sandbox| {
-        let registry = sandbox.registry(RegistryOptions::default()).unwrap();
-        for (tag, built) in tags {
-            sandbox.push(&registry, built, "app", tag).unwrap();
-        }
-        vec![local(&registry.url)]
-    })
-}
-
-/// What these tests do with a site's gateway.
-trait Operated {
-    fn get(&self, path: &str) -> (u16, String);
-    fn change(&self, change: impl FnOnce(&mut Value));
-    fn reload(&self, until: &str) -> String;
-    fn reload_of(&self, daemon: DaemonId, until: &str) -> String;
-    fn command(&self, words: &[&str]) -> Outcome;
-    fn log(&self) -> String;
-    fn file(&self, built: &Built, end: &str) -> PathBuf;
-}
-
-impl Operated for Site {
-    fn get(&self, path: &str) -> (u16, String) {
-        let answer = request(&self.gateway.authority, "GET", path, &[], b"").unwrap();
-        (answer.status, answer.text())
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Value)) {
-        let mut document: Value = serde_json::from_slice(&fs::read(&self.gateway.config).unwrap()).unwrap();
-        change(&mut document);
-        fs::write(&self.gateway.config, document.to_string()).unwrap();
-    }
-
-    /// SIGHUP; returns what the log has more once it says `until`.
-    fn reload(&self, until: &str) -> String {
-        self.reload_of(self.gateway.daemon, until)
-    }
-
-    fn reload_of(&self, daemon: DaemonId, until: &str) -> String {
-        let before = self.sandbox.log(daemon).len();
-        let pid = self.sandbox.pid(daemon).unwrap().to_string();
-        self.sandbox.root().run(&["kill", "-HUP", &pid]).unwrap().success().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let more = self.sandbox.log(daemon)[before..].to_owned();
-            if more.contains(until) {
-                return more;
-            }
-            assert!(Instant::now() < deadline, "no \"{until}\" in {more}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// `shifter-imagegw WORDS` as root, with the gateway's configuration.
-    fn command(&self, words: &[&str]) -> Outcome {
-        let program = self.sandbox.program("shifter-imagegw").unwrap().display().to_string();
-        let config = self.gateway.config.display().to_string();
-        let all = [&[program.as_str(), words[0], "--config", &config], &words[1..]].concat();
-        self.sandbox.root().run(&all).unwrap()
-    }
-
-    fn log(&self) -> String {
-        self.sandbox.log(self.gateway.daemon)
-    }
-
-    fn file(&self, built: &Built, end: &str) -> PathBuf {
-        self.gateway.images.join(format!("{}.{end}", built.id()))
-    }
-}
-
-/// Makes a file look as if it had been written long ago.
-fn age(path: &Path) {
-    let then = std::time::SystemTime::now() - Duration::from_secs(100_000);
-    fs::File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
-}
+use shifter_tests::fixture::request;
+use shifter_tests::harness::{GatewayOptions, Location, RegistryOptions};
 
 #[test]
 fn a_reload_takes_new_locations_and_limits_and_a_broken_file_changes_nothing() {
@@ -201,6 +119,14 @@ fn health_and_metrics_need_no_credential_and_name_no_image_user_or_path() {
         "shifter_ready 1",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
+    }
+    let document: Value = serde_json::from_str(&site.get("/api/openapi.json").1).unwrap();
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert!(document["paths"][path]["get"].is_object(), "{path} is not in the document");
+        let refused = request(&site.gateway.authority, "POST", path, &[], b"").unwrap();
+        let sentence: Value = serde_json::from_slice(&refused.body).unwrap();
+        assert_eq!((refused.status, &sentence["status"]), (405, &json!(405)), "{path}: {sentence}");
+        assert_eq!(request(&site.gateway.authority, "HEAD", path, &[], b"").unwrap().status, 200, "{path}");
     }
     assert_eq!(site.get("/api/list/testsystem").0, 401);
     assert!(site.get("/metrics").1.contains("shifter_munge_failures_total{kind=\"refused\"} 1\n"));
@@ -540,46 +466,5 @@ fn check_config_says_all_that_is_wrong_and_what_is_open() {
     }
     assert_eq!(site.command(&["check-config", "--nothing"]).status.code(), Some(2));
     site.sandbox.stop(site.gateway.daemon).unwrap();
-    site.finish();
-}
-
-#[test]
-fn systemd_hears_of_start_reload_and_end() {
-    let mut site = site(&[]);
-    let directory = site.sandbox.new_directory("notify").unwrap();
-    let path = directory.join("notify");
-    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let hear = || {
-        let mut bytes = [0; 256];
-        let length = socket.recv(&mut bytes).unwrap();
-        String::from_utf8(bytes[..length].to_vec()).unwrap()
-    };
-    // Messages between watchdog pings.
-    let hear_word = || loop {
-        let word = hear();
-        if word != "WATCHDOG=1" {
-            return word;
-        }
-    };
-    site.sandbox.stop(site.gateway.daemon).unwrap();
-    site.gateway.environment = vec![
-        ("NOTIFY_SOCKET".to_owned(), path.display().to_string()),
-        ("WATCHDOG_USEC".to_owned(), "200000".to_owned()),
-    ];
-    site.sandbox.restart(&mut site.gateway).unwrap();
-    assert_eq!(hear_word(), "READY=1");
-    let begun = Instant::now();
-    for _ in 0..5 {
-        assert_eq!(hear(), "WATCHDOG=1");
-    }
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    site.reload("the configuration was read again");
-    let word = hear_word();
-    assert!(word.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{word}");
-    assert_eq!(hear_word(), "READY=1");
-    site.sandbox.stop(site.gateway.daemon).unwrap();
-    assert_eq!(hear_word(), "STOPPING=1");
     site.finish();
 }

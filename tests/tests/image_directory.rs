@@ -83,6 +83,7 @@ fn a_gateway_keeps_images_on_a_file_system_that_refuses_root() {
     site.finish();
 }
 
+/// ST47.
 #[test]
 fn a_quota_on_the_image_directory_is_said_and_leaves_nothing() {
     let (one, two) = (image(1), image(2));

@@ -107,34 +107,45 @@ fn every_kind_of_file_is_imported_by_path_and_by_upload() {
     sif[4297..4301].copy_from_slice(&1_u32.to_le_bytes());
     sif[4301..4305].copy_from_slice(&2_u32.to_le_bytes());
     sif.extend(image);
-    fs::write("/home/alice/app.sif", sif).unwrap();
+    for (way, mark) in [("sent", 1), ("read", 2)] {
+        // Somewhere in its times: two files, one image.
+        sif[80] = mark;
+        fs::write(format!("/home/alice/{way}.sif"), &sif).unwrap();
+    }
     run(
         &site,
-        "cd /home; for kind in tar oci docker; do cp -a plain.tree $kind.tree; printf $kind >$kind.tree/etc/word; done
-         tar -C tar.tree -czf alice/tar.tgz .
+        "cd /home; for way in sent read; do
+         for kind in tar oci docker; do
+         rm -rf $kind.tree; cp -a plain.tree $kind.tree; printf $kind-$way >$kind.tree/etc/word; done
+         tar -C tar.tree -czf alice/$way.tgz .
+         rm -rf oci.layout oci.bundle
          umoci init --layout oci.layout; umoci new --image oci.layout:x; umoci unpack --image oci.layout:x oci.bundle
          cp -a oci.tree/. oci.bundle/rootfs/; umoci repack --image oci.layout:x oci.bundle >/dev/null
-         umoci config --image oci.layout:x --config.env FROM=oci; tar -C oci.layout -cf alice/oci.tar .
+         umoci config --image oci.layout:x --config.env FROM=oci; tar -C oci.layout -cf alice/$way.oci .
          cp -a docker.tree/etc/word oci.bundle/rootfs/etc/word; umoci repack --image oci.layout:y oci.bundle >/dev/null
-         skopeo --insecure-policy copy -q oci:oci.layout:y docker-archive:alice/docker.tar:y:1",
+         skopeo --insecure-policy copy -q oci:oci.layout:y docker-archive:alice/$way.docker:y:1
+         done",
     );
-    for (file, format, expected) in [
-        ("app.sif", "sif", "plain"),
-        ("tar.tgz", "tar", "tar"),
-        ("oci.tar", "oci-archive", "oci"),
-        ("docker.tar", "docker-archive", "docker"),
+    for (end, format, expected) in [
+        ("sif", "sif", "plain"),
+        ("tgz", "tar", "tar-"),
+        ("oci", "oci-archive", "oci-"),
+        ("docker", "docker-archive", "docker-"),
     ] {
-        let path = format!("/home/alice/{file}");
-        give(&path, 0o600);
-        // Which the gateway's own account cannot read.
-        let refused =
-            site.shifterimg("alice", &["import", "--format", format, &path, "custom:no"]).failure(1);
-        assert!(refused.unwrap().contains("the image gateway cannot read"), "{file}");
-        let name = format!("custom:{format}:1");
-        site.shifterimg("alice", &["import", "--upload", "--format", format, &path, &name])
-            .success()
-            .unwrap();
-        assert_eq!(word(&site, "bob", &name), expected, "{file}");
+        for (way, mode, how) in [("sent", 0o600, &["--upload"][..]), ("read", 0o644, &[])] {
+            let path = format!("/home/alice/{way}.{end}");
+            give(&path, 0o600);
+            // Which the gateway's own account cannot read.
+            let refused =
+                site.shifterimg("alice", &["import", "--format", format, &path, "custom:no"]).failure(1);
+            assert!(refused.unwrap().contains("the image gateway cannot read"), "{path}");
+            give(&path, mode);
+            let name = format!("custom:{format}:{way}");
+            let words = [&["import", "--format", format], how, &[path.as_str(), &name]].concat();
+            site.shifterimg("alice", &words).success().unwrap();
+            let expected = if end == "sif" { expected.to_owned() } else { format!("{expected}{way}") };
+            assert_eq!(word(&site, "bob", &name), expected, "{path}");
+        }
     }
     assert_eq!(site.expansions(), [""; 0], "nothing is left in scratch space");
     site.finish();

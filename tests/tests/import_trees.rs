@@ -89,6 +89,42 @@ fn a_directory_becomes_an_image_as_its_files_in_a_layer_would() {
 }
 
 #[test]
+fn an_oci_layout_as_a_directory_becomes_the_image_that_it_holds() {
+    let site = site(&[]);
+    tree("/home/alice/root", "layout");
+    run(
+        &site,
+        "cd /home/alice; umoci init --layout oci; umoci new --image oci:x; umoci unpack --image oci:x bundle
+         cp -a root/. bundle/rootfs/; umoci repack --image oci:x bundle >/dev/null
+         umoci config --image oci:x --config.env FROM=layout
+         mkdir almost; cp -a oci/oci-layout oci/index.json root/. almost/
+         chmod -R a+rX oci almost; chown -R alice: oci almost",
+    );
+    let import = |at: &str, name: &str| {
+        let words = ["import", "--format", "directory", at, name];
+        site.shifterimg("alice", &words)
+    };
+    let sh = |image: &str, script: &str| {
+        let image = format!("--image={image}");
+        let words = ["shifter", &image, "--", "sh", "-c", script];
+        site.sandbox.user("bob").unwrap().run(&words).unwrap().success().unwrap()
+    };
+    import("/home/alice/oci", "custom:oci:1").success().unwrap();
+    assert_eq!(
+        sh("custom:oci:1", "cat /etc/word; echo \" $FROM\"; ls -d /blobs /oci-layout 2>&-; :"),
+        "layout layout\n"
+    );
+    // A root file system that has files of such names is one all the same.
+    import("/home/alice/almost", "custom:almost:1").success().unwrap();
+    assert_eq!(sh("custom:almost:1", "cat /etc/word; ls -d /oci-layout"), "layout/oci-layout\n");
+    run(&site, "cd /home/alice; rm -r oci/blobs/*; ls -d oci/blobs");
+    let broken = import("/home/alice/oci", "custom:oci:2");
+    assert!(!broken.status.success(), "{}", broken.describe());
+    assert_eq!(site.expansions(), [""; 0], "nothing is left in scratch space");
+    site.finish();
+}
+
+#[test]
 fn of_a_directory_nobody_gets_what_they_could_not_read() {
     let site = site(&[("ImportPaths", json!(["/home"]))]);
     for name in ["whole", "partly", "odd"] {

@@ -77,6 +77,10 @@ fn images_leave_come_back_and_belong_to_who_pulled_them() {
     assert_eq!((&newest[0]["user"], &newest[0]["uid"]), (&json!("bob"), &json!(4202)), "{newest}");
     assert_eq!((&newest[0]["id"], &newest[0]["tag"]), (&json!(b.id()), &json!("local/b:1")), "{newest}");
     assert_eq!(told(&site, "alice", "GET", "/api/metrics/testsystem/"), json!([]));
+    assert_eq!(ask(&site, "alice", "GET", "/api/metrics/testsystem/?strict=1").0, 403);
+    let denied = site.shifterimg("alice", &["metrics"]);
+    assert!(denied.err().contains("only administrators"), "{}", denied.describe());
+    denied.failure(4).unwrap();
 
     let expire = "/api/expire/testsystem/docker/local%2Fa%3A1/";
     assert_eq!(told(&site, "alice", "GET", expire), json!({"status": false}));

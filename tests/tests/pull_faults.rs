@@ -118,6 +118,7 @@ fn a_pull_that_fails_in_the_middle_says_why_changes_nothing_and_can_be_tried_aga
     site.finish();
 }
 
+/// ST45.
 #[test]
 fn a_registry_that_stalls_holds_up_nobody_elses_users() {
     let (slow, quick) = (small(1), small(2));

@@ -227,6 +227,7 @@ fn a_converter_dies_with_its_gateway_and_alone_it_fails_one_pull() {
     play.site.finish();
 }
 
+/// ST46.
 #[test]
 fn killed_between_image_record_and_catalog_the_gateway_goes_on() {
     let mut play = Play::new();
@@ -269,6 +270,7 @@ fn killed_between_image_record_and_catalog_the_gateway_goes_on() {
     play.site.finish();
 }
 
+/// ST46.
 #[test]
 fn killed_at_any_moment_the_gateway_goes_on() {
     let mut play = Play::new();

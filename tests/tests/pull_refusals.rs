@@ -28,6 +28,7 @@ fn site_at(server: &Server) -> Site {
     Site::new(|_| vec![local(&url)])
 }
 
+/// ST45.
 #[test]
 fn a_registry_that_lies_or_breaks_off_is_found_out() {
     let built = busybox_image().unwrap();
@@ -105,6 +106,7 @@ fn a_gateway_that_is_down_is_one_sentence() {
     site.finish();
 }
 
+/// ST47.
 #[test]
 fn a_full_disk_is_said_and_leaves_nothing() {
     let built = busybox_image().unwrap();

@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::backup::backup;
-use crate::front::Front;
+use crate::http::Service;
 use crate::live::Live;
 use crate::reconcile::{self, Orders, Scope};
 
@@ -37,7 +37,7 @@ pub(crate) struct Answer {
 
 /// What the socket's server works with.
 pub(crate) struct Desk {
-    pub(crate) front: Arc<Front>,
+    pub(crate) service: Arc<Service>,
     pub(crate) config: Live,
     pub(crate) gateway_uid: u32,
 }
@@ -56,10 +56,10 @@ pub(crate) async fn serve(listener: UnixListener, desk: Arc<Desk>) {
 }
 
 async fn attend(mut stream: UnixStream, desk: Arc<Desk>) {
-    let peer = stream.peer_cred().map(|peer| peer.uid());
-    if !peer.as_ref().is_ok_and(|uid| *uid == 0 || *uid == desk.gateway_uid) {
-        return tracing::warn!(uid = peer.ok(), "somebody else connected to the administrators' socket");
-    }
+    let peer = stream.peer_cred().map(|peer| peer.uid()).ok();
+    let Some(peer) = peer.filter(|uid| *uid == 0 || *uid == desk.gateway_uid) else {
+        return tracing::warn!(uid = peer, "somebody else connected to the administrators' socket");
+    };
     let mut line = String::new();
     let mut input = tokio::io::BufReader::new((&mut stream).take(LONGEST));
     if input.read_line(&mut line).await.is_err() {
@@ -68,8 +68,8 @@ async fn attend(mut stream: UnixStream, desk: Arc<Desk>) {
     drop(input);
     let answer = match serde_json::from_str(&line) {
         Ok(question) => {
-            tracing::info!(uid = peer.ok(), ?question, "an administrator asks");
-            desk.answer(&question).await.unwrap_or_else(|error| failed(&error))
+            tracing::info!(uid = peer, ?question, "an administrator asks");
+            desk.answer(&question, peer).await.unwrap_or_else(|error| failed(&error))
         }
         Err(error) => failed(&anyhow::anyhow!("the question was not understood: {error}")),
     };
@@ -85,11 +85,11 @@ fn failed(error: &anyhow::Error) -> Answer {
 }
 
 impl Desk {
-    async fn answer(&self, question: &Question) -> anyhow::Result<Answer> {
-        let api = &self.front.service.api;
+    async fn answer(&self, question: &Question, asker: u32) -> anyhow::Result<Answer> {
+        let api = &self.service.api;
         Ok(match question {
             Question::Ready => {
-                let found = self.front.readiness.get().await;
+                let found = self.service.probes.readiness.get().await;
                 Answer { lines: found.sentences().cloned().collect(), is_well: found.is_ready() }
             }
             Question::Backup { file } => {
@@ -101,6 +101,7 @@ impl Desk {
                     config: self.config.now(),
                     catalog: &*api.catalog,
                     gateway_uid: self.gateway_uid,
+                    asker,
                     puller: Some(api.jobs.puller()),
                 };
                 reconcile::run(&scope, orders).await?

@@ -62,6 +62,26 @@ pub(crate) fn granted(grant: &Grant) {
     .note();
 }
 
+/// The gateway removed an image of its own accord.
+pub(crate) fn expired(system: &str, id: &str, why: &str) {
+    Decision { action: "expired", system, digest: id, allowed: true, why, ..Decision::default() }.note();
+}
+
+/// An administrator's `reconcile` changed what the catalog or the directories of these systems have of an image.
+pub(crate) fn reconciled(uid: u32, systems: &str, id: &str, why: &str) {
+    let uid = Some(uid);
+    Decision {
+        action: "reconcile",
+        uid,
+        system: systems,
+        digest: id,
+        allowed: true,
+        why,
+        ..Decision::default()
+    }
+    .note();
+}
+
 /// A pull ended without a grant.
 pub(crate) fn not_granted(job: &Job, why: &str) {
     let (key, uid, gid) = (&job.key, Some(job.uid), Some(job.gid));

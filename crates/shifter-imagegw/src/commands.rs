@@ -3,12 +3,16 @@
 //!
 //! Exit status: 0 all is well, 1 it is not (something was found and left, or could not be done), 2 wrong words.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::admin::{self, Answer, Question};
+use crate::audit::AuditLog;
 use crate::backup::{backup, other_tool};
 use crate::catalog::{self, Place, Purpose};
 use crate::config::Config;
@@ -64,10 +68,11 @@ impl Reconcile {
                 file.display()
             );
         }
-        wait_for(async {
+        wait_for(config.audit_log.as_deref(), async {
             let catalog = open(&config).await?;
             let gateway_uid = serve::own_uid()?;
-            let scope = Scope { config: &config, catalog: &*catalog, gateway_uid, puller: None };
+            let scope =
+                Scope { config: &config, catalog: &*catalog, gateway_uid, asker: gateway_uid, puller: None };
             let answer = reconcile::run(&scope, &orders).await;
             catalog.close().await;
             told(answer?)
@@ -84,7 +89,7 @@ impl Backup {
         let file = std::path::absolute(&self.file).context("the file's name cannot be used")?;
         let answer = match running(&config, &Question::Backup { file: file.clone() })? {
             Some(answer) => answer,
-            None => wait_for(async {
+            None => wait_for(None, async {
                 let catalog = open(&config).await?;
                 let made = backup(&*catalog, &file).await;
                 catalog.close().await;
@@ -141,7 +146,13 @@ async fn open(config: &Config) -> anyhow::Result<std::sync::Arc<dyn catalog::Cat
     catalog::open(&config.database, Purpose::Look).await?.ok_or_else(missing)
 }
 
-fn wait_for<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).init();
+/// Does it here, with warnings on stderr and decisions in the audit log's file, where there is one.
+fn wait_for<T>(audit_log: Option<&Path>, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let opened = audit_log.map(|path| {
+        AuditLog::open(path).with_context(|| format!("opening AuditLog {} failed", path.display()))
+    });
+    let (audit_log, _flush) = opened.transpose()?.unzip();
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(log.with_filter(EnvFilter::new("warn"))).with(audit_log).init();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }

@@ -8,7 +8,7 @@ use shifter_api::wire::ServiceStatus;
 
 use crate::api::manage::{Manage, Verb};
 use crate::filter::Filter;
-use crate::http::{Ask, Outcome, Problem, json, text};
+use crate::http::{Ask, Outcome, Problem, Service, answer, json, text};
 use crate::openapi;
 use crate::waiting::{Pulled, Wait};
 
@@ -32,6 +32,21 @@ fn about(id: Option<&str>, mut response: Response) -> Response {
 
 pub(crate) async fn root() -> Answer {
     Ok(text("{lookup,pull,expire,list}"))
+}
+
+pub(crate) async fn health() -> Answer {
+    Ok(text("ok\n"))
+}
+
+pub(crate) async fn ready(service: &Service) -> Answer {
+    let found = service.probes.readiness.get().await;
+    let status = if found.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok(json(status, &found.to_json()))
+}
+
+pub(crate) async fn prometheus(service: &Service) -> Answer {
+    let body = service.probes.metrics(&service.api).await;
+    Ok(answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body.into_bytes()))
 }
 
 pub(crate) async fn status() -> Answer {
@@ -129,9 +144,13 @@ pub(crate) async fn manage(ask: &Ask<'_>, verb: Verb) -> Answer {
     let name = (!names.itype.is_empty()).then_some((names.itype, names.tag));
     let wanted = Manage { verb, system: names.system, name };
     let api = &ask.service.api;
-    let (value, denied) = api.manage(&wanted, ask.platform, &ask.query, ask.caller()?).await?;
+    let mut digest = None;
+    let managed = api.manage(&wanted, ask.platform, &ask.query, ask.caller()?, &mut digest).await;
+    let (value, denied) = match managed {
+        Ok(managed) => managed,
+        Err(refusal) => return Err(Problem::from(refusal).about(digest)),
+    };
     let mut response = ok(&value);
-    let digest = value["id"].as_str().map(str::to_owned);
     response.extensions_mut().insert(Outcome { digest, denied: denied.map(str::to_owned) });
     Ok(response)
 }

@@ -39,11 +39,10 @@ impl Found {
     }
 
     /// The body of `/readyz`.
-    pub(crate) fn to_json(&self) -> String {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         let (catalog, images, munge) =
             (self.catalog.is_empty(), self.images.is_empty(), self.munge.is_empty());
         serde_json::json!({"ready": self.is_ready(), "catalog": catalog, "images": images, "munge": munge})
-            .to_string()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header, request};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header, request};
 use axum::response::Response;
 use serde::Serialize;
 use shifter_api::wire::ErrorBody;
@@ -19,9 +19,10 @@ use crate::audit::Decision;
 use crate::auth::{AuthError, Authenticator, Caller};
 use crate::config::Platform;
 use crate::convert::sentence;
+use crate::front::Probes;
 use crate::prometheus::METRICS;
 use crate::route::{self, Names, Query, RouteError};
-use crate::routes::{FILE, Run, Who};
+use crate::routes::{FILE, Route, Run, Who};
 
 /// Longest request body, bytes.
 pub(crate) const LONGEST_BODY: usize = 64 << 10;
@@ -42,6 +43,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) struct Service {
     pub(crate) api: Api,
     pub(crate) authenticator: Authenticator,
+    pub(crate) probes: Probes,
 }
 
 /// The API without what stands before it: everything falls through to one handler.
@@ -102,6 +104,11 @@ impl Problem {
         Problem { status, error: error.into(), allow: None, digest: None, why: None }
     }
 
+    /// For the audit log: the image that the request was about.
+    pub(crate) fn about(self, digest: Option<String>) -> Problem {
+        Problem { digest: self.digest.or(digest), ..self }
+    }
+
     pub(crate) fn unprocessable(error: impl Into<String>) -> Problem {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error)
     }
@@ -132,11 +139,15 @@ pub(crate) async fn handle(State(service): State<Arc<Service>>, request: Request
         }
         refuse(&problem, &target)
     });
-    // The path names images, never credentials; headers, parameters and bodies are not logged.
-    tracing::info!(
-        target: "access", request = id, method = %parts.method, path = target, uid = known.uid,
-        status = status.as_u16(), ms = begun.elapsed().as_secs_f64() * 1000.0
-    );
+    // Probes come every few seconds.
+    let is_probe = status.is_success() && matches!(known.action, "health" | "ready" | "prometheus");
+    if !is_probe {
+        // The path names images, never credentials; headers, parameters and bodies are not logged.
+        tracing::info!(
+            target: "access", request = id, method = %parts.method, path = target, uid = known.uid,
+            status = status.as_u16(), ms = begun.elapsed().as_secs_f64() * 1000.0
+        );
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -191,7 +202,11 @@ async fn respond(
     let path = route::decode(parts.uri.path())?;
     let query = Query::parse(parts.uri.query())?;
     let found = route::find(&path)?;
-    let Some(route) = found.routes.iter().find(|route| route.method == parts.method.as_str()) else {
+    let is_meant = |route: &&&Route| {
+        let is_head = parts.method == Method::HEAD && matches!(route.run, Run::Open(_));
+        route.method == parts.method.as_str() || (is_head && route.method == "GET")
+    };
+    let Some(route) = found.routes.iter().find(is_meant) else {
         let methods: Vec<&str> = found.routes.iter().map(|route| route.method).collect();
         let error = format!("this route answers to {} only", methods.join(" and "));
         let allow = Some(methods.join(", "));
@@ -295,11 +310,13 @@ impl From<Refusal> for Problem {
             Refusal::NoImage | Refusal::Denied(_) | Refusal::NoJob => StatusCode::NOT_FOUND,
             Refusal::Conflict(_) => StatusCode::CONFLICT,
             Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
-            Refusal::Files(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Refusal::Files(error) if !error.is_passing() => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::TooOften => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Catalog(error) if !error.is_passing() => StatusCode::INTERNAL_SERVER_ERROR,
-            Refusal::Busy | Refusal::NoRoom | Refusal::Catalog(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Busy | Refusal::NoRoom | Refusal::Files(_) | Refusal::Catalog(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         };
         let problem = Problem::new(status, sentence(&refusal));
         match refusal {
@@ -349,7 +366,7 @@ pub(crate) fn text(line: &'static str) -> Response {
     answer(StatusCode::OK, "text/plain", line.into())
 }
 
-fn answer(status: StatusCode, content_type: &'static str, bytes: Vec<u8>) -> Response {
+pub(crate) fn answer(status: StatusCode, content_type: &'static str, bytes: Vec<u8>) -> Response {
     let length = HeaderValue::from(bytes.len());
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = status;

@@ -10,12 +10,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit;
 use crate::catalog::{Catalog, CatalogError, LEASE, Record, State, Turn};
 use crate::config::Platform;
 use crate::convert::sentence;
 use crate::jobs::Jobs;
 use crate::live::Live;
-use crate::model::{Grant, TagKey, now};
+use crate::model::{Grant, Image, TagKey, now};
 use crate::pull::PullError;
 use crate::uses::{KEPT, Uses};
 
@@ -42,6 +43,28 @@ enum Why {
     Asked,
     /// Only if its expiration is not later than this by now.
     UnusedSince(f64),
+    /// Likewise, as its directory holds too much.
+    NoRoom(f64),
+}
+
+impl Why {
+    /// The expiration that an image may have at most.
+    fn if_expired_by(self) -> Option<f64> {
+        match self {
+            Why::Asked => None,
+            Why::UnusedSince(time) | Why::NoRoom(time) => Some(time),
+        }
+    }
+
+    /// Tells the audit log of what nobody asked for by name.
+    fn note(self, image: &Image) {
+        let why = match self {
+            Why::Asked => return,
+            Why::UnusedSince(_) => "nobody used it for ImageExpirationTimeout",
+            Why::NoRoom(_) => "the longest unused one, and the images are more than ImageDirSizeLimit allows",
+        };
+        audit::expired(&image.system, &image.id, why);
+    }
 }
 
 /// Why it could not be done.
@@ -228,7 +251,7 @@ impl Keeper {
             if total <= limit {
                 break;
             }
-            let why = Why::UnusedSince(record.image.expiration);
+            let why = Why::NoRoom(record.image.expiration);
             if self.goes(&record, why, wanted, is_dry_run).await? {
                 total -= record.image.size;
                 ids.push(record.image.id);
@@ -276,11 +299,9 @@ impl Keeper {
             if is_wanted(&record, wanted) {
                 return Ok(Outcome::Busy);
             }
-            let if_expired_by = match why {
-                Why::Asked => None,
-                Why::UnusedSince(time) => Some(time),
-            };
+            let if_expired_by = why.if_expired_by();
             if self.begin_removal(&record, if_expired_by).await? {
+                why.note(&record.image);
                 self.finish_removal(platform, system, id).await?;
                 return Ok(Outcome::Done);
             }

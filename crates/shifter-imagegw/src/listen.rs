@@ -209,6 +209,7 @@ mod tests {
         answer
     }
 
+    /// ST42.
     #[tokio::test]
     async fn silent_connections_are_closed_and_give_their_slot_back() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -40,7 +40,7 @@ impl Notifier {
         }
     }
 
-    /// Requests are answered from now on, with this configuration.
+    /// Requests are answered, or pulls worked on, from now on, with this configuration.
     pub(crate) fn ready(&self) {
         self.send("READY=1");
     }

@@ -11,6 +11,9 @@ use crate::routes::{self, FILE, Kind, Route, Who};
 /// Status codes that routes of a system may answer with beside 200, whichever they are.
 const ALWAYS: [u16; 8] = [400, 404, 405, 408, 413, 414, 500, 503];
 
+/// The answer of the one route whose 503 is an answer, too.
+const READINESS: &str = "Readiness";
+
 /// The document.
 pub(crate) fn document() -> &'static Value {
     static DOCUMENT: OnceLock<Value> = OnceLock::new();
@@ -31,7 +34,7 @@ fn write() -> Value {
             "title": "Shifter image gateway",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Paths are the same with and without a slash at their end. Status 200 is the only \
-                success; all others have the same error document."
+                success; all others have the same error document, save 503 of /readyz."
         },
         "paths": paths,
         "components": {
@@ -74,7 +77,9 @@ fn operation(route: &Route) -> Value {
     responses.insert("200".to_owned(), json!({ "description": "Done.", "content": content }));
     let refusals = ALWAYS.iter().chain(route.refusals).chain((route.who != Who::Anyone).then_some(&401));
     for status in refusals {
-        let content = json!({ "application/json": { "schema": reference("Error") } });
+        // Who is not ready says what is missing in the same words.
+        let schema = if route.reply == READINESS && *status == 503 { READINESS } else { "Error" };
+        let content = json!({ "application/json": { "schema": reference(schema) } });
         responses.insert(status.to_string(), json!({ "description": reason(*status), "content": content }));
     }
     let security = match route.who {
@@ -207,6 +212,12 @@ fn schemas() -> Map<String, Value> {
         ),
         ("Status", object(map([("status", text())]))),
         ("Document", json!({ "type": "object" })),
+        (
+            READINESS,
+            object(map(
+                ["ready", "catalog", "images", "munge"].map(|name| (name, json!({ "type": "boolean" })))
+            )),
+        ),
         ("Image", object(image())),
         ("ImageList", list_of("Image")),
         ("Queue", list_of("QueueEntry")),

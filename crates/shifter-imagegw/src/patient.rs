@@ -92,6 +92,7 @@ mod tests {
 
     use super::*;
 
+    /// ST42.
     #[tokio::test]
     async fn who_takes_nothing_loses_the_connection_and_who_is_slow_does_not() {
         let limit = Duration::from_millis(200);

@@ -15,7 +15,7 @@ use crate::model::Job;
 pub(crate) static METRICS: Metrics = Metrics::new();
 
 /// The routes that are told apart; all other targets are `other`.
-const ROUTES: [&str; 22] = [
+const ROUTES: [&str; 23] = [
     "other",
     "root",
     "healthz",
@@ -27,6 +27,7 @@ const ROUTES: [&str; 22] = [
     "queue",
     "lookup",
     "pull",
+    "job",
     "expire",
     "autoexpire",
     "metrics",
@@ -244,13 +245,14 @@ fn about(out: &mut String, name: &str, kind: &str, help: &str) {
 
 /// The route's place in the closed list, from the path as it was sent.
 fn route_of(path: &str) -> usize {
+    let path = path.strip_suffix('/').unwrap_or(path);
     let name = match path {
-        "/" => "root",
+        "" => "root",
         "/healthz" | "/readyz" => path.trim_start_matches('/'),
         "/metrics" => "prometheus",
         _ => path.strip_prefix("/api/").and_then(|rest| rest.split('/').next()).unwrap_or("other"),
     };
-    // The first six are no names of API routes, save status.
+    // The first five are no names of API routes.
     ROUTES
         .iter()
         .position(|route| *route == name)
@@ -261,6 +263,15 @@ fn route_of(path: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_route_of_the_table_is_counted_under_a_name_of_its_own() {
+        for route in crate::routes::all() {
+            for path in [route.path.to_owned(), format!("{}/", route.path.trim_end_matches('/'))] {
+                assert_ne!(route_of(&path), 0, "{path}");
+            }
+        }
+    }
 
     #[test]
     fn names_of_images_users_and_systems_never_become_labels() {

@@ -98,6 +98,16 @@ impl PullError {
         matches!(self, PullError::Registry(error) if error.is_auth())
     }
 
+    /// Whether it may be over in a moment: a database or a host that cannot be reached now.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            PullError::Catalog(error) => error.is_passing(),
+            PullError::Transfer(TransferError::Host { .. } | TransferError::Stopping) => true,
+            PullError::Stopping => true,
+            _ => false,
+        }
+    }
+
     /// Whether another caller would fail in the same way: not where credentials were the matter.
     fn is_everybodys(&self) -> bool {
         match self {

@@ -18,6 +18,7 @@ use self::directory::{Contents, Files};
 use self::place::{Place, places};
 use crate::acl;
 use crate::admin::Answer;
+use crate::audit;
 use crate::catalog::{Catalog, Record};
 use crate::config::Config;
 use crate::model::Grant;
@@ -40,6 +41,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) config: &'a Config,
     pub(crate) catalog: &'a dyn Catalog,
     pub(crate) gateway_uid: u32,
+    /// Who wants it, for the audit log.
+    pub(crate) asker: u32,
     /// Of the running gateway, whose pulls must not come between.
     pub(crate) puller: Option<&'a Puller>,
 }
@@ -53,6 +56,18 @@ enum Fault {
     Meta(Box<Record>, String),
     /// Files of an image that the catalog does not know.
     Orphan(String, Files),
+}
+
+impl Fault {
+    /// The systems and the image that it is about.
+    fn names(&self, place: &Place<'_>) -> (String, String) {
+        match self {
+            Fault::Broken(record, _) | Fault::Meta(record, _) => {
+                (record.image.system.clone(), record.image.id.clone())
+            }
+            Fault::Orphan(id, _) => (place.systems.join(" "), id.clone()),
+        }
+    }
 }
 
 /// What the catalog had of a directory before that was looked through, and after.
@@ -105,7 +120,11 @@ pub(crate) async fn run(scope: &Scope<'_>, orders: &Orders) -> anyhow::Result<An
         }
         for fault in faults(scope, &place, &contents, &records) {
             found += 1;
+            let (systems, id) = fault.names(&place);
             let (line, is_solved) = settle(scope, orders, &place, fault, (knows_nothing, is_empty)).await?;
+            if is_solved {
+                audit::reconciled(scope.asker, &systems, &id, &line);
+            }
             lines.push(line);
             left += usize::from(!is_solved);
         }

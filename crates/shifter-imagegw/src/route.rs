@@ -178,6 +178,7 @@ mod tests {
         assert_eq!(shown, expected.map(str::to_owned), "{target}");
     }
 
+    /// ST42.
     #[test]
     fn targets_and_their_routes() {
         const PULL: &str = "/api/pull/{system}/{itype}/{tag} sysa docker";

@@ -6,6 +6,7 @@
 
 mod images;
 mod manage;
+mod process;
 
 use axum::response::Response;
 use futures_util::future::BoxFuture;
@@ -88,7 +89,7 @@ const fn parameter(name: &'static str, kind: Kind, meaning: &'static str) -> Par
 }
 
 /// All routes, by what they are about.
-const GROUPS: [&[Route]; 2] = [images::ROUTES, manage::ROUTES];
+const GROUPS: [&[Route]; 3] = [images::ROUTES, manage::ROUTES, process::ROUTES];
 
 /// All routes.
 pub(crate) fn all() -> impl Iterator<Item = &'static Route> {

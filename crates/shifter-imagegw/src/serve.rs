@@ -21,8 +21,7 @@ use crate::auth::Authenticator;
 use crate::catalog::{self, Place};
 use crate::config::{Access, Authentication, Config, Endpoint};
 use crate::convert::{self, Converter};
-use crate::front::{self, Front};
-use crate::health::Readiness;
+use crate::front::{self, Probes};
 use crate::http::Service;
 use crate::jobs::Jobs;
 use crate::listen::{self, Limits, Listener, SocketFile};
@@ -55,12 +54,7 @@ pub(crate) async fn serve(
     });
     let config = prepare(config)?;
     let gateway_uid = own_uid()?;
-    if gateway_uid == 0 {
-        tracing::warn!(
-            "the gateway runs as root, whose rights it does not need; give it an account of its own"
-        );
-    }
-    forbid_core_dumps();
+    guard(gateway_uid);
     allow_many_connections();
     let authenticator = Authenticator::new(config.authentication)?;
     let seal = config.seal_key_file.as_deref().map(SealKey::read).transpose()?;
@@ -92,9 +86,9 @@ pub(crate) async fn serve(
     let api = Api::new(config.clone(), catalog.clone(), jobs.clone());
     api.managing.keeper.start(&api.managing.uses);
     let uses = api.managing.uses.clone();
-    let readiness = Readiness::new(config.clone(), catalog.clone());
-    let front = Front::new(Arc::new(Service { api, authenticator }), readiness);
-    let router = front::router(front.clone());
+    let probes = Probes::new(config.clone(), catalog.clone());
+    let service = Arc::new(Service { api, authenticator, probes });
+    let router = front::router(service.clone());
 
     let (stop, _) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
@@ -102,7 +96,7 @@ pub(crate) async fn serve(
         servers.spawn(listen::serve(listener, router.clone(), stop.subscribe(), Limits::default()));
         tracing::info!(address, database = place, "listening");
     }
-    let desk = Arc::new(Desk { front: front.clone(), config: config.clone(), gateway_uid });
+    let desk = Arc::new(Desk { service: service.clone(), config: config.clone(), gateway_uid });
     let desk_open =
         admin.map(|(listener, file)| (AbortOnDrop(tokio::spawn(admin::serve(listener, desk))), file));
     let reloader = Reloader { path, prepare, live: config, tls, set_level };
@@ -114,7 +108,7 @@ pub(crate) async fn serve(
             _ = interrupt.recv() => break tracing::info!("stopping on SIGINT"),
             _ = hangup.recv() => {
                 notifier.reloading();
-                reloader.reload(front.service.api.jobs.puller()).await;
+                reloader.reload(service.api.jobs.puller()).await;
                 notifier.ready();
             }
             () = notifier.live() => {}
@@ -132,7 +126,7 @@ pub(crate) async fn serve(
         tracing::warn!("some connections did not end in time");
     }
     // What clients hung up on.
-    front.service.api.jobs.puller().whole().ended(DRAIN).await;
+    service.api.jobs.puller().whole().ended(DRAIN).await;
     uses.close().await;
     // Before the catalog's lock is free: the next process has a socket of this name.
     drop(desk_open);
@@ -191,8 +185,13 @@ pub(crate) fn check_making(config: &Config) -> anyhow::Result<()> {
     transfer::check(config).map_err(anyhow::Error::msg)
 }
 
-/// Passwords of callers are in memory, and nowhere else.
-fn forbid_core_dumps() {
+/// Sees to it that passwords of callers, which are in memory, come nowhere else, and warns where we are root.
+pub(crate) fn guard(gateway_uid: u32) {
+    if gateway_uid == 0 {
+        tracing::warn!(
+            "the gateway runs as root, whose rights it does not need; give it an account of its own"
+        );
+    }
     if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
         tracing::warn!(%error, "forbidding core dumps failed");
     }

@@ -32,6 +32,7 @@ use crate::auth::{Authenticator, Caller};
 use crate::catalog::{Place, open_for_use};
 use crate::config::{Authentication, Config};
 use crate::convert::Converter;
+use crate::front::Probes;
 use crate::http::{Service, router};
 use crate::jobs::Jobs;
 use crate::live::Live;
@@ -128,9 +129,10 @@ impl Gateway {
         let puller = Puller::new(config.clone(), catalog.clone(), converter, 999).unwrap();
         let jobs = Jobs::new(catalog.clone(), Arc::new(puller), seal);
         jobs.recover().await.unwrap();
+        let probes = Probes::new(config.clone(), catalog.clone());
         let api = Api::new(config, catalog, jobs);
         let authenticator = Authenticator::new(Authentication::Mock).unwrap();
-        Gateway { service: Arc::new(Service { api, authenticator }), dir: dir.to_owned() }
+        Gateway { service: Arc::new(Service { api, authenticator, probes }), dir: dir.to_owned() }
     }
 
     pub(crate) fn api(&self) -> &Api {

@@ -2,9 +2,9 @@
 //! come by the catalog, and so does their end.
 //!
 //! Any number of these may run, on any hosts that have the image directories mounted. On SIGTERM what is unfinished is
-//! given back, so that another one goes on with it at once. SIGHUP reads the configuration again, as for `serve`.
+//! given back, so that another one goes on with it at once. SIGHUP reads the configuration again, and systemd is told of it
+//! all, as for `serve`. There is no health or metrics of its own.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,10 +16,11 @@ use crate::config::Config;
 use crate::convert::Converter;
 use crate::jobs::Jobs;
 use crate::live::Live;
+use crate::notify::Notifier;
 use crate::pull::Puller;
 use crate::reload::{Prepare, Reloader, SetLevel};
 use crate::seal::SealKey;
-use crate::serve::{check_making, prepare_directories};
+use crate::serve::{check_making, guard, own_uid, prepare_directories};
 
 /// Threads where neither the command line nor the configuration says a number above 0.
 const THREADS: usize = 4;
@@ -40,6 +41,8 @@ pub(crate) async fn work(
         Ok(config)
     });
     let config = prepare(config)?;
+    let gateway_uid = own_uid()?;
+    guard(gateway_uid);
     let seal = config.seal_key_file.as_deref().map(SealKey::read).transpose()?;
     if seal.is_none() {
         tracing::warn!(
@@ -52,8 +55,6 @@ pub(crate) async fn work(
     let catalog = catalog::open_for_use(&config.database).await?;
     prepare_directories(&config)?;
     let (place, config) = (config.database.to_string(), Live::new(config));
-    // Our own process directory belongs to our effective uid.
-    let gateway_uid = std::fs::metadata("/proc/self").context("reading /proc/self failed")?.uid();
     let converter = Converter::find().await?.within(config.conversion_time);
     for gap in converter.gaps().await? {
         tracing::warn!("{gap}");
@@ -65,13 +66,21 @@ pub(crate) async fn work(
     let systems = config.platforms.keys().cloned().collect::<Vec<_>>().join(", ");
     tracing::info!(database = place, systems, threads = config.worker_threads, "working");
     let reloader = Reloader { path, prepare, live: config, tls: None, set_level };
+    let notifier = Notifier::from_environment();
+    notifier.ready();
     loop {
         tokio::select! {
             _ = stop_signal.recv() => break tracing::info!("stopping on SIGTERM"),
             _ = interrupt.recv() => break tracing::info!("stopping on SIGINT"),
-            _ = hangup.recv() => reloader.reload(jobs.puller()).await,
+            _ = hangup.recv() => {
+                notifier.reloading();
+                reloader.reload(jobs.puller()).await;
+                notifier.ready();
+            }
+            () = notifier.live() => {}
         }
     }
+    notifier.stopping();
     jobs.stop().await;
     catalog.close().await;
     Ok(())

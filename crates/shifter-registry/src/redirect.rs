@@ -130,6 +130,7 @@ mod tests {
         Location { url: Some(url.to_owned()), trusted_hosts, ..Location::named("x") }.base().unwrap()
     }
 
+    /// ST43.
     #[test]
     fn redirects_lead_only_where_a_registry_may_send_us() {
         for (from, location, expected) in [

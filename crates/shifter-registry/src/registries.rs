@@ -231,6 +231,7 @@ mod tests {
         }
     }
 
+    /// ST44.
     #[test]
     fn a_login_is_for_a_registry_that_the_site_pulls_from() {
         for (allow, deny, name, expected) in [

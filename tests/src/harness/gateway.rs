@@ -97,7 +97,9 @@ impl Sandbox {
         let (config, threads) = (gateway.config.display().to_string(), threads.to_string());
         let words = [&program, "worker", "--config", &config, "--system", SYSTEM, "--threads", &threads];
         let account = accounts::find("gateway")?;
-        let environment = [("HOME", "/home/gateway")];
+        let mut environment = vec![("HOME", "/home/gateway")];
+        let more = gateway.environment.iter();
+        environment.extend(more.map(|(name, value)| (name.as_str(), value.as_str())));
         let ids = (account.uid, account.gid);
         let start = Start { name: "worker", words: &words, ids, environment: &environment };
         self.start_daemon(&start, &|| true)

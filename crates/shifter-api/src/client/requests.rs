@@ -179,10 +179,13 @@ impl<'a> Client<'a> {
         self.ask(&self.request("list the queue", Method::Get, vec!["queue", &self.system]), json)
     }
 
-    /// `GET /api/metrics/SYSTEM/`: the latest lookups, as an administrator; newest last.
+    /// `GET /api/metrics/SYSTEM/`: the latest lookups, newest last. Others than administrators are denied,
+    /// and get an empty list from older gateways.
     pub fn metrics(&self, limit: u64) -> Result<Vec<wire::Lookup>, ClientError> {
         let mut request = self.request("read the metrics", Method::Get, vec!["metrics", &self.system]);
         request.query.push(("limit", limit.to_string()));
+        // Rather than the empty list that old clients are told.
+        request.query.push(("strict", "1".to_owned()));
         self.ask(&request, json)
     }
 

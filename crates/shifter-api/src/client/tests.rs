@@ -189,7 +189,7 @@ fn what_the_original_lacks_is_asked_by_method_path_and_query() {
         ("POST", "/api/pin/sysa/", "?id=a2fb", ""),
         ("GET", "/api/autoexpire/sysa/", "?dry_run=1", ""),
         ("POST", "/api/login/sysa/", "", r#"{"location":"default"}"#),
-        ("GET", "/api/metrics/sysa/", "?limit=3", ""),
+        ("GET", "/api/metrics/sysa/", "?limit=3&strict=1", ""),
     ];
     let requests = server.requests.lock().unwrap();
     for ((request, payload), (method, path, query, body)) in

@@ -22,8 +22,7 @@ use crate::convert::sentence;
 use crate::import::source::Form;
 use crate::import::tree::Tree;
 use crate::model::TagKey;
-use crate::pull::PullError;
-use crate::pull::import::{LARGEST, Origin, Source};
+use crate::pull::import::{ImportError, LARGEST, Origin, Source};
 use crate::route::Query;
 use crate::waiting::Pulled;
 
@@ -86,7 +85,8 @@ impl Api {
         self.check_importer(caller).await?;
         let (wanted, path) = Wanted::of_body(body)?;
         let admitted = self.admit((system, itype, tag), platform, &wanted, caller).await?;
-        let origin = self.place(path, admitted.form, platform, caller).await?;
+        let (origin, form) = self.place(path, admitted.form, platform, caller).await?;
+        let admitted = Admitted { form, ..admitted };
         self.start_import(admitted, origin, None, caller).await
     }
 
@@ -169,23 +169,23 @@ impl Api {
             .map_err(|error| unprocessable(sentence(&error)))?;
         let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag: tag.to_owned() };
         // Asked again when the image is made; this spares sending a file in vain.
-        match self.jobs.puller().check_name(&key, caller.uid).await {
-            Err(PullError::Import(error)) => return Err(Refusal::Conflict(sentence(&error))),
-            other => other.map_err(Refusal::Files)?,
+        if let Some(name) = self.jobs.puller().name_of_others(&key, caller.uid).await? {
+            return Err(Refusal::Conflict(sentence(&ImportError::Named(name))));
         }
         // The file is what credentials are to a pull: in memory, and brought again where it was lost.
         let new = NewJob { key, uid: caller.uid, gid: caller.gid, acl, with_credentials: true };
         Ok(Admitted { new, form, verbatim: wanted.verbatim })
     }
 
-    /// The file on this machine, opened as far as the caller's own reach; or who is to look for it where it is.
+    /// The file on this machine, opened as far as the caller's own reach; or who is to look for it where it is. And what
+    /// it is to be taken as: a directory may be an image's layout.
     async fn place(
         &self,
         path: PathBuf,
         form: Form,
         platform: &Platform,
         caller: &Caller,
-    ) -> Result<Origin, Refusal> {
+    ) -> Result<(Origin, Form), Refusal> {
         let mut gids = self.groups.of(caller.uid).await;
         gids.push(caller.gid);
         let asker = Asker { uid: caller.uid, gids };
@@ -199,14 +199,16 @@ impl Api {
             return Err(Refusal::Unprocessable(why.to_owned()));
         }
         if platform.access == Access::Remote {
-            return Ok(Origin::Host(Request { path, asker, places, limit: LARGEST }));
+            return Ok((Origin::Host(Request { path, asker, places, limit: LARGEST }), form));
         }
         let opened = tokio::task::spawn_blocking(move || match form {
             Form::Directory => {
                 let directory = open_directory(&path, &asker, &places)?;
-                Ok(Origin::Directory(Tree { directory, path, asker, forbidden: places.forbidden }))
+                let tree = Tree { directory, path, asker, forbidden: places.forbidden };
+                let form = if tree.is_oci_layout() { Form::Archive } else { form };
+                Ok((Origin::Directory(tree), form))
             }
-            _ => open(&path, &asker, &places).map(Origin::File),
+            _ => open(&path, &asker, &places).map(|file| (Origin::File(file), form)),
         });
         let opened: Result<_, OpenError> = opened.await.map_err(|_| Refusal::Busy)?;
         opened.map_err(|error| Refusal::Unprocessable(error.to_string()))

@@ -92,27 +92,42 @@ impl From<KeepError> for Refusal {
 
 impl Api {
     /// Any of the routes about images that are there; with the answer, why it is a refusal although its status is 200.
+    /// Whatever comes of it, `about` becomes the image that the request is about, as far as that is known.
     pub(crate) async fn manage(
         &self,
         wanted: &Manage<'_>,
         platform: &Platform,
         query: &Query,
         caller: &Caller,
+        about: &mut Option<String>,
     ) -> Result<(Value, Option<&'static str>), Refusal> {
         let Manage { verb, system, name } = *wanted;
         let (itype, tag) = name.unwrap_or_default();
         let done = |value| Ok((value, None));
         match verb {
-            Verb::Inspect => return done(self.inspect(system, itype, tag, caller).await?),
+            Verb::Inspect => {
+                let value = self.inspect(system, itype, tag, caller).await?;
+                *about = value["id"].as_str().map(str::to_owned);
+                return done(value);
+            }
             Verb::History => return done(self.history(system, itype, tag, caller).await?),
             Verb::Remove if !flag(query, "all")? => {
-                return done(self.give_up(system, itype, tag, caller).await?);
+                return done(self.give_up((system, itype, tag), caller, about).await?);
             }
             _ => {}
         }
+        let named = match verb {
+            Verb::Expire | Verb::Restore | Verb::Pin | Verb::Unpin => id_in(query),
+            _ => Ok(None),
+        };
+        *about = named.as_ref().ok().cloned().flatten();
         if !self.is_admin(platform, caller).await {
             const NO: Option<&str> = Some("not an administrator");
             return match verb {
+                Verb::Metrics if flag(query, "strict")? => {
+                    let why = "only administrators of the image gateway may see who looked images up";
+                    Err(Refusal::Forbidden(why.to_owned()))
+                }
                 Verb::Metrics => Ok((json!([]), NO)),
                 Verb::Remove => {
                     let why =
@@ -122,23 +137,28 @@ impl Api {
                 _ => Ok((json!({ "status": false }), NO)),
             };
         }
-        done(self.administer(wanted, query).await?)
+        named?;
+        done(self.administer(wanted, query, about).await?)
     }
 
     /// What administrators alone may do.
-    async fn administer(&self, wanted: &Manage<'_>, query: &Query) -> Result<Value, Refusal> {
+    async fn administer(
+        &self,
+        wanted: &Manage<'_>,
+        query: &Query,
+        about: &mut Option<String>,
+    ) -> Result<Value, Refusal> {
         let Manage { verb, system, name } = *wanted;
         let (itype, tag) = name.unwrap_or_default();
         let keeper = &self.managing.keeper;
         match verb {
             Verb::Expire => {
-                let id = match (id_in(query)?, name) {
-                    (Some(id), _) => Some(id),
-                    (None, Some(_)) => self.meaning(system, itype, tag).await?,
-                    (None, None) => return Err(no_id()),
-                };
-                let Some(id) = id else { return Ok(json!({ "status": null })) };
-                status(keeper.remove(system, &id).await?)
+                if about.is_none() {
+                    name.ok_or_else(no_id)?;
+                    *about = self.meaning(system, itype, tag).await?;
+                }
+                let Some(id) = about else { return Ok(json!({ "status": null })) };
+                status(keeper.remove(system, id).await?)
             }
             Verb::Autoexpire => {
                 let is_dry_run = flag(query, "dry_run")?;
@@ -149,16 +169,16 @@ impl Api {
                 self.metrics(system, limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(METRICS))
                     .await
             }
-            Verb::Remove => match self.meaning(system, itype, tag).await? {
-                Some(id) => match keeper.remove(system, &id).await? {
+            Verb::Remove => {
+                let id = self.meaning(system, itype, tag).await?.ok_or(Refusal::NoImage)?;
+                match keeper.remove(system, about.insert(id)).await? {
                     Outcome::None => Err(Refusal::NoImage),
                     outcome => status(outcome),
-                },
-                None => Err(Refusal::NoImage),
-            },
+                }
+            }
             Verb::Restore => {
-                let id = id_in(query)?.ok_or_else(no_id)?;
-                let (outcome, has_file) = keeper.restore(system, &id).await?;
+                let id = about.as_deref().ok_or_else(no_id)?;
+                let (outcome, has_file) = keeper.restore(system, id).await?;
                 let mut answer = status(outcome)?;
                 if outcome == Outcome::Done {
                     // Without: the next pull of one of its tags makes it again.
@@ -167,8 +187,8 @@ impl Api {
                 Ok(answer)
             }
             Verb::Pin | Verb::Unpin => {
-                let id = id_in(query)?.ok_or_else(no_id)?;
-                let is_there = keeper.pin(system, &id, verb == Verb::Pin).await?;
+                let id = about.as_deref().ok_or_else(no_id)?;
+                let is_there = keeper.pin(system, id, verb == Verb::Pin).await?;
                 Ok(json!({ "status": is_there.then_some(true) }))
             }
             Verb::Inspect | Verb::History => Err(Refusal::NoImage),
@@ -194,7 +214,12 @@ impl Api {
     }
 
     /// `DELETE image`: the caller's own.
-    async fn give_up(&self, system: &str, itype: &str, tag: &str, caller: &Caller) -> Result<Value, Refusal> {
+    async fn give_up(
+        &self,
+        (system, itype, tag): (&str, &str, &str),
+        caller: &Caller,
+        about: &mut Option<String>,
+    ) -> Result<Value, Refusal> {
         for tag in self.spellings(itype, tag) {
             let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
             let Some((image, grants)) = self.catalog.lookup(&key).await? else { continue };
@@ -202,7 +227,7 @@ impl Api {
             if !grants.iter().any(|grant| grant.puller == caller.uid) {
                 continue;
             }
-            match self.managing.keeper.give_up(&key, &image.id, caller.uid).await? {
+            match self.managing.keeper.give_up(&key, about.insert(image.id), caller.uid).await? {
                 Outcome::None => {}
                 outcome => return status(outcome),
             }

@@ -215,6 +215,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    /// ST47.
     #[test]
     fn files_that_wait_to_be_copied_take_their_room_with_them() {
         let uploads = Uploads::default();

@@ -1,7 +1,9 @@
 //! One suite for every database (`suite`), what only one of them has (`original`, `sqlite`), copying
-//! between all of them (`copying`), and the gateway on servers that come and go (`outage`).
+//! between all of them (`copying`), and the gateway on servers that come and go (`outage`; `asked`
+//! for all that may be asked of it then).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod asked;
 mod copying;
 mod life;
 mod original;

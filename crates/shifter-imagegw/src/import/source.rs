@@ -38,7 +38,7 @@ pub(crate) enum Form {
     Sif,
     /// A root file system as one tar, as `docker export` writes it, packed or not.
     Tar,
-    /// An OCI layout or what `docker save` writes, as a tar.
+    /// An OCI layout or what `docker save` writes, as a tar, or the layout as a directory.
     Archive,
     /// A root file system as a tree of files.
     Directory,

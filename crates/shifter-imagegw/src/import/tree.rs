@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{self, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use shifter_fasthash::hash;
 use shifter_fasthash::open::{Asker, Verdict, identity, judge, reopen};
@@ -28,6 +28,18 @@ pub(crate) struct Tree {
     pub(crate) asker: Asker,
     /// Directories that must not be below it.
     pub(crate) forbidden: Vec<PathBuf>,
+}
+
+impl Tree {
+    /// Whether it is no root file system but an image as an OCI layout (image-spec image-layout.md).
+    pub(crate) fn is_oci_layout(&self) -> bool {
+        let is = |name: &str, kind| {
+            let found = fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW);
+            found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == kind)
+        };
+        let (file, directory) = (FileType::RegularFile, FileType::Directory);
+        is("oci-layout", file) && is("index.json", file) && is("blobs", directory)
+    }
 }
 
 /// Why a directory is not imported; each is a sentence for the user.

@@ -17,7 +17,7 @@ use super::lines::transferring_line;
 use super::make::written;
 use super::{Earned, Public, PullError, Puller, blocking};
 use crate::api::Room;
-use crate::catalog::{Record, State, patiently};
+use crate::catalog::{CatalogError, Record, State, patiently};
 use crate::config::Platform;
 use crate::confine::Reach;
 use crate::convert::{ConvertJob, ConvertLayer, Converters, Format};
@@ -134,7 +134,9 @@ impl Puller {
         let (mut image, guard) = making.make(form, verbatim, &origin).await?;
         // Who came first with a name has it.
         let name = self.hold(platform, &format!("name {}", bare(&job.key.tag))).await;
-        self.check_name(&job.key, job.uid).await?;
+        if let Some(name) = patiently(|| self.name_of_others(&job.key, job.uid)).await? {
+            return Err(ImportError::Named(name).into());
+        }
         let asked = now();
         image.last_pull = asked;
         image.expiration = asked + self.config.image_expiration.as_secs_f64();
@@ -175,22 +177,26 @@ impl Puller {
         }
     }
 
-    /// Refuses a name that is an image of other users only: theirs would no longer be found under it.
-    pub(crate) async fn check_name(&self, key: &TagKey, uid: u32) -> Result<(), PullError> {
+    /// The name, if it is an image of other users only: theirs would no longer be found under it.
+    pub(crate) async fn name_of_others(
+        &self,
+        key: &TagKey,
+        uid: u32,
+    ) -> Result<Option<String>, CatalogError> {
         let name = bare(&key.tag);
         for tag in [name.to_owned(), format!("{name}:latest")] {
             let key = TagKey { tag, ..key.clone() };
-            let Some((_, grants)) = patiently(|| self.catalog.lookup(&key)).await? else { continue };
+            let Some((_, grants)) = self.catalog.lookup(&key).await? else { continue };
             let mut grants = grants.iter().filter(|grant| grant.key == key).peekable();
             // Of images of an original gateway nobody knows who made them; their lists name the maker.
             let is_own = |grant: &Grant| {
                 grant.puller == uid || (grant.puller == UNKNOWN_PULLER && grant.acl.uids.contains(&uid))
             };
             if grants.peek().is_some() && !grants.any(is_own) {
-                return Err(ImportError::Named(name.to_owned()).into());
+                return Ok(Some(name.to_owned()));
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 

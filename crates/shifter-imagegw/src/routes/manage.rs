@@ -10,8 +10,10 @@ const DRY_RUN: &[Parameter] = &[parameter("dry_run", Kind::Flag, "only tell whic
 
 const ALL: &[Parameter] = &[parameter("all", Kind::Flag, "the image, for everybody; administrators only")];
 
-const LIMIT: &[Parameter] =
-    &[parameter("limit", Kind::Number(0, MOST_METRICS), "how many lookups; 10 if not said")];
+const METRICS: &[Parameter] = &[
+    parameter("limit", Kind::Number(0, MOST_METRICS), "how many lookups; 10 if not said"),
+    parameter("strict", Kind::Flag, "others than administrators get 403, not an empty list"),
+];
 
 /// `(method, path, action, summary, parameters, reply, what is asked for)`
 macro_rules! route {
@@ -82,7 +84,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/api/metrics/{system}",
         "metrics",
         "The latest lookups, oldest first; for others than administrators there are none.",
-        LIMIT,
+        METRICS,
         "Uses",
         Metrics
     ),

@@ -9,9 +9,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::config::Importers;
 use crate::openapi;
 
 const ALICE: &str = "good:alice:users::1:10001";
+const ADMIN: &str = "good:op:ops::1000:1000";
+
+/// A gateway where nothing ends at the question who may: everybody imports, and [`ADMIN`] is one.
+async fn start(dir: &Path, registry: SocketAddr) -> Gateway {
+    let change = |config: &mut Config| {
+        config.import.users = Importers::Everybody;
+        config.metrics = true;
+    };
+    Gateway::start_as(dir, registry, 300, &Place::Sqlite(dir.join("c.db")), change).await
+}
 
 /// Sends bytes, says nothing more, and returns the status of the answer; 0 where the connection was closed
 /// without one.
@@ -39,7 +50,7 @@ fn is_fine(status: u16) -> bool {
 
 /// A good request with some of its bytes changed, doubled, cut or replaced by what parsers dislike.
 fn spoiled(random: &mut StdRng) -> Vec<u8> {
-    const TARGETS: [&str; 8] = [
+    const TARGETS: [&str; 19] = [
         "/api/list/sysa/?mine=1&name=a*&label=x%3Dy",
         "/api/lookup/sysa/docker/open%2Fapp%3A1/",
         "/api/lookup/sysa/docker/..%2F..%2Fetc%2Fpasswd/",
@@ -48,6 +59,17 @@ fn spoiled(random: &mut StdRng) -> Vec<u8> {
         "/api/queue/sysa/",
         "/api/login/sysa",
         "/api/openapi.json",
+        "/api/expire/sysa/docker/nosuch%3A1/?id=00",
+        "/api/expire/sysa?id=0123456789012345678901234567890123456789012345678901234567890123",
+        "/api/restore/sysa?id=sha256:0123456789012345678901234567890123456789012345678901234567890123",
+        "/api/pin/sysa?id=x",
+        "/api/autoexpire/sysa/?dry_run=1",
+        "/api/metrics/sysa/?limit=5",
+        "/api/image/sysa/docker/nosuch%3A1/?all=1",
+        "/api/doimport/sysa/custom/own%3A1/?wait=0",
+        "/api/upload/sysa/custom/own%3A1/?format=tar&sha256=00&allowed_uids=1",
+        "/readyz",
+        "/metrics",
     ];
     const NASTY: [&[u8]; 14] = [
         b"\0",
@@ -67,10 +89,18 @@ fn spoiled(random: &mut StdRng) -> Vec<u8> {
     ];
     let method = ["GET", "POST", "DELETE", "PUT", "CONNECT", "get", "P\u{e9}"].choose(random).unwrap();
     let target = TARGETS.choose(random).unwrap();
-    let body = [r#"{"allowed_uids":"1,2"}"#, r#"{"location":"reg"}"#, "{\"allowed_uids\":{}", "[[[[", ""];
+    let body = [
+        r#"{"allowed_uids":"1,2"}"#,
+        r#"{"location":"reg"}"#,
+        r#"{"filepath":"/etc/passwd","format":"tar"}"#,
+        "{\"allowed_uids\":{}",
+        "[[[[",
+        "",
+    ];
+    let who = [ALICE, ADMIN].choose(random).unwrap();
     let body = body.choose(random).unwrap();
     let mut bytes = format!(
-        "{method} {target} HTTP/1.1\r\nHost: gw\r\nauthentication: {ALICE}\r\nContent-Length: {}\r\n\
+        "{method} {target} HTTP/1.1\r\nHost: gw\r\nauthentication: {who}\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n{body}",
         body.len()
     )
@@ -88,11 +118,12 @@ fn spoiled(random: &mut StdRng) -> Vec<u8> {
     bytes
 }
 
+/// ST42.
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_thousand_malformed_requests_are_survived() {
     let (registry, registry_address) = Registry::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let gateway = Gateway::start(dir.path(), registry_address, 300).await;
+    let gateway = start(dir.path(), registry_address).await;
     registry.push("open/app", "1", "o");
     gateway.pull(&caller(1, &[]), "open/app:1", "").await;
     let address = gateway.listen().await;
@@ -163,6 +194,12 @@ fn odd_json(random: &mut StdRng, depth: usize) -> Value {
     }
 }
 
+/// Parameters that mostly have a value that means something.
+const USUAL: [&str; 7] = ["id", "format", "limit", "dry_run", "verbatim", "allowed_uids", "allowed_gids"];
+
+/// Routes that may take the one image away, at the end only.
+const REMOVING: [&str; 4] = ["remove", "expire", "expire-get", "expire-id"];
+
 fn escaped(text: &str) -> String {
     text.bytes()
         .map(
@@ -173,41 +210,60 @@ fn escaped(text: &str) -> String {
         .collect()
 }
 
+/// ST42.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_document_allows_is_answered_as_the_document_says() {
     let (registry, registry_address) = Registry::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let gateway = Gateway::start(dir.path(), registry_address, 300).await;
+    let gateway = start(dir.path(), registry_address).await;
     registry.push("open/app", "1", "o");
-    gateway.pull(&caller(1, &[]), "open/app:1", "").await;
+    let id = gateway.pull(&caller(1, &[]), "open/app:1", "").await.id.unwrap();
     let address = gateway.listen().await;
     let (_, _, served) = exchange(address, "GET", "/api/openapi.json", "", "").await;
     let document: Value = serde_json::from_str(&served).unwrap();
     assert_eq!(&document, openapi::document());
     let mut random = StdRng::seed_from_u64(51);
     let mut answered = std::collections::BTreeMap::<(String, u16), usize>::new();
+    // What was done, rather than refused with status 200.
+    let mut done_by_admin = std::collections::BTreeSet::<String>::new();
     for round in 0..150 {
         for (path, methods) in document["paths"].as_object().unwrap() {
             for (method, operation) in methods.as_object().unwrap() {
+                let action = operation["operationId"].as_str().unwrap();
                 // The one image must be there for the other routes.
-                if operation["operationId"] == "remove" && round < 100 {
+                if REMOVING.contains(&action) && round < 100 {
                     continue;
                 }
+                let is_import = matches!(action, "import" | "upload");
                 let mut target = path.clone();
                 let mut query = Vec::new();
                 for parameter in operation["parameters"].as_array().unwrap() {
                     let name = parameter["name"].as_str().unwrap();
                     let usual = match name {
                         "system" => "sysa",
+                        "itype" if is_import => "custom",
                         "itype" => "docker",
+                        "tag" if action == "upload" => "sent:1",
+                        "tag" if is_import => "own:1",
+                        "id" => &id,
+                        "format" => "tar",
+                        "verbatim" => "0",
+                        "limit" | "dry_run" | "allowed_uids" | "allowed_gids" => "1",
                         _ => "open/app:1",
                     };
                     let odd = odd_text(&mut random);
                     let is_path = parameter["in"] == "path";
-                    if !is_path && random.random() {
+                    // Without a form, and with a digest that is not its own, no file is taken.
+                    let is_seldom = match name {
+                        "format" => random.random_range(0..10) == 0,
+                        "sha256" => random.random_range(0..5) > 0,
+                        _ => random.random(),
+                    };
+                    if !is_path && is_seldom {
                         continue;
                     }
-                    let value = if is_path && random.random_range(0..3) > 0 { usual } else { &odd };
+                    let is_usual = is_path || USUAL.contains(&name);
+                    let value = if is_usual && random.random_range(0..3) > 0 { usual } else { &odd };
                     match is_path {
                         true => target = target.replace(&format!("{{{name}}}"), &escaped(value)),
                         // Not to wait for long.
@@ -221,10 +277,17 @@ async fn whatever_the_document_allows_is_answered_as_the_document_says() {
                     target = format!("{target}?{}", query.join("&"));
                 }
                 let body = match operation.get("requestBody") {
+                    Some(_) if is_import && random.random() => {
+                        json!({"filepath": "/etc/passwd", "format": "tar"}).to_string()
+                    }
                     Some(_) if random.random() => odd_json(&mut random, 0).to_string(),
                     _ => String::new(),
                 };
-                let who = if random.random_range(0..10) == 0 { "" } else { ALICE };
+                let who = match random.random_range(0..10) {
+                    0 => "",
+                    1..5 => ALICE,
+                    _ => ADMIN,
+                };
                 let method = method.to_ascii_uppercase();
                 let exchanged = exchange(address, &method, &target, who, &body);
                 let exchanged = tokio::time::timeout(Duration::from_secs(20), exchanged).await;
@@ -237,16 +300,24 @@ async fn whatever_the_document_allows_is_answered_as_the_document_says() {
                 if !head.contains("content-type: text/plain") {
                     assert!(serde_json::from_str::<Value>(&answer).is_ok(), "{what}");
                 }
-                *answered.entry((operation["operationId"].to_string(), status)).or_default() += 1;
+                if who == ADMIN && status == 200 && !answer.contains("false") {
+                    done_by_admin.insert(action.to_owned());
+                }
+                *answered.entry((action.to_owned(), status)).or_default() += 1;
             }
         }
     }
     eprintln!("answers by operation and status: {answered:?}");
     for operation in ["list", "lookup", "pull", "queue"] {
-        assert!(answered.contains_key(&(format!("\"{operation}\""), 200)), "{operation} was never answered");
+        assert!(answered.contains_key(&(operation.to_owned(), 200)), "{operation} was never answered");
+    }
+    let others = ["metrics", "pin", "unpin", "restore", "inspect", "import", "upload", "autoexpire"];
+    for action in others.iter().chain(&REMOVING) {
+        assert!(done_by_admin.contains(*action), "{action} was never done: {done_by_admin:?}");
     }
 }
 
+/// ST42.
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_of_a_megabyte_and_a_thousand_lines_are_refused() {
     let (_registry, registry_address) = Registry::start().await;

@@ -439,3 +439,20 @@ async fn an_image_of_an_original_gateway_expires_and_belongs_to_no_caller() {
     let document = images.find_one(bson::doc! { "id": &id }).await.unwrap().unwrap();
     assert_eq!(document.get_str("status").unwrap(), "EXPIRED");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_on_a_host_that_is_down_is_not_removed_now_but_later() {
+    let site = Site::on(Server::sqlite(), |_| {}).await;
+    let id = site.publish("app", "one").await;
+    // The same image on the system whose host nobody answers at.
+    let catalog = &site.gateway.api().catalog;
+    let mut record = catalog.record("sysa", &id).await.unwrap().unwrap();
+    record.image.system = "far".into();
+    record.revision = 0;
+    record.grants.iter_mut().for_each(|grant| grant.key.system = "far".into());
+    assert!(catalog.store(&record).await.unwrap());
+    let (status, head, body) =
+        exchange(site.address, "DELETE", "/api/image/far/docker/app%3A1/", ALICE, "").await;
+    assert_eq!(status, 503, "{body}");
+    assert!(head.contains("\r\nretry-after: ") && body.contains("host h: "), "{head}: {body}");
+}

@@ -69,6 +69,7 @@ async fn one_pull_answers_others_within_pull_update_timeout() {
     assert!(gateway.names("images").contains(&format!("{moved}.squashfs")));
 }
 
+/// ST48.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_callers_at_once_convert_once() {
     let (registry, address) = Registry::start().await;

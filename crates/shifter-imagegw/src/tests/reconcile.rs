@@ -61,7 +61,7 @@ async fn what_is_published_or_removed_while_reconcile_looks_is_no_fault() {
         }
     });
     let config = gateway.api().config.now();
-    let scope = Scope { config, catalog: &*catalog, gateway_uid: 999, puller: None };
+    let scope = Scope { config, catalog: &*catalog, gateway_uid: 999, asker: 0, puller: None };
     let orders = Orders { system: Some("sysa".into()), ..Orders::default() };
     let mut rounds = 0;
     while !working.is_finished() {

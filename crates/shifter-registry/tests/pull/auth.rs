@@ -134,6 +134,7 @@ async fn a_registry_that_never_has_enough_is_left() {
     assert!(server.log().len() <= 8, "{:?}", server.log());
 }
 
+/// ST44.
 #[tokio::test]
 async fn token_services_elsewhere_do_not_get_the_password_over_plain_http() {
     let image = Image::simple(100, 1);
@@ -155,6 +156,7 @@ async fn token_services_elsewhere_do_not_get_the_password_over_plain_http() {
     }
 }
 
+/// ST43.
 #[tokio::test]
 async fn a_redirect_to_another_origin_carries_no_authorization() {
     let image = Image::simple(5000, 1);
@@ -209,6 +211,7 @@ async fn once_dropped_the_authorization_does_not_come_back() {
     assert!(last.path.ends_with("other") && last.header("authorization").is_none(), "{last:?}");
 }
 
+/// ST43.
 #[tokio::test]
 async fn redirects_end_and_lead_nowhere_unexpected() {
     for (target, part) in [

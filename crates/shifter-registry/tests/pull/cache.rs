@@ -150,6 +150,7 @@ fn the_directory_is_closed_to_other_writers() {
 }
 
 /// Runs the next test in a mount namespace with a file system of one mebibyte.
+/// ST47.
 #[test]
 fn a_full_disk_is_told_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -167,6 +167,7 @@ async fn manifests_larger_than_the_limit_are_not_read() {
     }
 }
 
+/// ST45.
 #[tokio::test]
 async fn busy_registries_are_asked_again_as_often_as_is_polite() {
     let image = Image::simple(100, 1);

@@ -144,10 +144,8 @@ impl UdiRootConf {
             if let Some(rest) = record.key.strip_prefix("module_") {
                 set_module(&mut conf, rest, &record.value, record.line).map_err(fail)?;
             } else if let Some(known) = KEYS.iter().find(|known| known.name == record.key) {
-                if known.meaning == OBSOLETE {
-                    let modules = known.name == "autoLoadKernelModule";
-                    let more = if modules { ": have loop, squashfs and overlay loaded at boot" } else { "" };
-                    let text = format!("\"{}\" has no meaning any more{more}", known.name);
+                if let Some(instead) = known.meaning.strip_prefix(OBSOLETE) {
+                    let text = format!("\"{}\" has no meaning any more{instead}", known.name);
                     conf.warnings.push((record.line, text));
                 }
                 (known.set)(&mut conf, &record.value).map_err(fail)?;

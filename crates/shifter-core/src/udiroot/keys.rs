@@ -38,6 +38,7 @@ macro_rules! set {
     };
 }
 
+/// How the meaning of such a key begins; what follows says what there is instead.
 pub(super) const OBSOLETE: &str = "Obsolete: accepted and ignored";
 const IGNORED: Setter = |_, _| Ok(());
 
@@ -82,7 +83,7 @@ pub const KEYS: &[Key] = &[
     key("mvPath", "", OBSOLETE, IGNORED),
     key("chmodPath", "", OBSOLETE, IGNORED),
     key("ddPath", "", OBSOLETE, IGNORED),
-    key("autoLoadKernelModule", "", OBSOLETE, IGNORED),
+    key("autoLoadKernelModule", "", "Obsolete: accepted and ignored: have loop, squashfs and overlay loaded at boot", IGNORED),
     key("kmodBasePath", "", OBSOLETE, IGNORED),
     key("kmodCacheFile", "", OBSOLETE, IGNORED),
     key("optionalSshdAsRoot", "", OBSOLETE, IGNORED),

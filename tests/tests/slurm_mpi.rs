@@ -3,41 +3,12 @@
 
 mod common;
 
-use common::shell_image;
+use common::mpi::{PROGRAM, assert_ranks, image};
 use common::slurm::SlurmSite;
 use shifter_tests::fixture::{Entry, host_entries, program_entries};
 use shifter_tests::harness::SlurmOptions;
 use std::fs;
 use std::path::PathBuf;
-
-/// Every rank says where it is and adds its number to the others'.
-const PROGRAM: &str = r#"
-#include <mpi.h>
-#include <stdio.h>
-int main(int argc, char **argv) {
-    int rank, size, sum, length;
-    char name[MPI_MAX_PROCESSOR_NAME];
-    MPI_Init(&argc, &argv);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    MPI_Get_processor_name(name, &length);
-    MPI_Allreduce(&rank, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
-    printf("%d of %d on %s: %d\n", rank, size, name, sum);
-    MPI_Finalize();
-    return 0;
-}
-"#;
-
-/// A shell image with these in it.
-fn image(more: Vec<Entry>) -> Vec<Entry> {
-    let mut entries = shell_image();
-    for entry in more {
-        if !entries.iter().any(|known| known.name == entry.name) {
-            entries.push(entry);
-        }
-    }
-    entries
-}
 
 /// What is needed of Open MPI and PMIx: their libraries and plugins, but not those for networks that are not here.
 fn open_mpi() -> Vec<Entry> {
@@ -75,11 +46,7 @@ fn ranks_well(site: &SlurmSite, image: &str, kind: &str) -> String {
     let script = format!("srun --mpi={kind} shifter --verbose ~/sum 2>~/err\n");
     let out = site.batch_well("alice", &["-N2", "-n4", "--exclusive", image], &script);
     let said = fs::read_to_string("/home/alice/err").unwrap();
-    let mut lines: Vec<&str> = out.lines().collect();
-    lines.sort_unstable();
-    let expected: Vec<String> =
-        (0..4).map(|rank| format!("{rank} of 4 on node{}: 6", rank / 2 + 1)).collect();
-    assert_eq!(lines, expected, "{out}{said}");
+    assert_ranks(&out, 4, "node", &said);
     assert_eq!(said.matches("joined     the container prepared for this job").count(), 4, "{said}");
     said
 }

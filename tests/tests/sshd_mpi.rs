@@ -4,38 +4,17 @@
 mod common;
 
 use common::cluster::Cluster;
+use common::mpi::{PROGRAM, assert_ranks, image};
 use common::{Machine, shell_image};
 use shifter_tests::fixture::{dir, program_entries};
 use std::fs;
 use std::time::Duration;
 
-/// Every rank says where it is and adds its number to the others'.
-const PROGRAM: &str = r#"
-#include <mpi.h>
-#include <stdio.h>
-int main(int argc, char **argv) {
-    int rank, size, sum, length;
-    char name[MPI_MAX_PROCESSOR_NAME];
-    MPI_Init(&argc, &argv);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    MPI_Get_processor_name(name, &length);
-    MPI_Allreduce(&rank, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
-    printf("%d of %d on %s: %d\n", rank, size, name, sum);
-    MPI_Finalize();
-    return 0;
-}
-"#;
-
 #[test]
 fn an_mpiexec_of_the_image_launches_over_ssh_on_all_nodes() {
-    let mut entries = shell_image();
     // What mpichversion is linked with is what every MPICH program is.
-    for entry in program_entries("usr/bin", &["mpiexec.hydra", "hydra_pmi_proxy", "mpichversion"]).unwrap() {
-        if !entries.iter().any(|known| known.name == entry.name) {
-            entries.push(entry);
-        }
-    }
+    let programs = ["mpiexec.hydra", "hydra_pmi_proxy", "mpichversion"];
+    let mut entries = image(program_entries("usr/bin", &programs).unwrap());
     entries.push(dir("usr/bin"));
     let cluster = Cluster::new(Machine::new(&entries, ""), 3);
     fs::write("/home/alice/sum.c", PROGRAM).unwrap();
@@ -44,10 +23,7 @@ fn an_mpiexec_of_the_image_launches_over_ssh_on_all_nodes() {
     // Two on each node, as the batch system's list says.
     let script = "cd; mpiexec.hydra -f /var/hostsfile -launcher ssh -n 6 ~/sum";
     let out = cluster.inside(0, "alice", script).success().unwrap();
-    let mut lines: Vec<&str> = out.lines().collect();
-    lines.sort_unstable();
-    let expected: Vec<String> = (0..6).map(|rank| format!("{rank} of 6 on n{}: 15", rank / 2 + 1)).collect();
-    assert_eq!(lines, expected, "{out}");
+    assert_ranks(&out, 6, "n", "");
     cluster.unsetup();
     cluster.machine.finish();
 }

@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod jobs;
+pub mod mpi;
 pub mod operated;
 pub mod site;
 pub mod slurm;

@@ -228,6 +228,7 @@ impl<'a> Client<'a> {
                 Err(error) => Err(ureq::Error::Io(error)),
             },
         };
+        let transport = |error| transport(gateway, error);
         Ok(sent.map_err(transport).and_then(|mut answer| {
             let status = answer.status();
             let bytes = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_vec().map_err(transport)?;
@@ -244,14 +245,26 @@ impl<'a> Client<'a> {
     }
 }
 
-fn transport(error: ureq::Error) -> AttemptError {
+fn transport(gateway: &str, error: ureq::Error) -> AttemptError {
     match error {
+        ureq::Error::Protocol(error) if gateway.starts_with("http:") => AttemptError::Unreachable(format!(
+            "its answer is no HTTP ({error}); if it wants TLS, imageGateway must begin with https://"
+        )),
         ureq::Error::Timeout(_) => AttemptError::TimedOut,
         ureq::Error::BodyExceedsLimit(_) => AttemptError::TooLarge,
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => AttemptError::TimedOut,
-        ureq::Error::Io(error) => AttemptError::Unreachable(error.to_string()),
-        other => AttemptError::Unreachable(other.to_string()),
+        ureq::Error::Io(error) => AttemptError::Unreachable(certified(error.to_string())),
+        other => AttemptError::Unreachable(certified(other.to_string())),
     }
+}
+
+/// The words of the TLS library, or better ones for what `openssl req -x509` makes by itself.
+fn certified(words: String) -> String {
+    if !words.contains("CaUsedAsEndEntity") {
+        return words;
+    }
+    "its certificate is an authority's (basicConstraints CA:TRUE), which no server may have; make it with CA:FALSE"
+        .to_owned()
 }
 
 /// The gateway's own words in an error body, made fit for a terminal; none in an HTML page.

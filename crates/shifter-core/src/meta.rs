@@ -58,6 +58,9 @@ pub struct Rich {
     pub volumes: Vec<String>,
     /// OCI `Labels`.
     pub labels: Vec<(String, String)>,
+    /// Of an imported image, what it was made of, as the gateway names that; empty otherwise.
+    #[cfg(feature = "gateway")]
+    pub source: String,
 }
 
 /// An image's record.
@@ -167,6 +170,8 @@ impl Meta {
                 ("stopSignal", Value::Text(text)) => rich.stop_signal = text,
                 ("volumes", Value::List(list)) => rich.volumes = list,
                 ("labels", Value::Map(labels)) => rich.labels = labels,
+                #[cfg(feature = "gateway")]
+                ("source", Value::Text(text)) => rich.source = text,
                 ("entry", Value::List(list)) => entry = Some(list),
                 ("cmd", Value::List(list)) => cmd = Some(list),
                 ("workdir", Value::Text(text)) => workdir = Some(text),

@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::backup::backup;
+use crate::convert::chain;
 use crate::http::Service;
 use crate::live::Live;
 use crate::reconcile::{self, Orders, Scope};
@@ -81,7 +82,7 @@ async fn attend(mut stream: UnixStream, desk: Arc<Desk>) {
 }
 
 fn failed(error: &anyhow::Error) -> Answer {
-    Answer { lines: vec![format!("{error:#}")], is_well: false }
+    Answer { lines: vec![chain(&**error)], is_well: false }
 }
 
 impl Desk {

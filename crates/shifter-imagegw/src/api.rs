@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use shifter_api::wire::{self, ImageList, PullRequest, Queue, QueueEntry};
 use shifter_core::image_type::ImageType;
+use shifter_registry::RegistryError;
 
 pub(crate) use self::manage::Managing;
 pub(crate) use self::uploads::Room;
@@ -28,10 +29,10 @@ use crate::jobs::Jobs;
 use crate::listed::Listed;
 use crate::live::Live;
 use crate::login::Logins;
-use crate::model::{Grant, Image, Job, TagKey, now};
+use crate::model::{Grant, Image, Job, JobStatus, TagKey, now};
 use crate::prometheus::METRICS;
 use crate::pull::PullError;
-use crate::target::{Target, parse_reference};
+use crate::target::{Target, TargetError, parse_reference};
 use crate::waiting::{Elsewhere, Pulled};
 
 /// Everything the handlers need.
@@ -197,12 +198,14 @@ impl Api {
         let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag: target.tag };
         let acl = acl::with_author(&request.allowed_uids, &request.allowed_gids, caller.uid, caller.gid)
             .map_err(|error| Refusal::Unprocessable(sentence(&error)))?;
-        let new =
-            NewJob { key, uid: caller.uid, gid: caller.gid, acl, with_credentials: credentials.is_some() };
+        let (uid, gid, with_credentials) = (caller.uid, caller.gid, credentials.is_some());
+        let new = NewJob { key, uid, gid, acl, with_credentials, source: String::new() };
         let usable = self.usable(&new.key, caller).await?;
         let fresh = match &usable {
             Some((image, grants)) => {
-                self.is_fresh(&new, grants) && self.jobs.puller().is_published(image).await
+                self.is_fresh(&new, grants)
+                    && self.jobs.puller().is_published(image).await
+                    && !self.is_moving(&new.key).await?
             }
             None => false,
         };
@@ -306,7 +309,10 @@ impl Api {
     }
 
     fn target(&self, tag: &str) -> Result<Target, Refusal> {
-        Target::parse(&self.config, tag).map_err(|error| Refusal::Unprocessable(sentence(&error)))
+        Target::parse(&self.config, tag).map_err(|error| match &error {
+            TargetError::Refused(RegistryError::Policy { .. }) => Refusal::Forbidden(sentence(&error)),
+            _ => Refusal::Unprocessable(sentence(&error)),
+        })
     }
 
     /// Whether the registry need not be asked: somebody else was accepted for the tag within
@@ -320,6 +326,15 @@ impl Api {
                 .iter()
                 .filter(|grant| grant.checked > oldest)
                 .any(|grant| grant.public || (asks_nothing && grant.acl.uids.contains(&new.uid)))
+    }
+
+    /// Whether somebody's pull is about to end with the tag, of which other gateways' lookups need not know yet.
+    async fn is_moving(&self, key: &TagKey) -> Result<bool, Refusal> {
+        if self.catalog.lateness().is_none() {
+            return Ok(false);
+        }
+        let unfinished = self.catalog.unfinished(Some(&key.system)).await?;
+        Ok(unfinished.iter().any(|job| job.key == *key && job.status == JobStatus::Transfer))
     }
 
     /// The caller; with all groups only where they can matter, since asking for them costs a process.

@@ -23,8 +23,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use shifter_core::meta::Acl;
 
-pub(crate) use self::leases::{HEARTBEAT, LEASE, Lease};
-pub(crate) use self::life::{State, Turn, Use};
+pub(crate) use self::leases::{GRACE, HEARTBEAT, LEASE, Lease, RETRY};
+pub(crate) use self::life::{Meant, State, Turn, Use};
 #[cfg(test)]
 use self::migrate::Outcome;
 pub(crate) use self::migrate::{Source, migrate};
@@ -94,6 +94,18 @@ pub(crate) struct NewJob {
     pub(crate) gid: u32,
     pub(crate) acl: Acl,
     pub(crate) with_credentials: bool,
+    /// Of an import: `SENT`, or what tells the file that it names from others. Empty for a pull.
+    pub(crate) source: String,
+}
+
+/// Stands for a file that was sent: nobody can ask for it again.
+pub(crate) const SENT: &str = "sent";
+
+impl NewJob {
+    /// Whether a job of the same caller and tag does what is asked for, so that its end is the answer.
+    pub(crate) fn is_done_by(&self, job: &Job) -> bool {
+        self.source != SENT && (job.source == self.source || job.source.is_empty())
+    }
 }
 
 /// A tag that means an image.
@@ -193,6 +205,8 @@ pub(crate) struct Change<'a> {
     pub(crate) note: Option<&'a str>,
     /// Sealed credentials.
     pub(crate) sealed: Option<&'a str>,
+    /// The file that an import is of from now on.
+    pub(crate) source: Option<&'a str>,
 }
 
 /// One damaged entry must not hide all others, so it is told to the log and left out.
@@ -216,14 +230,19 @@ pub(crate) trait Catalog: Send + Sync {
     /// Begins to keep what lookups find, where changes can be heard of; for a process that answers many.
     fn remember(&self) {}
 
-    /// What a lookup found, if that is still true, or was within the last second and its change is on the way here.
-    /// None says nothing.
+    /// What a lookup found, if that is still true, or was within the last second (`lateness`) and its change is on the
+    /// way here. None says nothing.
     fn recall(&self, _key: &TagKey) -> Option<Arc<Meaning>> {
         None
     }
 
     /// Forgets what is kept of a tag, or of all: before a client is told otherwise than by a lookup what has changed.
     fn doubt(&self, _key: Option<&TagKey>) {}
+
+    /// How long lookups of other processes may tell what was before a change; none where they ask each time.
+    fn lateness(&self) -> Option<Duration> {
+        None
+    }
 
     /// Every record of a system, or of all, by system and id.
     async fn list(&self, system: Option<&str>) -> Result<Vec<Record>, CatalogError>;
@@ -260,6 +279,12 @@ pub(crate) trait Catalog: Send + Sync {
     /// Which images a tag meant, with the time since when it did, newest first; the last hundred.
     async fn history(&self, key: &TagKey) -> Result<Vec<(String, f64)>, CatalogError>;
 
+    /// Which images all tags meant, in no order.
+    async fn all_meanings(&self) -> Result<Vec<Meant>, CatalogError>;
+
+    /// Adds to what tags meant; what is there already stays once.
+    async fn add_meanings(&self, meanings: &[Meant]) -> Result<(), CatalogError>;
+
     /// Notes lookups.
     async fn add_uses(&self, uses: &[Use]) -> Result<(), CatalogError>;
 
@@ -284,8 +309,8 @@ pub(crate) trait Catalog: Send + Sync {
     /// Changes a job that is not over, if the change's conditions hold; the job as it is then.
     async fn change_job(&self, number: i64, change: &Change<'_>) -> Result<Option<Job>, CatalogError>;
 
-    /// Begins to work on a digest, under a lease and as the only job of the system: until the job is over, taken or
-    /// given back. False while another one does, or if the lease is lost.
+    /// Begins to work on a digest, under a lease and as the only job of the system, or of all systems where it is named
+    /// as a file: until the job is over, taken or given back. False while another one does, or if the lease is lost.
     async fn fly(&self, lease: Lease, digest: &str) -> Result<bool, CatalogError>;
 
     /// Removes a job that is over; false if somebody else did.
@@ -305,6 +330,10 @@ pub(crate) trait Catalog: Send + Sync {
 
 /// The image that a tag means, with the grants that this tag has for it.
 pub(crate) type Meaning = (Image, Vec<Grant>);
+
+/// What begins the name of a file that a job works on, as against a registry's digest. The databases' unique indexes
+/// have it, too.
+pub(crate) const FILE: &str = "file ";
 
 /// What a catalog was at one moment; only equality means anything.
 pub(crate) type Version = (i64, i64);

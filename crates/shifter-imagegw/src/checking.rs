@@ -2,11 +2,15 @@
 //!
 //! Exit status: 0 it can be served (there may be warnings), 1 it cannot, 2 wrong words.
 
+mod places;
+
 use std::path::Path;
 
 use serde_json::Value;
 
+use crate::catalog::{self, Place, Purpose};
 use crate::config::{Access, Config, Endpoint};
+use crate::convert::sentence;
 use crate::seal::SealKey;
 use crate::{convert, serve, tls, transfer};
 
@@ -67,7 +71,7 @@ pub(crate) fn problems(config: &Config) -> Vec<String> {
     let mut problems = Vec::new();
     let mut note = |result: anyhow::Result<()>| {
         if let Err(error) = result {
-            problems.extend(format!("{error:#}").lines().map(str::to_owned));
+            problems.extend(convert::chain(&*error).lines().map(str::to_owned));
         }
     };
     note(serve::check_policy(config));
@@ -82,8 +86,11 @@ pub(crate) fn problems(config: &Config) -> Vec<String> {
             note(Err(anyhow::anyhow!("Platforms.{name}.local.imageDir: {path} is not a directory")));
         }
     }
+    for why in places::problems(config) {
+        note(Err(anyhow::Error::msg(why)));
+    }
     if let Some(examiner) = &config.examiner {
-        note(examiner.check().map_err(|why| anyhow::anyhow!("examiner: {why}")));
+        note(examiner.check().map_err(anyhow::Error::msg));
     }
     note(transfer::check(config).map_err(anyhow::Error::msg));
     if let Some(path) = &config.seal_key_file {
@@ -107,6 +114,15 @@ pub(crate) fn doubts(config: &Config) -> Vec<String> {
         }
     }
     doubts
+}
+
+/// Asks a database server whether it is there; a start waits for it in vain.
+pub(crate) async fn doubt_of_database(place: &Place) -> Option<String> {
+    if matches!(place, Place::Sqlite(_)) {
+        return None;
+    }
+    let error = catalog::open(place, Purpose::Look).await.err()?;
+    Some(format!("the catalog cannot be opened at the moment: {}", sentence(&error)))
 }
 
 #[cfg(test)]

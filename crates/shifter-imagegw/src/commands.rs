@@ -115,7 +115,12 @@ impl Ready {
                 }
                 told(answer)
             }
-            None => bail!("no gateway listens on its administrators' socket"),
+            None => match &config.doors.admin_socket {
+                Some((socket, _)) => bail!("no gateway listens on {}", socket.display()),
+                None => {
+                    bail!("AdminSocket is not set, by which a gateway is asked; set it, or ask for /readyz")
+                }
+            },
         }
     }
 }

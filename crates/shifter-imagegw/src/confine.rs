@@ -110,7 +110,18 @@ pub(crate) fn behave() -> Result<(), String> {
     let said = |error: rustix::io::Errno| format!("limiting this process failed: {error}");
     lower(Resource::Core, 0).map_err(said)?;
     rustix::thread::set_no_new_privs(true).map_err(said)?;
+    step_back();
     rustix::process::nice(NICE).map(drop).map_err(said)
+}
+
+/// Has this thread, and those it starts, run when no request waits for a processor: whoever wakes takes it at once,
+/// where a lower priority alone has him wait for the rest of a time slice (sched(7), `SCHED_IDLE`). Where that is
+/// refused, as some containers do, the lower priority is what there is.
+fn step_back() {
+    use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
+    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let this = thread_priority::thread_native_id();
+    let _refused = thread_priority::set_thread_priority_and_policy(this, ThreadPriority::Min, policy);
 }
 
 /// Lowers a limit, which cannot be raised again.

@@ -437,8 +437,13 @@ fn layer(layer: &ConvertLayer) -> Result<Layer, String> {
     })
 }
 
-/// An error and its causes on one line; causes that the error already tells are not repeated.
+/// An error and its causes on one line.
 pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+    chain(error).chars().map(|c| if c.is_control() { ' ' } else { c }).take(2000).collect()
+}
+
+/// An error and its causes; causes that the error already tells are not repeated.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -449,7 +454,7 @@ pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(2000).collect()
+    text
 }
 
 #[cfg(test)]
@@ -457,6 +462,17 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let source = std::io::Error::from_raw_os_error(13);
+        let error = crate::catalog::CatalogError::Io { operation: "opening", path: "/c".into(), source };
+        let error = anyhow::Error::new(error).context("the first\nthe second");
+        let expected =
+            "the first\nthe second: opening the catalog failed: opening /c: Permission denied (os error 13)";
+        assert_eq!(chain(&*error), expected);
+        assert_eq!(sentence(&*error), expected.replace('\n', " "));
+    }
 
     fn job() -> ConvertJob {
         ConvertJob {

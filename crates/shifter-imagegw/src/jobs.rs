@@ -9,6 +9,7 @@
 
 mod credentials;
 mod hands;
+mod imports;
 mod polls;
 mod queue;
 
@@ -21,14 +22,14 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use shifter_api::wire::DENIED;
 use shifter_registry::Credentials;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use self::credentials::Brought;
 use self::polls::Polls;
-use self::queue::{Sight, Step, Turns, WAITING, next_step};
+use self::queue::{QUEUED, Sight, Step, Turns, WAITING, is_import, next_step};
 use crate::audit;
-use crate::catalog::{Catalog, CatalogError, Change, HEARTBEAT, Lease, patiently};
+use crate::catalog::{Catalog, CatalogError, Change, HEARTBEAT, Lease, RETRY, SENT, patiently};
 use crate::convert::sentence;
 use crate::model::{Job, JobStatus, now};
 use crate::progress::{Phase, Progress, Standing};
@@ -54,9 +55,6 @@ const MARK: f64 = 60.0;
 /// How long tasks may take to notice that the process stops.
 const STOPPING: Duration = Duration::from_secs(2);
 
-/// What callers see of jobs that wait for room.
-const QUEUED: &str = "Waiting for a free worker";
-
 /// The running jobs.
 pub(crate) struct Jobs {
     catalog: Arc<dyn Catalog>,
@@ -68,8 +66,6 @@ pub(crate) struct Jobs {
     running: Mutex<HashMap<i64, Running>>,
     /// Credentials of unfinished jobs that callers brought here.
     brought: Mutex<HashMap<i64, Brought>>,
-    /// Files of unfinished imports, likewise, and when they were.
-    files: Mutex<HashMap<i64, (Source, Instant)>>,
     polls: Mutex<Polls>,
     /// Held during a look, so that there is one at a time.
     order: tokio::sync::Mutex<Order>,
@@ -91,6 +87,14 @@ struct Running {
     progress: Arc<Progress>,
     task: JoinHandle<()>,
     lease: Lease,
+    /// Of an import that waits for it.
+    turn: Option<oneshot::Sender<Job>>,
+}
+
+/// What came with a job.
+enum Given {
+    Credentials(Option<Credentials>),
+    File(Box<Source>),
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -100,7 +104,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Jobs {
     /// `seal` is the key that workers apart have, too.
     pub(crate) fn new(catalog: Arc<dyn Catalog>, puller: Arc<Puller>, seal: Option<SealKey>) -> Arc<Jobs> {
-        let (running, brought, files, polls) = Default::default();
+        let (running, brought, polls) = Default::default();
         let (order, sight, news, is_stopping) = Default::default();
         let holder = holder();
         Arc::new(Jobs {
@@ -110,7 +114,6 @@ impl Jobs {
             seal,
             running,
             brought,
-            files,
             polls,
             order,
             sight,
@@ -126,11 +129,6 @@ impl Jobs {
     /// Whether nobody has a job in hand, and what its caller brings is wanted.
     pub(crate) fn may_take(&self, job: &Job) -> bool {
         job.with_credentials && !job.is_held()
-    }
-
-    /// Whether an import's file is nowhere, as after a restart.
-    pub(crate) fn lacks_file(&self, job: &Job) -> bool {
-        self.may_take(job) && !locked(&self.files).contains_key(&job.number)
     }
 
     /// Notes that a client asked for a job that will ask again by itself; who waits here is not counted so.
@@ -190,10 +188,10 @@ impl Jobs {
         locked(&self.sight).saw(Instant::now());
         locked(&self.brought)
             .retain(|number, brought| brought.at >= begun || jobs.iter().any(|job| job.number == *number));
-        // Entered after this look began, they are not among what was read.
-        let unfinished = |number: &i64| jobs.iter().any(|job| job.number == *number);
-        locked(&self.files).retain(|number, (_, at)| *at >= begun || unfinished(number));
         jobs.retain(|job| self.puller.config().platforms.contains_key(&job.key.system));
+        // Imports that wait for their turn are in hand, and not at work.
+        let (mut able, mut jobs): (Vec<Job>, Vec<Job>) =
+            jobs.into_iter().partition(|job| self.waits_here(job));
         let mut at_work: HashMap<u32, usize> = HashMap::new();
         for job in jobs.iter().filter(|job| job.is_held()) {
             *at_work.entry(job.uid).or_default() += 1;
@@ -204,12 +202,8 @@ impl Jobs {
                 && locked(&self.sight).is_abandoned(job, begun)
         };
         jobs.retain(is_free);
-        let mut able = Vec::new();
         for job in jobs {
-            let credentials = self.credentials(&job);
-            let is_able = !job.with_credentials
-                || credentials.is_some()
-                || locked(&self.files).contains_key(&job.number);
+            let is_able = !job.with_credentials || self.credentials(&job).is_some();
             match next_step(&job, is_able, now()) {
                 Step::Start => able.push(job),
                 other => self.see_to(&job, &other).await?,
@@ -220,6 +214,14 @@ impl Jobs {
             let Some(number) = order.turns.next(roomy, &at_work).map(|job| job.number) else { break };
             let Some(place) = able.iter().position(|job| job.number == number) else { break };
             let job = able.swap_remove(place);
+            if is_import(&job) {
+                // Never claimed here: its file may be gone with a lease that was lost just now.
+                if self.begin(&job) {
+                    order.turns.had(job.uid);
+                    *at_work.entry(job.uid).or_default() += 1;
+                }
+                continue;
+            }
             let credentials = self.credentials(&job);
             if job.fence > 0 && job.lease_until > 0.0 {
                 tracing::info!(job = number, holder = job.holder, "nobody works on this pull any more");
@@ -228,11 +230,12 @@ impl Jobs {
             if let Some(claimed) = self.catalog.claim(number, &self.holder).await? {
                 order.turns.had(claimed.uid);
                 *at_work.entry(claimed.uid).or_default() += 1;
-                self.run_in_task(claimed, credentials);
+                self.run_in_task(claimed, Given::Credentials(credentials));
             }
         }
         // Nobody else knows that these are not forgotten.
-        for job in able.iter().filter(|job| job.with_credentials && now() - job.updated > MARK) {
+        let is_unmarked = |job: &&Job| job.with_credentials && !job.is_held() && now() - job.updated > MARK;
+        for job in able.iter().filter(is_unmarked) {
             let status = Some((JobStatus::Pending, QUEUED));
             let change =
                 Change { if_free_at: Some(now()), if_fence: Some(job.fence), status, ..Change::default() };
@@ -250,8 +253,15 @@ impl Jobs {
                 }
             }
             Step::End => {
-                let why = "the gateway was restarted, and what came with the request, a password or a file, was in its \
-                           memory only; ask again";
+                let why = match job.source == SENT {
+                    true => {
+                        "the gateway that has the file was ended before the file was imported; send it again"
+                    }
+                    false => {
+                        "the gateway was restarted, and what came with the request, a password or a file, was in its \
+                         memory only; ask again"
+                    }
+                };
                 self.catalog.abandon(job, why).await?;
             }
             Step::Start | Step::Wait => {}
@@ -264,28 +274,43 @@ impl Jobs {
     fn has_room_for(&self, job: &Job) -> bool {
         let location = self.puller.location(&job.key.tag);
         let running = locked(&self.running);
-        let stages = running.values().filter(|running| running.location == location);
+        let at_work = || running.values().filter(|running| running.turn.is_none());
+        let stages = at_work().filter(|running| running.location == location);
         let busy = stages.filter(|running| running.progress.phase() != Phase::Following).count();
-        let is_in = running.values().any(|running| running.uid == job.uid);
-        busy <= self.threads() && (running.len() < MANY_IN_HAND || !is_in)
+        let is_in = at_work().any(|running| running.uid == job.uid);
+        busy <= self.threads() && (at_work().count() < MANY_IN_HAND || !is_in)
     }
 
-    fn run_in_task(self: &Arc<Self>, job: Job, credentials: Option<Credentials>) {
+    /// Runs a job that was claimed; an import when its turn comes.
+    fn run_in_task(self: &Arc<Self>, job: Job, given: Given) {
         let (number, lease, uid) = (job.number, job.lease(), job.uid);
         let location = self.puller.location(&job.key.tag);
         let progress = Arc::new(Progress::new(self.news.clone()));
         let (jobs, watched) = (self.clone(), progress.clone());
+        let (turn, its_turn) = match &given {
+            Given::Credentials(_) => (None, None),
+            Given::File(_) => {
+                let (turn, its_turn) = oneshot::channel();
+                (Some(turn), Some(its_turn))
+            }
+        };
         let mut running = locked(&self.running);
         // The task waits for this lock before it can take itself off the list.
         let task = tokio::spawn(async move {
-            jobs.run(job, credentials, &watched).await;
+            let job = match its_turn {
+                Some(turn) => jobs.turn(lease, turn, &watched).await,
+                None => Some(job),
+            };
+            if let Some(job) = job {
+                jobs.run(job, given, &watched).await;
+            }
             locked(&jobs.running).remove(&number);
             jobs.news.notify_one();
         });
-        running.insert(number, Running { uid, location, progress, task, lease });
+        running.insert(number, Running { uid, location, progress, task, lease, turn });
     }
 
-    async fn run(&self, job: Job, credentials: Option<Credentials>, progress: &Progress) {
+    async fn run(&self, job: Job, given: Given, progress: &Progress) {
         let (number, lease) = (job.number, job.lease());
         let begun = now();
         let (system, tag, uid) = (&job.key.system, &job.key.tag, job.uid);
@@ -294,11 +319,10 @@ impl Jobs {
             self.puller.tidy(system).await;
         }
         // A panic ends this job and nothing else.
-        let file = locked(&self.files).remove(&number).map(|(source, _)| source);
         let work = async {
-            match file {
-                Some(source) => self.puller.import(&job, source, progress).await,
-                None => self.puller.pull(&job, credentials, progress).await,
+            match given {
+                Given::File(source) => self.puller.import(&job, *source, progress).await,
+                Given::Credentials(credentials) => self.puller.pull(&job, credentials, progress).await,
             }
         };
         let work = AssertUnwindSafe(work).catch_unwind();
@@ -332,17 +356,24 @@ impl Jobs {
 
     /// Keeps a lease alive, and tells other processes how far the work is; returns when the lease is lost.
     async fn lose(&self, lease: Lease, progress: &Progress) {
+        let mut pause = HEARTBEAT;
         loop {
-            tokio::time::sleep(HEARTBEAT).await;
-            match self.catalog.tell(lease, &progress.get().line).await {
-                Ok(true) => {}
-                Ok(false) => return,
-                // Where only this process is cut off, another may take the job meanwhile. The work goes on all the
-                // same: what it still writes names a fence that counts no more, and a publish asks for it first.
-                Err(error) => {
-                    tracing::warn!(job = lease.number, error = sentence(&error), "prolonging a lease failed");
+            tokio::time::sleep(pause).await;
+            let line = progress.get().line;
+            let told = tokio::time::timeout(HEARTBEAT, self.catalog.tell(lease, &line)).await;
+            // Where only this process is cut off, another may take the job meanwhile. The work goes on all the
+            // same: what it still writes names a fence that counts no more, and a publish asks for it first.
+            let error = match told {
+                Ok(Ok(true)) => {
+                    pause = HEARTBEAT;
+                    continue;
                 }
-            }
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => sentence(&error),
+                Err(late) => late.to_string(),
+            };
+            tracing::warn!(job = lease.number, error, "prolonging a lease failed");
+            pause = RETRY;
         }
     }
 

@@ -211,7 +211,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("shifter-imagegw: {error:#}");
+            eprintln!("shifter-imagegw: {}", convert::chain(&*error));
             ExitCode::FAILURE
         }
     }
@@ -311,6 +311,18 @@ fn migrate(arguments: &Migrate) -> anyhow::Result<()> {
         outcome.changed,
         outcome.unchanged
     );
+    println!(
+        "with {} expired ones that may be restored and {} changes of tags",
+        outcome.retired, outcome.meanings
+    );
+    println!("pulls under way and lookups that were counted (metrics) are not copied");
+    if let (Place::Sqlite(path), false, true) =
+        (&target, arguments.dry_run, rustix::process::geteuid().is_root())
+    {
+        // Not done for them: in a directory of another's, root would be led to any file.
+        let path = path.display();
+        println!("{path} is root's now; give it to the gateway's account: chown ACCOUNT: {path}*");
+    }
     Ok(())
 }
 
@@ -326,12 +338,15 @@ fn check_config(arguments: &CheckConfig) -> anyhow::Result<()> {
     for warning in warnings.iter().chain(&checking::doubts(&config)).chain(&opened) {
         eprintln!("shifter-imagegw: warning: {warning}");
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Some(doubt) = runtime.block_on(checking::doubt_of_database(&config.database)) {
+        eprintln!("shifter-imagegw: warning: {doubt}");
+    }
     let problems = checking::problems(&config);
     if !problems.is_empty() {
         anyhow::bail!("{} cannot be served:\n{}", path.display(), problems.join("\n"));
     }
     // Tried as whoever asks, who may be allowed another thing than the gateway's account.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for gap in runtime.block_on(async { convert::Converter::find().await?.gaps().await })? {
         eprintln!("shifter-imagegw: warning: {gap}");
     }

@@ -81,6 +81,8 @@ pub(crate) struct Job {
     pub(crate) lease_until: f64,
     /// The caller's registry credentials as `seal` makes them; empty where there are none, or none for others.
     pub(crate) sealed: String,
+    /// Of an import: of which file it is, as `NewJob` says it; empty where an older version entered it.
+    pub(crate) source: String,
 }
 
 /// What an image says about running it; a JSON column.
@@ -197,6 +199,7 @@ impl Image {
                 stop_signal: self.config.stop_signal.clone(),
                 volumes: self.config.volumes.clone(),
                 labels: self.config.labels.clone().into_iter().collect(),
+                source: self.config.source.clone().unwrap_or_default(),
             }),
         }
     }

@@ -20,6 +20,7 @@ use shifter_core::digest::Algorithm;
 use shifter_registry::{BlobCache, Client, Credentials, RegistryError, Settings};
 use tokio::sync::Semaphore;
 
+pub(crate) use self::files::Held;
 use self::make::Making;
 use self::reuse::LayerIndexes;
 
@@ -427,7 +428,7 @@ impl Puller {
         const ROUNDS: usize = 3;
         let (catalog, lease) = (&self.catalog, job.lease());
         let mut rounds = 0;
-        let mut is_contested = false;
+        let (mut is_contested, mut is_moving) = (false, false);
         loop {
             // A lease in hand, renewed just now, is worth the few steps that follow. The caller may
             // have changed the access list meanwhile.
@@ -441,12 +442,12 @@ impl Puller {
             };
             let acl = if public { Default::default() } else { acl::of_grant(&job.acl, job.uid) };
             let grant = Grant { key, id, puller, public, acl, checked: earned.asked };
-            let known = patiently(|| catalog.record(&image.system, &image.id)).await?;
-            // What it was granted to others for is another content.
-            let origin = |image: &Image| image.config.source.clone();
-            if known.as_ref().is_some_and(|known| origin(&known.image) != origin(image)) {
+            let sharing = self.sharing(platform, &image.id).await?;
+            // What it was granted to others for, also on another system that has these files, is another content.
+            if sharing.iter().any(|known| known.image.config.source != image.config.source) {
                 return Err(import::ImportError::Taken(image.id.clone()).into());
             }
+            let known = sharing.into_iter().find(|known| known.image.system == image.system);
             if known.is_none() && !self.find_published(image).await? {
                 return Err(PullError::Removed);
             }
@@ -461,6 +462,15 @@ impl Puller {
             record.add_tag(Tag { itype: job.key.itype, tag: job.key.tag, asked: earned.asked });
             let oldest = now() - self.config.image_expiration.as_secs_f64();
             record.grants = acl::pruned(record.grants, &record.tags, oldest);
+            // Whom a job's end is told finds the image by every gateway, also where lookups remember what a tag meant.
+            if catalog.lateness().is_some() && !is_moving {
+                let meaning = patiently(|| catalog.lookup(&grant.key)).await?;
+                is_moving = meaning.is_some_and(|(before, _)| before.id != image.id);
+                if is_moving {
+                    let (status, message) = (JobStatus::Transfer, "Transferring metadata");
+                    self.held(patiently(|| catalog.set_status(lease, status, message)).await?)?;
+                }
+            }
             self.write_meta(platform, &record).await?;
             let is_stored = patiently(|| catalog.store(&record)).await;
             // Also where it failed: then what was just written is not what the catalog grants.
@@ -473,6 +483,9 @@ impl Puller {
                 }
             }
             is_settled?;
+            if let Some(late) = catalog.lateness().filter(|_| std::mem::take(&mut is_moving)) {
+                tokio::time::sleep(late).await;
+            }
             rounds += 1;
             let if_acl = (!matches!(earned.public, Public::Is(true)) && rounds < ROUNDS).then_some(&job.acl);
             if patiently(|| catalog.finish(lease, if_acl)).await? {

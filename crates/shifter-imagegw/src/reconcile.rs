@@ -22,7 +22,7 @@ use crate::audit;
 use crate::catalog::{Catalog, Record};
 use crate::config::Config;
 use crate::model::Grant;
-use crate::pull::Puller;
+use crate::pull::{Held, Puller};
 
 /// Files younger than this may be of a pull that will enter them in a moment.
 const SETTLED: Duration = Duration::from_secs(3600);
@@ -196,6 +196,7 @@ fn fault_of(scope: &Scope<'_>, contents: &Contents, record: &Record, grants: &[G
         return Some(Fault::Broken(Box::new(record.clone()), why));
     }
     let wanted = acl::for_meta(grants, scope.gateway_uid).ok()?;
+    let source = image.config.source.as_deref().unwrap_or_default();
     let why = match files.meta.as_ref() {
         None if let Some(why) = &files.unread => {
             format!("its .meta cannot be read by this account: {why}")
@@ -205,6 +206,10 @@ fn fault_of(scope: &Scope<'_>, contents: &Contents, record: &Record, grants: &[G
             Err(error) => format!("its .meta cannot be read: {error}"),
             Ok(_) if !files.lacking[1].is_empty() => {
                 format!("its .meta is not there, or another, on {}", files.lacking[1].join(", "))
+            }
+            // Written before that was noted there; a catalog that is rebuilt would take it for a registry's.
+            Ok(meta) if meta.rich.as_ref().is_some_and(|rich| rich.source != *source) => {
+                "its .meta does not say what file it was made of".to_owned()
             }
             Ok(meta) if same_ids(&meta.acl.uids, &wanted.uids) && same_ids(&meta.acl.gids, &wanted.gids) => {
                 return None;
@@ -232,7 +237,7 @@ async fn settle(
         Fault::Broken(record, why) => {
             let name = format!("image {} of system {}: {why}", record.image.id, record.image.system);
             match orders.fix && !is_empty && take_away(scope, place, &record).await? {
-                true => (format!("{name}; taken away, the next pull makes it anew"), true),
+                true => (format!("{name}; taken away, {}", way_back(&record)), true),
                 false => (name, false),
             }
         }
@@ -274,6 +279,13 @@ async fn settle(
     })
 }
 
+/// How an image comes back whose file is gone: nobody can pull an imported one.
+fn way_back(record: &Record) -> &'static str {
+    let is_imported =
+        record.image.config.source.is_some() || record.tags.iter().any(|tag| tag.itype == "custom");
+    if is_imported { "import its file again" } else { "the next pull makes it anew" }
+}
+
 /// Takes a broken image from everybody: its `.meta` first, as nodes read that.
 async fn take_away(scope: &Scope<'_>, place: &Place<'_>, found: &Record) -> anyhow::Result<bool> {
     let Some((_guard, mut record)) = again(scope, found).await? else { return Ok(false) };
@@ -312,10 +324,7 @@ async fn known(scope: &Scope<'_>, place: &Place<'_>, id: &str) -> anyhow::Result
 }
 
 /// The record as it is now, with the image's lock; none if it changed since it was looked at.
-async fn again(
-    scope: &Scope<'_>,
-    found: &Record,
-) -> anyhow::Result<Option<(Option<tokio::sync::OwnedMutexGuard<()>>, Record)>> {
+async fn again(scope: &Scope<'_>, found: &Record) -> anyhow::Result<Option<(Option<Held>, Record)>> {
     let (system, id) = (&found.image.system, &found.image.id);
     let guard = match scope.puller {
         Some(puller) => match scope.config.platforms.get(system) {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{Access, Config};
+use crate::convert::chain;
 use crate::live::Live;
 use crate::pull::Puller;
 use crate::{load, prometheus, tls};
@@ -35,7 +36,7 @@ impl Reloader {
         match result {
             Ok(()) => tracing::info!(file = %self.path.display(), "the configuration was read again"),
             Err(error) => {
-                let why = format!("{error:#}");
+                let why = chain(&*error);
                 tracing::error!(why, "the configuration was not taken; the old one stays in force");
             }
         }
@@ -60,6 +61,10 @@ impl Reloader {
         if !kept.is_empty() {
             let keys = kept.join(", ");
             tracing::warn!(keys, "these keys changed and count after a restart only");
+        }
+        let open = old.openings();
+        for opening in new.openings().iter().filter(|opening| !open.contains(opening)) {
+            tracing::warn!("{opening}");
         }
         if let (Some(running), Some(tls)) = (&self.tls, tls) {
             running.replace(tls);

@@ -151,7 +151,7 @@ fn bind_admin(config: &Config) -> anyhow::Result<Option<(UnixListener, SocketFil
         Ok(bound) => Ok(Some(bound)),
         Err(error) if *is_asked_for => Err(error.context("AdminSocket cannot be used")),
         Err(error) => {
-            let why = format!("{error:#}");
+            let why = convert::chain(&*error);
             tracing::warn!(
                 why,
                 "backup and reconcile will not reach this gateway; set AdminSocket to another place"
@@ -219,6 +219,19 @@ pub(crate) fn check_policy(config: &Config) -> anyhow::Result<()> {
         );
     }
     config.check_servable().context("this configuration cannot be served")?;
+    for (key, directory) in
+        [("CacheDirectory", &config.cache_directory), ("ExpandDirectory", &config.expand_directory)]
+    {
+        // Below it they may be, and were in the original's examples.
+        if let Some((system, _)) =
+            config.platforms.iter().find(|(_, platform)| platform.image_dir == *directory)
+        {
+            bail!(
+                "{key} is imageDir of system {system}, {}; images are alone in their directory: choose another",
+                directory.display()
+            );
+        }
+    }
     if config.authentication == Authentication::Mock && !config.doors.listen.iter().all(Endpoint::is_loopback)
     {
         bail!(

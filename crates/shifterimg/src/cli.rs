@@ -6,13 +6,16 @@
 
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
+use shifter_core::descriptor::Descriptor;
+use shifter_core::image_type::ImageType;
 
 /// How the program is called.
 const USAGE: &str = "shifterimg [options] <mode> [type:tag]";
 
 /// What is printed after the options.
 const MORE: &str = "\
-type:tag is docker:NAME[:TAG], custom:NAME or id:IDENTIFIER; without a type the site's default is taken.
+type:tag is docker:NAME[:TAG] or custom:NAME; without a type the site's default is taken. inspect, expire, restore,
+pin and unpin also take id:IDENTIFIER.
 
 Exit status:
   0  done; for pull and import: the image is ready
@@ -184,6 +187,14 @@ impl Cli {
         let mode = self.mode.word();
         ensure!(self.what.len() >= least, "{mode} needs {what}");
         ensure!(self.what.len() <= most, "{mode} takes {what}");
+        if let (Import, [first, second]) = (self.mode, self.what.as_slice()) {
+            // No image's name begins like that.
+            let is_path = second.starts_with(['/', '.', '~']);
+            ensure!(
+                !is_path,
+                "import needs the file first and then the image's name: import {second} {first}"
+            );
+        }
         Ok(())
     }
 
@@ -201,6 +212,20 @@ impl Mode {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
+    /// Refuses an identifier where a name is needed: a right, a history and a pull belong to a tag.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub(crate) fn check_type(self, named: ImageType) -> anyhow::Result<()> {
+        let takes_id = [Mode::Inspect, Mode::Expire, Mode::Restore, Mode::Pin, Mode::Unpin].contains(&self);
+        ensure!(
+            named != ImageType::Id || takes_id,
+            "{} needs an image's name and takes no identifier; inspect id:IDENTIFIER shows the names",
+            self.word()
+        );
+        Ok(())
+    }
+
     /// The least and the greatest number of words after the mode, and what they are.
     fn wants(self) -> (usize, usize, &'static str) {
         match self {
@@ -213,6 +238,18 @@ impl Mode {
             _ => (1, 1, "the image's name, e.g. docker:debian:12"),
         }
     }
+}
+
+/// Refuses a URL or a path where the name of a registry's image is needed.
+///
+/// # Errors
+/// One sentence, with what was probably meant.
+pub(crate) fn check_name(wanted: &Descriptor) -> anyhow::Result<()> {
+    let meant = wanted.tag.trim_start_matches('/');
+    let is_fine = wanted.image_type != ImageType::Docker || meant.len() == wanted.tag.len();
+    let meant = if meant.is_empty() { "debian:12" } else { meant };
+    ensure!(is_fine, "an image name does not begin with /; write docker:{meant}");
+    Ok(())
 }
 
 /// What is printed instead of doing something: the help asked for, or what is wrong together with the usage,
@@ -280,6 +317,10 @@ mod tests {
             ("pull a b", "pull takes the image's name, e.g. docker:debian:12"),
             ("images x", "images takes nothing after it"),
             ("import f", "import needs a file and the image's name, e.g. app.squashfs custom:app:1"),
+            (
+                "import custom:app:1 /srv/a.sqfs",
+                "import needs the file first and then the image's name: import /srv/a.sqfs custom:app:1",
+            ),
             ("login a b", "login takes the name of a registry, or nothing"),
             ("pin", "pin needs an image as id:IDENTIFIER"),
         ] {
@@ -287,6 +328,35 @@ mod tests {
         }
         for line in ["login", "logout x", "import f t --upload", "images --user a", "pullnb x --no-wait"] {
             parse(line).unwrap().check().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_identifier_is_refused_where_the_gateway_would_say_that_there_is_no_such_image() {
+        use Mode::{Cancel, Expire, History, Import, Inspect, Lookup, Pin, Pull, Pullnb, Restore, Rm, Unpin};
+        for mode in [Inspect, Expire, Restore, Pin, Unpin] {
+            mode.check_type(ImageType::Id).unwrap();
+        }
+        for mode in [Lookup, Pull, Pullnb, Cancel, Import, History, Rm] {
+            mode.check_type(ImageType::Docker).unwrap();
+            let error = mode.check_type(ImageType::Id).unwrap_err().to_string();
+            assert!(error.starts_with(&mode.word()) && error.contains("takes no identifier"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_url_or_a_path_is_told_from_an_image_name() {
+        for (text, meant) in [
+            ("docker://lab/app:1", Some("docker:lab/app:1")),
+            ("/srv/a.sqfs", Some("docker:srv/a.sqfs")),
+            ("docker:/", Some("docker:debian:12")),
+            ("docker:lab/app:1", None),
+            ("custom:app:1", None),
+        ] {
+            let wanted = Descriptor::parse(text, Some(ImageType::Docker)).unwrap();
+            let said = check_name(&wanted).map_err(|error| error.to_string());
+            let expected = meant.map(|meant| format!("an image name does not begin with /; write {meant}"));
+            assert_eq!(said.err(), expected, "{text}");
         }
     }
 

@@ -5,8 +5,9 @@
 
 use std::cell::Cell;
 use std::fs::File;
+use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use shifter_api::client::{Client, ClientError, Named};
 use shifter_api::payload::file_digest;
 use shifter_api::wire::{PullRequest, Pulled};
@@ -15,6 +16,9 @@ use crate::cli::Cli;
 
 /// What a file is taken for.
 const FORMAT: &str = "squashfs";
+
+/// The format that is no file.
+const DIRECTORY: &str = "directory";
 
 /// One import, as often as it is asked after.
 pub(crate) struct Import<'a> {
@@ -41,6 +45,11 @@ impl<'a> Import<'a> {
         access: PullRequest,
     ) -> anyhow::Result<Import<'a>> {
         let name = cli.word(0)?;
+        let format = cli.format.as_deref().unwrap_or(FORMAT);
+        ensure!(
+            !cli.upload || (format != DIRECTORY && !Path::new(name).is_dir()),
+            "a directory cannot be uploaded; upload a tar of it, with --format tar"
+        );
         let source = if cli.upload {
             let file = File::open(name).with_context(|| format!("cannot open {name}"))?;
             let sha256 = file_digest(&file).with_context(|| format!("cannot read {name}"))?;
@@ -50,7 +59,6 @@ impl<'a> Import<'a> {
             let path = path.into_os_string().into_string();
             Source::Path(path.ok().with_context(|| format!("{name:?} is not UTF-8; use --upload"))?)
         };
-        let format = cli.format.as_deref().unwrap_or(FORMAT);
         Ok(Import { client, image, format, access, source })
     }
 
@@ -64,6 +72,30 @@ impl<'a> Import<'a> {
                 is_sent.set(true);
                 Ok(sent)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use clap::Parser;
+    use shifter_api::client::ClientConfig;
+
+    use super::*;
+
+    #[test]
+    fn who_uploads_a_directory_is_told_what_to_do() {
+        let config = ClientConfig { gateways: vec!["localhost:1".to_owned()], ..ClientConfig::default() };
+        let client = Client::new(&config, Box::new(|_| Ok(String::new()))).unwrap();
+        let image = Named { itype: "custom", tag: "app:1" };
+        for line in ["--upload --format directory /nowhere", "--upload --format tar /", "--upload /"] {
+            let words = format!("shifterimg import {line} custom:app:1");
+            let cli = Cli::try_parse_from(words.split(' ')).unwrap();
+            let made = Import::new(&cli, &client, image, PullRequest::default());
+            let error = made.err().unwrap().to_string();
+            assert!(error.contains("upload a tar of it"), "{line}: {error}");
         }
     }
 }

@@ -5,12 +5,12 @@
 //! everybody could read it.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 use shifter_api::client::{Client, ClientError};
 use shifter_api::cred;
 use shifter_api::munge::Munge;
@@ -112,30 +112,87 @@ enum Echo {
 
 /// Asks on the terminal, or, without one, on standard error and input.
 fn ask(question: &str, echo: Echo) -> anyhow::Result<String> {
-    let Ok(terminal) = OpenOptions::new().read(true).write(true).open("/dev/tty") else {
-        let _ = write!(io::stderr(), "{question}");
-        return first_line(&mut io::stdin().lock());
-    };
-    (&terminal).write_all(question.as_bytes())?;
-    let before = tcgetattr(&terminal)?;
-    if echo == Echo::Off {
-        let mut silent = before.clone();
-        // Without ISIG a Ctrl-C is a character of the line, which is then refused, and the echo comes back.
-        silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
-        tcsetattr(&terminal, OptionalActions::Flush, &silent)?;
+    match OpenOptions::new().read(true).write(true).open("/dev/tty") {
+        Ok(terminal) => ask_on(&terminal, question, echo),
+        Err(_) => {
+            let _ = write!(io::stderr(), "{question}");
+            first_line(&mut io::stdin().lock(), None)
+        }
     }
-    let line = first_line(&mut BufReader::new(&terminal));
-    if echo == Echo::Off {
-        tcsetattr(&terminal, OptionalActions::Now, &before)?;
-        (&terminal).write_all(b"\n")?;
+}
+
+fn ask_on(mut terminal: &File, question: &str, echo: Echo) -> anyhow::Result<String> {
+    terminal.write_all(question.as_bytes())?;
+    if echo == Echo::On {
+        return first_line(&mut BufReader::new(terminal), None);
     }
+    let before = tcgetattr(terminal)?;
+    let mut silent = before.clone();
+    // A signal would end the program before the echo is back, so Ctrl-C is a character here, which ends the line.
+    let interrupt = before.special_codes[SpecialCodeIndex::VINTR];
+    silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+    silent.special_codes[SpecialCodeIndex::VEOL] = interrupt;
+    tcsetattr(terminal, OptionalActions::Flush, &silent)?;
+    let line = first_line(&mut BufReader::new(terminal), Some(interrupt));
+    tcsetattr(terminal, OptionalActions::Now, &before)?;
+    terminal.write_all(b"\n")?;
     line
 }
 
-fn first_line(from: &mut dyn BufRead) -> anyhow::Result<String> {
-    let mut line = String::new();
-    from.take(LONGEST).read_line(&mut line).context("cannot read the answer")?;
-    ensure!(line.ends_with('\n'), "the answer ended before its line; nothing was stored");
-    line.pop();
-    Ok(line)
+/// Up to the end of the line, or to the character that interrupts.
+fn first_line(from: &mut dyn BufRead, interrupt: Option<u8>) -> anyhow::Result<String> {
+    let mut line = Vec::new();
+    for byte in from.take(LONGEST).bytes() {
+        match byte.context("cannot read the answer")? {
+            b'\n' => return String::from_utf8(line).context("the answer is not UTF-8; nothing was stored"),
+            byte if Some(byte) == interrupt => bail!("interrupted; nothing was stored"),
+            byte => line.push(byte),
+        }
+    }
+    bail!("the answer ended before its line; nothing was stored")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use std::time::Duration;
+
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+
+    use super::*;
+
+    #[test]
+    fn an_interrupt_ends_the_question_for_a_password_and_the_echo_comes_back() {
+        let table: [(&[u8], Result<&str, &str>); 3] = [
+            (b"se cret\n", Ok("se cret")),
+            (b"sec\x03", Err("interrupted")),
+            (b"\x04", Err("ended before its line")),
+        ];
+        for (typed, expected) in table {
+            let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+            let master = openpt(flags).unwrap();
+            grantpt(&master).unwrap();
+            unlockpt(&master).unwrap();
+            let terminal = File::from(ioctl_tiocgptpeer(&master, flags).unwrap());
+            let mut user = File::from(master);
+            let (tell, told) = channel();
+            let asked = terminal.try_clone().unwrap();
+            thread::spawn(move || tell.send(ask_on(&asked, "password: ", Echo::Off)));
+            // The question is written before what was typed earlier is thrown away, hence the echo is waited for.
+            while tcgetattr(&terminal).unwrap().local_modes.contains(LocalModes::ECHO) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            user.write_all(typed).unwrap();
+            let answer = told.recv_timeout(Duration::from_secs(10)).expect("the question was not ended");
+            match expected {
+                Ok(text) => assert_eq!(answer.unwrap(), text),
+                Err(why) => assert!(answer.unwrap_err().to_string().contains(why)),
+            }
+            let modes = tcgetattr(&terminal).unwrap().local_modes;
+            assert!(modes.contains(LocalModes::ECHO | LocalModes::ISIG), "{modes:?}");
+        }
+    }
 }

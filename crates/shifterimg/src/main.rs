@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         // The reader of our output has gone; there is nobody to tell.
         Err(error) if is_broken_pipe(&error) => ExitCode::FAILURE,
         Err(error) => {
-            say(&format!("{error:#}"));
+            say(&show::causes(&error));
             let is_denied = error.downcast_ref::<ClientError>().is_some_and(ClientError::is_denied);
             if is_denied { ExitCode::from(DENIED) } else { ExitCode::FAILURE }
         }
@@ -69,8 +69,11 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     }
     let named = |number: usize| -> anyhow::Result<Descriptor> {
         let text = cli.word(number)?;
-        Descriptor::parse(text, settings.default_image_type)
-            .with_context(|| format!("{text:?} names no image"))
+        let wanted = Descriptor::parse(text, settings.default_image_type)
+            .with_context(|| format!("{text:?} names no image"))?;
+        cli.mode.check_type(wanted.image_type)?;
+        cli::check_name(&wanted)?;
+        Ok(wanted)
     };
     let gives_access = !cli.user.is_empty() || !cli.group.is_empty();
     if gives_access && !matches!(cli.mode, Mode::Pull | Mode::Pullnb | Mode::Import) {
@@ -157,7 +160,12 @@ fn follow(
         write_out(&document::<Image>(&image)?)?;
     }
     match pull::outcome(&image) {
-        pull::Outcome::Ready => Ok(ExitCode::SUCCESS),
+        pull::Outcome::Ready => {
+            if let Some(hint) = pull::hint(&image).filter(|_| !cli.json) {
+                say(&hint);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         // Scripts written for the original take every other status of pullnb for a failure.
         pull::Outcome::Going if cli.mode == Mode::Pullnb => Ok(ExitCode::SUCCESS),
         pull::Outcome::Going => Ok(ExitCode::from(PENDING)),

@@ -96,15 +96,45 @@ fn told(cli: &Cli, name: &str, done: Done) -> anyhow::Result<ExitCode> {
     if cli.json {
         write_out(&document(&done)?)?;
     }
+    if let Some(sentence) = remark(name, done) {
+        say(&sentence);
+    }
     Ok(match done.status {
         Some(true) => ExitCode::SUCCESS,
-        Some(false) => {
-            say(NOT_ADMIN);
-            ExitCode::from(DENIED)
-        }
-        None => {
-            say(&format!("the gateway has no image {name} for which this can be done"));
-            ExitCode::FAILURE
-        }
+        Some(false) => ExitCode::from(DENIED),
+        None => ExitCode::FAILURE,
     })
+}
+
+/// What is said of an answer; nothing where all is done.
+fn remark(name: &str, done: Done) -> Option<String> {
+    match done.status {
+        Some(true) if done.file == Some(false) => Some(format!(
+            "{name} is restored without its file, which the next pull of one of its tags brings; of an imported \
+             image, import the file again"
+        )),
+        Some(true) => None,
+        Some(false) => Some(NOT_ADMIN.to_owned()),
+        None => Some(format!("the gateway has no image {name} for which this can be done")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_restored_without_its_file_is_not_passed_over_in_silence() {
+        for (status, file, expected) in [
+            (Some(true), None, None),
+            (Some(true), Some(true), None),
+            (Some(true), Some(false), Some("restored without its file")),
+            (Some(false), None, Some(NOT_ADMIN)),
+            (None, None, Some("no image id:ab")),
+        ] {
+            let said = remark("id:ab", Done { status, file });
+            let fits = said.as_ref().map(|said| expected.is_some_and(|expected| said.contains(expected)));
+            assert_eq!(fits, expected.map(|_| true), "{status:?} {file:?}: {said:?}");
+        }
+    }
 }

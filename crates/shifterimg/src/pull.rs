@@ -104,6 +104,14 @@ pub(crate) fn outcome(image: &Image) -> Outcome {
     }
 }
 
+/// What the gateway adds to READY, such as that a private image is the caller's alone.
+pub(crate) fn hint(image: &Image) -> Option<String> {
+    let said = image.status_message.as_deref()?;
+    // Of ours and of an original: no more than the status.
+    let is_news = !matches!(said, "" | status::READY | "SUCCESS" | "Image is ready" | "Transferring image");
+    (outcome(image) == Outcome::Ready && is_news).then(|| show::printable(said))
+}
+
 /// Asks until the pull is over (or once), showing each answer.
 ///
 /// # Errors

@@ -117,6 +117,18 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
+/// An error and its causes; causes that it already tells are not repeated.
+pub(crate) fn causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// Width of the terminal on standard output, in columns; 0 where it is unknown.
 pub(crate) fn columns() -> usize {
     rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_col))
@@ -172,6 +184,16 @@ mod tests {
         );
         let value = serde_json::json!({"a": ["\u{9b}x"]});
         assert_eq!(pretty(&value).unwrap(), "{\n  \"a\": [\n    \"?x\"\n  ]\n}\n");
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let source = std::io::Error::from_raw_os_error(13);
+        let read = shifter_api::cred::CredError::Read { path: "/c".into(), source };
+        let error = anyhow::Error::new(read).context("no password was sent");
+        let expected = "no password was sent: cannot read the stored registry credentials /c: Permission denied \
+                        (os error 13)";
+        assert_eq!(causes(&error), expected);
     }
 
     #[test]

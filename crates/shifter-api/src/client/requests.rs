@@ -155,12 +155,16 @@ impl<'a> Client<'a> {
         self.ask(&request, json::<Value>).map(drop)
     }
 
-    /// `GET /api/expire/SYSTEM/TYPE/TAG/`: removes the image of a tag, as an administrator.
+    /// `GET /api/expire/SYSTEM/TYPE/TAG/`: removes the image of a tag, as an administrator; of one named by its
+    /// identifier, `POST /api/expire/SYSTEM/?id=ID`.
     pub fn expire(&self, image: Named<'_>) -> Result<wire::Done, ClientError> {
+        if image.itype == "id" {
+            return self.change("expire", image.tag);
+        }
         self.ask(&self.about("expire", Method::Get, "expire", image), json)
     }
 
-    /// `POST /api/VERB/SYSTEM/?id=ID`, where the verb is `restore`, `pin` or `unpin`, as an administrator.
+    /// `POST /api/VERB/SYSTEM/?id=ID`, where the verb is `expire`, `restore`, `pin` or `unpin`, as an administrator.
     pub fn change(&self, verb: &str, id: &str) -> Result<wire::Done, ClientError> {
         let mut request = self.request(&format!("{verb} {id}"), Method::Post, vec![verb, &self.system]);
         request.query.push(("id", id.to_owned()));

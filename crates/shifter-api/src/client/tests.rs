@@ -154,6 +154,8 @@ fn what_the_original_lacks_is_asked_by_method_path_and_query() {
         r#"{"status":"PENDING"}"#,
         r#"{"status":true}"#,
         r#"{"status":null}"#,
+        r#"{"status":true}"#,
+        r#"{"status":null}"#,
         r#"{"status":["a"]}"#,
         r#"{"status":false,"message":"no"}"#,
         r#"[{"type":"docker","time":1.5}]"#,
@@ -176,6 +178,8 @@ fn what_the_original_lacks_is_asked_by_method_path_and_query() {
     client.upload(docker("x"), &file, "00", "squashfs", &nobody).unwrap();
     client.remove(docker("x"), true).unwrap();
     assert_eq!(client.change("pin", "a2fb").unwrap().status, None);
+    assert_eq!(client.expire(Named { itype: "id", tag: "a2fb" }).unwrap().status, Some(true));
+    assert_eq!(client.expire(docker("x")).unwrap().status, None);
     assert_eq!(client.autoexpire(true).unwrap().ids(), Some(vec!["a"]));
     let probe = client.probe("default", &none).unwrap();
     assert_eq!((probe.status, probe.message.as_deref()), (false, Some("no")));
@@ -187,6 +191,8 @@ fn what_the_original_lacks_is_asked_by_method_path_and_query() {
         ("PUT", "/api/upload/sysa/docker/x/", "?format=squashfs&sha256=00", "content"),
         ("DELETE", "/api/image/sysa/docker/x/", "?all=1", ""),
         ("POST", "/api/pin/sysa/", "?id=a2fb", ""),
+        ("POST", "/api/expire/sysa/", "?id=a2fb", ""),
+        ("GET", "/api/expire/sysa/docker/x/", "", ""),
         ("GET", "/api/autoexpire/sysa/", "?dry_run=1", ""),
         ("POST", "/api/login/sysa/", "", r#"{"location":"default"}"#),
         ("GET", "/api/metrics/sysa/", "?limit=3&strict=1", ""),

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -102,6 +102,27 @@ fn a_private_authority_is_believed_and_a_strange_one_is_not() {
     let server = Server::start(at, &answer);
     let error = ask(&server.url, &at.join("other.pem")).unwrap_err().to_string();
     assert!(error.contains("could not be reached") && error.contains("certificate"), "{error}");
+}
+
+#[test]
+fn an_authority_s_certificate_and_a_missing_https_are_told_in_words() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    certificate(at, "gw", None);
+    let server = Server::start(at, "");
+    let error = ask(&server.url, &at.join("gw.pem")).unwrap_err().to_string();
+    assert!(error.contains("CA:FALSE") && !error.contains("OtherError"), "{error}");
+
+    // As servers answer a request without TLS; openssl's hangs up instead.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(&[21, 3, 3, 0, 2, 2, 50]);
+    });
+    let error = ask(&plain, &at.join("gw.pem")).unwrap_err().to_string();
+    assert!(error.contains("imageGateway must begin with https://"), "{error}");
 }
 
 #[test]

@@ -115,6 +115,9 @@ pub struct Probe {
 pub struct Done {
     /// As above.
     pub status: Option<bool>,
+    /// Of `restore`: whether the image's file is there; `None` from an original, and of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<bool>,
 }
 
 /// Answer of `autoexpire`: the identifiers, or false for callers who are no administrators.
@@ -209,7 +212,10 @@ mod tests {
         assert_eq!(ids(r#"{"status":false}"#).ids(), None);
         for (text, status) in [("true", Some(true)), ("false", Some(false)), ("null", None)] {
             let done: Done = serde_json::from_str(&format!("{{\"status\":{text}}}")).unwrap();
-            assert_eq!(done.status, status);
+            assert_eq!((done.status, done.file), (status, None));
         }
+        let restored = r#"{"status":true,"file":false}"#;
+        let done: Done = serde_json::from_str(restored).unwrap();
+        assert_eq!(serde_json::to_string(&done).unwrap(), restored, "a script may want to know of the file");
     }
 }

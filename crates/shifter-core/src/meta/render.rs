@@ -63,6 +63,9 @@ impl Meta {
         if !rich.labels.is_empty() {
             members.push(("labels", Value::Map(rich.labels.clone())));
         }
+        if !rich.source.is_empty() {
+            members.push(("source", Value::Text(rich.source.clone())));
+        }
         write::object(&members)
     }
 }

@@ -95,6 +95,7 @@ fn hostile_values_cannot_write_lines_and_survive_exactly() {
             sha256: "ab".into(),
             volumes: vec!["/data".into()],
             labels: vec![("k".into(), "v".into())],
+            source: "tar:00".into(),
             ..Rich::default()
         }),
     };

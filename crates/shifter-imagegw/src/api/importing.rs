@@ -15,13 +15,13 @@ use super::{Api, Refusal, Room};
 use crate::accounts::names_groups;
 use crate::acl;
 use crate::auth::Caller;
-use crate::catalog::{NewJob, Submitted, submit};
+use crate::catalog::{NewJob, SENT, Submitted, submit};
 use crate::config::{Access, Importers, Platform};
 use crate::convert::sentence;
 
 use crate::import::source::Form;
 use crate::import::tree::Tree;
-use crate::model::TagKey;
+use crate::model::{Job, TagKey};
 use crate::pull::import::{ImportError, LARGEST, Origin, Source};
 use crate::route::Query;
 use crate::waiting::Pulled;
@@ -29,6 +29,7 @@ use crate::waiting::Pulled;
 /// What a request for an import says.
 #[derive(Debug, Default, Deserialize)]
 struct Wanted {
+    /// None where the file itself is sent.
     #[serde(default)]
     filepath: Option<String>,
     format: String,
@@ -63,6 +64,13 @@ impl Wanted {
             allowed_gids: text("allowed_gids"),
             verbatim,
         })
+    }
+
+    /// What tells this file from others. Two requests that agree in it are one, and the second asks how it stands.
+    fn source(&self) -> String {
+        let Some(path) = &self.filepath else { return SENT.to_owned() };
+        let said = format!("{path}\0{}\0{}", self.format, self.verbatim);
+        blake3::hash(said.as_bytes()).to_hex().to_string()
     }
 }
 
@@ -108,17 +116,11 @@ impl Api {
         }
         // Said before the file is sent, where that is possible.
         let earlier = self.catalog.job_of(&admitted.new.key, caller.uid).await?;
-        if earlier.is_some_and(|job| !job.status.is_over() && !self.jobs.lacks_file(&job)) {
+        if earlier.is_some_and(|job| !job.status.is_over() && !self.may_bring(&admitted.new, &job)) {
             return Err(under_way());
         }
         let (expand, sha256) = (&self.config.expand_directory, query.get("sha256"));
         let (file, room) = self.uploads.receive(caller.uid, body, expand, sha256).await?;
-        // What an earlier one came to is not what was sent now.
-        if let Some(earlier) = self.catalog.job_of(&admitted.new.key, caller.uid).await?
-            && earlier.status.is_over()
-        {
-            self.catalog.forget_end(earlier.number).await?;
-        }
         self.start_import(admitted, Origin::File(file), Some(room), caller).await
     }
 
@@ -173,7 +175,14 @@ impl Api {
             return Err(Refusal::Conflict(sentence(&ImportError::Named(name))));
         }
         // The file is what credentials are to a pull: in memory, and brought again where it was lost.
-        let new = NewJob { key, uid: caller.uid, gid: caller.gid, acl, with_credentials: true };
+        let new = NewJob {
+            key,
+            uid: caller.uid,
+            gid: caller.gid,
+            acl,
+            with_credentials: true,
+            source: wanted.source(),
+        };
         Ok(Admitted { new, form, verbatim: wanted.verbatim })
     }
 
@@ -224,28 +233,38 @@ impl Api {
         let Admitted { new, form, verbatim } = admitted;
         let telling = self.config.pull_update.as_secs_f64();
         let is_shared = |number| self.jobs.is_end_shared(number);
-        // Who sends a file means that one; who asks for one by path may be asking how it stands.
-        let is_sent = room.is_some();
         let source = Source { origin, form, verbatim, room };
         match submit(&*self.catalog, &new, false, telling, &is_shared).await? {
             Submitted::Started(job) => {
                 let image = job.to_wire(true);
-                self.jobs.start_import(job.number, source);
+                if !self.jobs.start_import(&job, source).await? && new.source == SENT {
+                    return Err(under_way());
+                }
                 Ok(Pulled::unfinished(image, job, None))
             }
-            Submitted::Going(job) => {
-                if self.jobs.lacks_file(&job) {
-                    self.jobs.start_import(job.number, source);
-                } else if is_sent {
+            // Who names a file again asks how it stands; who names or sends another one means that one.
+            Submitted::Going(mut job) => {
+                let is_same = new.is_done_by(&job);
+                let may_bring = self.may_bring(&new, &job);
+                // Another one's job becomes this one's whole.
+                (job.source, job.acl) = (new.source, new.acl);
+                let is_taken = may_bring && self.jobs.start_import(&job, source).await?;
+                if !is_same && !is_taken {
                     return Err(under_way());
                 }
                 Ok(self.going(job))
             }
-            Submitted::Over(_) if is_sent => Err(under_way()),
             Submitted::Over(job) => self.told(job, caller).await,
             Submitted::Fresh => Err(Refusal::NoImage),
             Submitted::TooMany => Err(Refusal::Busy),
         }
+    }
+
+    /// Whether a file may be given to an unfinished import that has lost its own: the same one, or another one in the place
+    /// of one that was named. What was sent is lost for good, and its sender is to hear that.
+    fn may_bring(&self, new: &NewJob, job: &Job) -> bool {
+        let is_free = new.is_done_by(job) || (job.fence > 0 && job.source != SENT);
+        is_free && self.jobs.lacks_file(job)
     }
 }
 

@@ -18,6 +18,16 @@ pub(crate) const LEASE: Duration = Duration::from_secs(15);
 /// Time between signs of life, and so until a cancelled job ends wherever it runs.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(4);
 
+/// Time after a sign of life that failed, or took as long as the time between two, until the next.
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
+
+/// How long after a database's return every living holder has prolonged its lease: the sign of life that was under way
+/// fails, and the next one takes its longest.
+pub(crate) const GRACE: Duration = Duration::from_secs(9);
+const _: () = assert!(GRACE.as_secs() == 2 * HEARTBEAT.as_secs() + RETRY.as_secs());
+// Whoever has not looked for so long cannot have missed that a lease ran out and its holder lives.
+const _: () = assert!(GRACE.as_secs() + HEARTBEAT.as_secs() < LEASE.as_secs());
+
 /// One claim of one job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Lease {
@@ -44,6 +54,28 @@ impl dyn Catalog + '_ {
         let lease_until = Some(now + LEASE.as_secs_f64());
         let change = Change { if_free_at: Some(now), holder: Some(holder), lease_until, ..Change::default() };
         self.change_job(number, &change).await
+    }
+
+    /// Takes a job that nobody holds, if it still stands as it was read, though nothing is done yet; `message` tells the
+    /// caller, and the job's source and access list are written down.
+    pub(crate) async fn take(
+        &self,
+        job: &Job,
+        holder: &str,
+        message: &str,
+    ) -> Result<Option<Job>, CatalogError> {
+        let (now, status) = (now(), Some((JobStatus::Pending, message)));
+        let change = Change {
+            if_fence: Some(job.fence),
+            if_free_at: Some(now),
+            holder: Some(holder),
+            lease_until: Some(now + LEASE.as_secs_f64()),
+            status,
+            source: Some(&job.source),
+            acl: Some(&job.acl),
+            ..Change::default()
+        };
+        self.change_job(job.number, &change).await
     }
 
     /// Prolongs a lease; false if it is lost, or the job cancelled.

@@ -5,6 +5,8 @@
 //! with tags and grants, stays for a restore. The names are the original's, which reads and writes the same
 //! ones in MongoDB.
 
+use crate::model::TagKey;
+
 /// Where an image is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum State {
@@ -54,6 +56,15 @@ pub(crate) struct Use {
     pub(crate) id: String,
     /// Seconds since the epoch.
     pub(crate) time: f64,
+}
+
+/// That a tag meant an image.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Meant {
+    pub(crate) key: TagKey,
+    pub(crate) id: String,
+    /// Seconds since the epoch.
+    pub(crate) since: f64,
 }
 
 /// Changes of one tag that are remembered.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Catalog, CatalogError, Change, Lease, Meaning, NewJob, Record, Turn, Use, Version};
+use super::{Catalog, CatalogError, Change, Lease, Meaning, Meant, NewJob, Record, Turn, Use, Version};
 use crate::model::{Image, Job, TagKey};
 
 /// Longest wait for one step; longer than what the databases take to give up a connection by themselves.
@@ -49,6 +49,10 @@ impl Catalog for Limited {
         self.0.doubt(key);
     }
 
+    fn lateness(&self) -> Option<Duration> {
+        self.0.lateness()
+    }
+
     async fn list(&self, system: Option<&str>) -> Result<Vec<Record>, CatalogError> {
         within("reading images", self.0.list(system)).await
     }
@@ -87,6 +91,14 @@ impl Catalog for Limited {
 
     async fn history(&self, key: &TagKey) -> Result<Vec<(String, f64)>, CatalogError> {
         within("reading what a tag meant", self.0.history(key)).await
+    }
+
+    async fn all_meanings(&self) -> Result<Vec<Meant>, CatalogError> {
+        within("reading what tags meant", self.0.all_meanings()).await
+    }
+
+    async fn add_meanings(&self, meanings: &[Meant]) -> Result<(), CatalogError> {
+        within("adding what tags meant", self.0.add_meanings(meanings)).await
     }
 
     async fn add_uses(&self, uses: &[Use]) -> Result<(), CatalogError> {

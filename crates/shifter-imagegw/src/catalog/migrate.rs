@@ -1,17 +1,21 @@
-//! Copies a catalog's images, with all that leads to them, into another; any number of times.
+//! Copies a catalog's images, with all that leads to them, those that may be restored, and what tags meant, into another;
+//! any number of times.
 //!
 //! The source is another database or a file that `mongoexport` wrote, for servers that today's driver
 //! refuses. What the target knows better stays: of two versions of a thing the later one counts. Jobs
-//! are not copied; their callers ask again. Image files are not touched.
+//! are not copied; their callers ask again. Nor are lookups that were counted. Image files are not touched.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-use super::{Place, Purpose, Record, State, Tag, mongo, open, order};
+use super::{Catalog, CatalogError, Meant, Place, Purpose, Record, State, Tag, mongo, open, order};
 use crate::acl;
 use crate::model::{Image, TagKey, now};
+
+/// Changes of tags that are copied in one step.
+const MOST_AT_ONCE: usize = 100;
 
 /// What is copied from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,19 +33,41 @@ pub(crate) struct Outcome {
     pub(crate) unchanged: usize,
     /// Documents of a source that stood for an image that another stood for, too.
     pub(crate) merged: usize,
+    /// Expired images that may be restored, and that the target does not know.
+    pub(crate) retired: usize,
+    /// Changes of tags that the target does not know.
+    pub(crate) meanings: usize,
+}
+
+/// What there is to copy.
+#[derive(Default)]
+struct Contents {
+    records: Vec<Record>,
+    retired: Vec<Record>,
+    meanings: Vec<Meant>,
+}
+
+impl Contents {
+    async fn read(catalog: &dyn Catalog) -> Result<Contents, CatalogError> {
+        Ok(Contents {
+            records: catalog.list(None).await?,
+            retired: catalog.retired(None, None).await?,
+            meanings: catalog.all_meanings().await?,
+        })
+    }
 }
 
 /// Copies. With `is_trial` nothing is written anywhere.
 pub(crate) async fn migrate(source: &Source, target: &Place, is_trial: bool) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
-    let records = match source {
+    let contents = match source {
         Source::Place(place) if place == target => bail!("{place} is both source and target"),
         Source::Place(place) => match open(place, Purpose::Look).await? {
             None => bail!("there is no catalog at {place}"),
             Some(catalog) => {
-                let records = catalog.list(None).await;
+                let contents = Contents::read(&*catalog).await;
                 catalog.close().await;
-                records?
+                contents?
             }
         },
         Source::Exported(path) => {
@@ -53,26 +79,39 @@ pub(crate) async fn migrate(source: &Source, target: &Place, is_trial: bool) -> 
             let merged = mongo::merge(documents)
                 .with_context(|| format!("{} is not an export of the collection images", path.display()))?;
             outcome.merged = count - merged.len();
-            merged.into_iter().map(|merged| merged.record).collect()
+            let records = merged.into_iter().map(|merged| merged.record).collect();
+            Contents { records, ..Contents::default() }
         }
     };
     let purpose = if is_trial { Purpose::Look } else { Purpose::Use };
-    let Some(catalog) = open(target, purpose).await? else {
-        outcome.new = records.len();
-        return Ok(outcome);
+    let catalog = open(target, purpose).await?;
+    let known = match &catalog {
+        Some(catalog) => Contents::read(&**catalog).await?,
+        None => Contents::default(),
     };
-    let retired = catalog.retired(None, None).await?;
     // Nothing of an expired image is in the way of what the source has of it, but what is being removed is.
-    for record in retired.iter().filter(|record| record.state == State::Expiring) {
+    for record in known.retired.iter().filter(|record| record.state == State::Expiring) {
         let Image { system, id, .. } = &record.image;
-        if records.iter().any(|new| name(new) == name(record)) {
+        if contents.records.iter().any(|new| name(new) == name(record)) {
             bail!(
                 "image {id} of system {system} is being removed from {target}; run this again when that is done"
             );
         }
     }
-    let steps = plan(records, &catalog.list(None).await?, &mut outcome);
-    for record in steps.iter().filter(|_| !is_trial) {
+    let meanings = unknown(contents.meanings, &known.meanings);
+    let retired = restorable(contents.retired, &contents.records, &known);
+    (outcome.retired, outcome.meanings) = (retired.len(), meanings.len());
+    let steps = plan(contents.records, &known.records, &mut outcome);
+    let Some(catalog) = catalog else { return Ok(outcome) };
+    if is_trial {
+        catalog.close().await;
+        return Ok(outcome);
+    }
+    // First, or storing an image would note that its tags mean it since they were confirmed last.
+    for some in meanings.chunks(MOST_AT_ONCE) {
+        catalog.add_meanings(some).await.context("copying what tags meant failed")?;
+    }
+    for record in steps.iter().chain(&retired) {
         let Image { system, id, .. } = &record.image;
         let is_stored = catalog.store(record).await;
         if !is_stored.with_context(|| format!("copying image {id} of system {system} failed"))? {
@@ -81,6 +120,34 @@ pub(crate) async fn migrate(source: &Source, target: &Place, is_trial: bool) -> 
     }
     catalog.close().await;
     Ok(outcome)
+}
+
+/// What tags meant and the target does not know.
+fn unknown(mut meanings: Vec<Meant>, target: &[Meant]) -> Vec<Meant> {
+    fn place(meant: &Meant) -> (&TagKey, &str, u64) {
+        (&meant.key, &meant.id, meant.since.to_bits())
+    }
+    let known: HashSet<_> = target.iter().map(place).collect();
+    meanings.retain(|meant| !known.contains(&place(meant)));
+    meanings
+}
+
+/// The retired records to store: of images that are nowhere else, with those of their tags that mean no image now.
+fn restorable(source: Vec<Record>, published: &[Record], target: &Contents) -> Vec<Record> {
+    let known: HashSet<_> =
+        published.iter().chain(&target.records).chain(&target.retired).map(name).collect();
+    let ready = published.iter().chain(&target.records);
+    let taken: HashSet<TagKey> =
+        ready.flat_map(|record| record.tags.iter().map(|tag| key(record, tag))).collect();
+    let mut steps = Vec::new();
+    for mut record in source {
+        if !known.contains(&name(&record)) {
+            let tags = std::mem::take(&mut record.tags);
+            record.tags = tags.into_iter().filter(|tag| !taken.contains(&key(&record, tag))).collect();
+            steps.push(Record { revision: 0, ..record });
+        }
+    }
+    steps
 }
 
 /// The records to store in the target, each on top of what is there.

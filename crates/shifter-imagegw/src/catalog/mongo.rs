@@ -26,7 +26,9 @@ use mongodb::{Client, Collection, IndexModel};
 
 use self::documents::READY;
 pub(super) use self::documents::{Merged, exported, merge};
-use super::{Catalog, CatalogError, Change, Lease, NewJob, Place, Purpose, Record, Turn, Use, order};
+use super::{
+    Catalog, CatalogError, Change, FILE, Lease, Meant, NewJob, Place, Purpose, Record, Turn, Use, order,
+};
 use crate::model::{Grant, Image, Job, TagKey};
 
 /// The original's collection of images; its unique index has this name.
@@ -151,6 +153,13 @@ impl Mongo {
             .partial_filter_expression(doc! { "flight": { "$gt": "" } })
             .build();
         let index = IndexModel::builder().keys(doc! { "system": 1, "flight": 1 }).options(unique).build();
+        self.jobs.create_index(index).await.map_err(migrating)?;
+        // Those of files; "!" is what follows a space.
+        let unique = IndexOptions::builder()
+            .unique(true)
+            .partial_filter_expression(doc! { "flight": { "$gte": FILE, "$lt": "file!" } })
+            .build();
+        let index = IndexModel::builder().keys(doc! { "flight": 1 }).options(unique).build();
         self.jobs.create_index(index).await.map_err(migrating)?;
         for (collection, keys) in life::indexes(self) {
             collection.create_index(IndexModel::builder().keys(keys).build()).await.map_err(migrating)?;
@@ -339,6 +348,17 @@ impl Catalog for Mongo {
 
     async fn history(&self, key: &TagKey) -> Result<Vec<(String, f64)>, CatalogError> {
         life::history(self, key).await
+    }
+
+    async fn all_meanings(&self) -> Result<Vec<Meant>, CatalogError> {
+        life::all_meanings(self).await
+    }
+
+    async fn add_meanings(&self, meanings: &[Meant]) -> Result<(), CatalogError> {
+        for meant in meanings {
+            life::add_meaning(self, meant, "adding what tags meant").await?;
+        }
+        Ok(())
     }
 
     async fn add_uses(&self, uses: &[Use]) -> Result<(), CatalogError> {

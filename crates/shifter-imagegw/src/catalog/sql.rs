@@ -10,12 +10,13 @@ mod life;
 mod lookup;
 mod memory;
 mod rows;
+pub(super) mod schema;
 mod watch;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -29,13 +30,10 @@ use self::memory::Memory;
 use self::rows::{Operation, get, grant, image, key};
 use self::watch::{Source, VERSION, Watch};
 use super::{
-    Catalog, CatalogError, Change, Lease, Meaning, NewJob, Place, Purpose, Record, State, Tag, Turn, Use,
-    Version, latest_credible,
+    Catalog, CatalogError, Change, Lease, Meaning, Meant, NewJob, Place, Purpose, Record, State, Tag, Turn,
+    Use, Version, latest_credible,
 };
 use crate::model::{Image, Job, TagKey};
-
-pub(super) static SQLITE_SCHEMA: Migrator = sqlx::migrate!("migrations/sqlite");
-static POSTGRES_SCHEMA: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// How long a step waits for a connection, restarts of the server included.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -45,7 +43,7 @@ const LONGEST_TRUST: Duration = Duration::from_secs(1);
 
 /// What differs between the two once they are open.
 struct Flavor {
-    schema: &'static Migrator,
+    schema: &'static LazyLock<Migrator>,
     connections: u32,
     /// For each new connection.
     prepare: &'static str,
@@ -56,7 +54,7 @@ struct Flavor {
 }
 
 const SQLITE: Flavor = Flavor {
-    schema: &SQLITE_SCHEMA,
+    schema: &schema::SQLITE,
     connections: 4,
     // Full: a power failure must not bring back a grant that was taken away.
     prepare: "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
@@ -67,7 +65,7 @@ const SQLITE: Flavor = Flavor {
 };
 
 const POSTGRES: Flavor = Flavor {
-    schema: &POSTGRES_SCHEMA,
+    schema: &schema::POSTGRES,
     connections: 10,
     prepare: "SET application_name = 'shifter-imagegw'; SET statement_timeout = '60s';",
     begin: "BEGIN",
@@ -306,6 +304,10 @@ impl Catalog for Sql {
         }
     }
 
+    fn lateness(&self) -> Option<Duration> {
+        matches!(self.source, Source::Server(_)).then_some(memory::TRUST)
+    }
+
     async fn list(&self, system: Option<&str>) -> Result<Vec<Record>, CatalogError> {
         let records = self.records(system, None, true).await;
         // Who is told of a change by a list is not told the contrary by a lookup.
@@ -425,6 +427,19 @@ impl Catalog for Sql {
 
     async fn history(&self, key: &TagKey) -> Result<Vec<(String, f64)>, CatalogError> {
         life::history(&self.pool, key).await
+    }
+
+    async fn all_meanings(&self) -> Result<Vec<Meant>, CatalogError> {
+        life::all_meanings(&self.pool).await
+    }
+
+    async fn add_meanings(&self, meanings: &[Meant]) -> Result<(), CatalogError> {
+        const DOING: &str = "adding what tags meant";
+        let mut tx = self.begin(DOING).await?;
+        for meant in meanings {
+            life::add_meaning(&mut tx, meant).await?;
+        }
+        tx.commit().await.during(DOING)
     }
 
     async fn add_uses(&self, uses: &[Use]) -> Result<(), CatalogError> {

@@ -19,7 +19,8 @@ const LEAST_TELLING_SECONDS: f64 = 60.0;
 pub(crate) enum Submitted {
     /// A new job was made.
     Started(Job),
-    /// The caller's earlier one is still going; its access list is now the one just given.
+    /// The caller's earlier one is still going; its access list is now the one just given, unless it is an import of
+    /// another file.
     Going(Job),
     /// The caller's earlier one is over; this is told once (or for a moment, where several clients of the
     /// caller wait for it), the next submission starts anew.
@@ -43,7 +44,7 @@ pub(crate) async fn submit(
     loop {
         if let Some(earlier) = catalog.job_of(&new.key, new.uid).await? {
             if !earlier.status.is_over() {
-                if earlier.acl == new.acl {
+                if earlier.acl == new.acl || !new.is_done_by(&earlier) {
                     return Ok(Submitted::Going(earlier));
                 }
                 let change = Change { acl: Some(&new.acl), ..Change::default() };
@@ -52,8 +53,9 @@ pub(crate) async fn submit(
                     None => continue,
                 }
             }
-            let is_worth_telling =
-                earlier.acl == new.acl && now() - earlier.updated < telling.max(LEAST_TELLING_SECONDS);
+            let is_worth_telling = earlier.acl == new.acl
+                && new.is_done_by(&earlier)
+                && now() - earlier.updated < telling.max(LEAST_TELLING_SECONDS);
             if is_worth_telling && is_shared(earlier.number) {
                 return Ok(Submitted::Over(earlier));
             }

@@ -5,6 +5,7 @@
 
 mod asked;
 mod copying;
+mod files;
 mod life;
 mod original;
 mod outage;
@@ -21,7 +22,8 @@ pub(super) fn key(tag: &str) -> TagKey {
 }
 
 pub(super) fn new_job(tag: &str, uid: u32) -> NewJob {
-    NewJob { key: key(tag), uid, gid: uid, acl: Acl::default(), with_credentials: false }
+    let (acl, source) = Default::default();
+    NewJob { key: key(tag), uid, gid: uid, acl, with_credentials: false, source }
 }
 
 pub(super) fn image(id: &str) -> Image {

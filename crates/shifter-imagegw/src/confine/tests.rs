@@ -76,6 +76,22 @@ fn what_reads_hostile_bytes_has_no_network_no_programs_and_no_other_files() {
 }
 
 #[test]
+fn a_conversion_and_its_threads_leave_the_processors_to_requests() {
+    const SCHED_IDLE: &str = "5";
+    let policy = || {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        // Fields from the third on stand behind the name, which may hold spaces; see proc_pid_stat(5).
+        stat.rsplit(')').next().unwrap().split_whitespace().nth(41 - 3).unwrap().to_owned()
+    };
+    let stepped_back = std::thread::spawn(move || {
+        step_back();
+        [policy(), std::thread::spawn(policy).join().unwrap()]
+    });
+    assert_eq!(stepped_back.join().unwrap(), [SCHED_IDLE, SCHED_IDLE]);
+    assert_ne!(policy(), SCHED_IDLE);
+}
+
+#[test]
 fn nobody_opens_files_to_others_cuts_off_what_it_reads_or_signals_the_gateway() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

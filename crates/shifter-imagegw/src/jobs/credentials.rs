@@ -9,7 +9,6 @@ use shifter_registry::Credentials;
 use super::{Jobs, locked};
 use crate::catalog::Change;
 use crate::model::{Job, JobStatus, now};
-use crate::pull::import::Source;
 use crate::seal;
 
 /// What a caller brought here for a job.
@@ -21,12 +20,6 @@ pub(super) struct Brought {
 }
 
 impl Jobs {
-    /// Takes in the file of an import, and has the queue looked at.
-    pub(crate) fn start_import(&self, number: i64, source: Source) {
-        locked(&self.files).insert(number, (source, Instant::now()));
-        self.news.notify_one();
-    }
-
     /// Takes in what a caller brought for a job, and has the queue looked at.
     pub(crate) fn start(self: &Arc<Self>, number: i64, credentials: Option<Credentials>) {
         if let Some(credentials) = credentials {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::catalog::LEASE;
+use crate::catalog::{GRACE, SENT};
 use crate::model::Job;
 use crate::seal;
 
@@ -12,6 +12,14 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What the callers of such jobs see.
 pub(super) const WAITING: &str = "The gateway was restarted; waiting for the caller to ask again";
+
+/// What callers see of jobs that wait for room.
+pub(super) const QUEUED: &str = "Waiting for a free worker";
+
+/// Whether a job is one for a file.
+pub(super) fn is_import(job: &Job) -> bool {
+    !job.source.is_empty()
+}
 
 /// What becomes of a job that nobody has in hand.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,6 +39,8 @@ pub(super) fn next_step(job: &Job, is_able: bool, now: f64) -> Step {
     } else if !seal::is_over(&job.sealed, now) {
         // Whoever has the key.
         Step::Wait
+    } else if job.fence > 0 && job.source == SENT {
+        Step::End
     } else if job.fence > 0 && job.message != WAITING {
         // The caller's time begins when they are asked, however long the job was at work before.
         Step::AskCaller
@@ -42,7 +52,7 @@ pub(super) fn next_step(job: &Job, is_able: bool, now: f64) -> Step {
 }
 
 /// Since when the catalog could be read at every look. While a database is away all leases run out, and their holders
-/// still live: only after another lease's time, in which a holder could have prolonged it, is a job nobody's.
+/// still live: only after a time in which each of them has prolonged its own is a job nobody's.
 #[derive(Default)]
 pub(super) struct Sight(Option<(Instant, Instant)>);
 
@@ -50,7 +60,7 @@ impl Sight {
     /// A look succeeded. One that comes late, as after a suspended machine's sleep, begins anew.
     pub(super) fn saw(&mut self, now: Instant) {
         let since = match self.0 {
-            Some((since, last)) if now.saturating_duration_since(last) < LEASE => since,
+            Some((since, last)) if now.saturating_duration_since(last) < GRACE => since,
             _ => now,
         };
         self.0 = Some((since, now));
@@ -65,7 +75,7 @@ impl Sight {
     pub(super) fn is_abandoned(&self, job: &Job, now: Instant) -> bool {
         job.fence == 0
             || job.lease_until == 0.0
-            || self.0.is_some_and(|(since, _)| now.saturating_duration_since(since) >= LEASE)
+            || self.0.is_some_and(|(since, _)| now.saturating_duration_since(since) >= GRACE)
     }
 }
 
@@ -123,6 +133,7 @@ mod tests {
             holder: String::new(),
             lease_until: 5.0,
             sealed: String::new(),
+            source: String::new(),
         }
     }
 
@@ -139,6 +150,9 @@ mod tests {
             (job(0, "", 0.0), false, Step::End),
             (Job { sealed: "2000:00".into(), ..job(1, "", 0.0) }, false, Step::Wait),
             (Job { sealed: "999:00".into(), ..job(1, "", 0.0) }, false, Step::AskCaller),
+            // A file that was sent is gone with the gateway it was sent to.
+            (Job { source: SENT.into(), ..job(1, QUEUED, 999.0) }, false, Step::End),
+            (Job { source: SENT.into(), ..job(0, "", 999.0) }, false, Step::Wait),
         ] {
             assert_eq!(next_step(&job, is_able, 1000.0), step, "{job:?}");
         }
@@ -153,17 +167,19 @@ mod tests {
         };
         let after = |seconds: u64| begin + Duration::from_secs(seconds);
         assert!(!sight.is_abandoned(&held, begin), "nothing was seen yet");
-        look(&mut sight, 0, 14);
-        assert!(!sight.is_abandoned(&held, after(14)));
-        look(&mut sight, 15, 15);
-        assert!(sight.is_abandoned(&held, after(15)));
+        look(&mut sight, 0, 8);
+        assert!(!sight.is_abandoned(&held, after(8)));
+        look(&mut sight, 9, 9);
+        assert!(sight.is_abandoned(&held, after(9)));
         // Whoever could not read has no opinion, nor has who was asleep.
         sight.lost();
-        assert!(!sight.is_abandoned(&held, after(16)));
-        look(&mut sight, 17, 32);
-        assert!(sight.is_abandoned(&held, after(32)));
-        look(&mut sight, 100, 100);
-        assert!(!sight.is_abandoned(&held, after(100)));
+        assert!(!sight.is_abandoned(&held, after(10)));
+        look(&mut sight, 11, 20);
+        assert!(sight.is_abandoned(&held, after(20)));
+        look(&mut sight, 28, 28);
+        assert!(sight.is_abandoned(&held, after(28)));
+        look(&mut sight, 37, 37);
+        assert!(!sight.is_abandoned(&held, after(37)));
         // What was given back or never taken is free at once.
         assert!(sight.is_abandoned(&Job { lease_until: 0.0, ..held.clone() }, after(100)));
         assert!(sight.is_abandoned(&Job { fence: 0, ..held }, after(100)));

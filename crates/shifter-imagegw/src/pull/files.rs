@@ -5,6 +5,7 @@
 //! process changed them at the same moment. Systems that share a directory share its files, their locks and
 //! the union.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,15 +21,18 @@ use crate::transfer::Store;
 /// How long another process may take to remove an image's files.
 const REMOVAL: Duration = Duration::from_secs(5);
 
+/// An image in hand, wherever its files are; given back with this value.
+pub(crate) struct Held(#[expect(dead_code, reason = "locks are held, not read")] Vec<OwnedMutexGuard<()>>);
+
 impl Puller {
     /// Waits until nobody else in this process makes, grants or removes an image.
-    pub(crate) async fn hold(&self, platform: &Platform, id: &str) -> OwnedMutexGuard<()> {
-        self.images.lock(lock_name(platform, id)).await
+    pub(crate) async fn hold(&self, platform: &Platform, id: &str) -> Held {
+        Held(self.images.lock_all(lock_names(platform, id)).await)
     }
 
     /// The same, unless somebody does.
-    pub(crate) fn try_hold(&self, platform: &Platform, id: &str) -> Option<OwnedMutexGuard<()>> {
-        self.images.try_lock(lock_name(platform, id))
+    pub(crate) fn try_hold(&self, platform: &Platform, id: &str) -> Option<Held> {
+        self.images.try_lock_all(lock_names(platform, id)).map(Held)
     }
 
     /// The records of all systems for which these files are an image that can be used.
@@ -118,6 +122,52 @@ impl Puller {
     }
 }
 
-fn lock_name(platform: &Platform, id: &str) -> String {
-    format!("{:?} {} {id}", platform.access, platform.image_dir.display())
+/// One for each place that has the image's files: systems that share some of their hosts meet at those, and systems
+/// whose directories have merely the same name nowhere.
+fn lock_names(platform: &Platform, id: &str) -> BTreeSet<String> {
+    let of = |host: &str| format!("{host}:{} {id}", platform.image_dir.display());
+    match &platform.remote {
+        Some(account) => account.hosts.iter().map(|host| of(host)).collect(),
+        None => BTreeSet::from([of("")]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::net::SocketAddr;
+
+    use crate::config::Platform;
+    use crate::tests::Gateway;
+
+    #[tokio::test]
+    async fn systems_wait_for_each_other_only_where_they_have_the_same_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let gateway = Gateway::start(dir.path(), SocketAddr::from(([127, 0, 0, 1], 1)), 0).await;
+        let puller = gateway.api().jobs.puller();
+        let far = gateway.api().config.platforms["far"].clone();
+        let on = |hosts: &[&str], directory: &str| -> Platform {
+            let mut account = far.remote.clone().unwrap();
+            account.hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+            Platform { remote: Some(account), image_dir: directory.into(), ..far.clone() }
+        };
+        let here = Platform { image_dir: "/i".into(), ..gateway.api().config.platforms["sysa"].clone() };
+        let held = on(&["h2", "h1"], "/i");
+        let guard = puller.hold(&held, "aa").await;
+        for (other, id, is_free) in [
+            (on(&["h1"], "/i"), "aa", false),
+            (on(&["h3", "h2"], "/i"), "aa", false),
+            (on(&["h1", "h2"], "/i"), "aa", false),
+            (on(&["h1"], "/i"), "bb", true),
+            (on(&["h3"], "/i"), "aa", true),
+            (on(&["h1"], "/j"), "aa", true),
+            (here, "aa", true),
+        ] {
+            assert_eq!(puller.try_hold(&other, id).is_some(), is_free, "{other:?} {id}");
+            assert_eq!(held.shares_files_with(&other) && id == "aa", !is_free, "{other:?} {id}");
+        }
+        drop(guard);
+        assert!(puller.try_hold(&on(&["h1", "h2", "h3"], "/i"), "aa").is_some());
+    }
 }

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use ring::digest::{SHA256, digest};
 use shifter_fasthash::talk::Request;
 use shifter_registry::{Compression, LocalImage, open_layout};
-use tokio::sync::OwnedMutexGuard;
 
+use super::files::Held;
 use super::lines::transferring_line;
 use super::make::written;
 use super::{Earned, Public, PullError, Puller, blocking};
 use crate::api::Room;
-use crate::catalog::{CatalogError, Record, State, patiently};
+use crate::catalog::{CatalogError, FILE, Record, State, patiently};
 use crate::config::Platform;
 use crate::confine::Reach;
 use crate::convert::{ConvertJob, ConvertLayer, Converters, Format};
@@ -126,8 +126,9 @@ impl Puller {
         let origin = taken_as(form, verbatim, &copied.sha256);
         // Files with one identifier, which need not be equal, are imported one after the other, in this process and by
         // all, with the worker in hand: who waits has a copy on the disk. That somebody else has such a file is not told.
-        let flight = format!("import {}", copied.id);
-        let _flight = self.flights.lock(format!("{} {flight}", job.key.system)).await;
+        // Also for different systems, which may share some of their directories and not others.
+        let flight = format!("{FILE}{}", copied.id);
+        let _flight = self.flights.lock(flight.clone()).await;
         self.fly(job, &flight).await?;
         let id = copied.id.clone();
         let making = Making { puller: self, job, platform, progress, id, scratch, source: path, copied };
@@ -267,12 +268,7 @@ fn copy(
 }
 
 impl Making<'_> {
-    async fn make(
-        mut self,
-        form: Form,
-        verbatim: bool,
-        origin: &str,
-    ) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
+    async fn make(mut self, form: Form, verbatim: bool, origin: &str) -> Result<(Image, Held), PullError> {
         let (puller, platform, system) = (self.puller, self.platform, self.job.key.system.clone());
         let guard = loop {
             let guard = puller.hold(platform, &self.id).await;

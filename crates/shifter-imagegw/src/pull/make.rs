@@ -12,8 +12,9 @@ use futures_util::{StreamExt, TryStreamExt};
 use shifter_api::wire::LayerProgress;
 use shifter_core::digest::Digest;
 use shifter_registry::{Blob, BlobCache, Client, Compression, ImageConfig, RegistryError, Resolved};
-use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit, SetOnce};
+use tokio::sync::{Semaphore, SemaphorePermit, SetOnce};
 
+use super::files::Held;
 use super::import::ImportError;
 use super::layers::{self, There};
 use super::lines::{converting_line, pulling_line, transferring_line};
@@ -107,7 +108,7 @@ impl Puller {
 
 impl<'a> Making<'a> {
     /// Downloads, converts and publishes; returns the image with its lock, not yet in the catalog.
-    pub(super) async fn make(&self, digest: &Digest) -> Result<(Image, OwnedMutexGuard<()>), PullError> {
+    pub(super) async fn make(&self, digest: &Digest) -> Result<(Image, Held), PullError> {
         let puller = self.puller;
         self.progress.set("Waiting for a free worker");
         let _turn = self.turns.acquire().await.map_err(|_| PullError::Stopping)?;
@@ -121,13 +122,14 @@ impl<'a> Making<'a> {
         let id = id.hex().to_owned();
         let system = self.job.key.system.clone();
         let guard = puller.hold(self.platform, &id).await;
-        if let Some(known) = patiently(|| puller.catalog.record(&system, &id)).await? {
-            if known.image.config.source.is_some() {
-                return Err(ImportError::Taken(id).into());
-            }
-            if puller.find_published(&known.image).await? {
-                return Ok((known.image, guard));
-            }
+        let sharing = puller.sharing(self.platform, &id).await?;
+        if sharing.iter().any(|known| known.image.config.source.is_some()) {
+            return Err(ImportError::Taken(id).into());
+        }
+        if let Some(known) = sharing.into_iter().find(|known| known.image.system == system)
+            && puller.find_published(&known.image).await?
+        {
+            return Ok((known.image, guard));
         }
         if puller.state_after_removal(&system, &id).await? == Some(State::Expiring) {
             return Err(PullError::Removed);

@@ -2,8 +2,9 @@
 //!
 //! `.meta` tells what the image is and who may run it, not under which tag which caller earned that. So it is entered
 //! under one made-up tag, its identifier, with one grant for exactly those whom `.meta` names, and no real tag: these
-//! come back as users pull them, with one question to the registry and without a conversion. The made-up grant stays
-//! until the image expires, so that nobody loses an image that jobs name by `id:`.
+//! come back as users pull them, with one question to the registry and without a conversion, or import the same file.
+//! The made-up grant stays until the image expires, so that nobody loses an image that jobs name by `id:`. Whether an
+//! image was imported, and what from, `.meta` says where this version wrote it.
 
 use super::{Files, Place, Scope};
 use crate::catalog::{Record, Tag};
@@ -49,6 +50,7 @@ fn record(scope: &Scope<'_>, system: &str, id: &str, meta: &Meta) -> Record {
     let now = now();
     // The original wrote no more than what a new pull replaces: size 0 stands for that.
     let rich = meta.rich.clone().unwrap_or_default();
+    let source = Some(rich.source).filter(|source| !source.is_empty());
     let image = Image {
         system: system.to_owned(),
         id: id.to_owned(),
@@ -63,18 +65,15 @@ fn record(scope: &Scope<'_>, system: &str, id: &str, meta: &Meta) -> Record {
             volumes: rich.volumes,
             stop_signal: rich.stop_signal,
             architecture: rich.architecture,
-            source: None,
+            source: source.clone(),
         },
         size: rich.size,
         sha256: rich.sha256,
         last_pull: now,
         expiration: now + scope.config.image_expiration.as_secs_f64(),
     };
-    let key = TagKey {
-        system: system.to_owned(),
-        itype: ImageType::Docker.as_str().to_owned(),
-        tag: id.to_owned(),
-    };
+    let itype = if source.is_some() { ImageType::Custom } else { ImageType::Docker };
+    let key = TagKey { system: system.to_owned(), itype: itype.as_str().to_owned(), tag: id.to_owned() };
     // Where .meta was told to leave access lists out, its silence means nothing.
     let is_silent = std::env::var_os("DISABLE_ACL_METADATA").is_some();
     let nobody = Acl { uids: vec![scope.gateway_uid], gids: Vec::new() };
@@ -88,7 +87,8 @@ fn record(scope: &Scope<'_>, system: &str, id: &str, meta: &Meta) -> Record {
         key: key.clone(),
     };
     let mut record = Record::new(image);
-    record.add_digest(format!("sha256:{id}"));
+    // Of what a user sent it must not be said that a registry calls it so.
+    record.add_digest(source.unwrap_or_else(|| format!("sha256:{id}")));
     record.add_tag(Tag { itype: key.itype, tag: key.tag, asked: 0.0 });
     record.grants.push(grant);
     record

@@ -106,7 +106,7 @@ pub(super) const ROUTES: &[Route] = &[
         query: WAITING,
         body: Some("PullRequest"),
         reply: "Pulled",
-        refusals: &[422],
+        refusals: &[403, 422],
         run: Run::System(|ask| Box::pin(handlers::pull(ask))),
     },
     Route {

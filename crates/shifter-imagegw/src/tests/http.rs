@@ -113,7 +113,7 @@ async fn what_goes_wrong_has_a_code_and_a_sentence_in_json() {
             "/api/pull/sysa/docker/ghcr.io%2Fx/",
             ALICE,
             "",
-            422,
+            403,
             "ghcr.io/x may not be pulled: it is not one",
         ),
         ("POST", "/api/pull/sysa/docker/..%2F..%2Fetc/", ALICE, "", 422, "image name"),

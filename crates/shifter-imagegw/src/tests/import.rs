@@ -3,28 +3,49 @@
 
 use std::fs::File;
 
+use shifter_core::meta::Acl;
+
 use super::*;
-use crate::catalog::Record;
 use crate::catalog::tests::servers::Server;
+use crate::catalog::{Change, NewJob, Record, SENT};
 use crate::config::Importers;
+use crate::model::{Grant, TagKey};
+use crate::reconcile::{Orders, Scope, run};
 use crate::route::Query;
 
 async fn start(dir: &Path) -> Gateway {
     start_on(dir, &Place::Sqlite(dir.join("c.db"))).await
 }
 
-/// A gateway where everybody may import, and no registry is.
+/// A gateway where everybody may import, and no registry is. Systems `sysa` and `twin` share a directory.
 async fn start_on(dir: &Path, place: &Place) -> Gateway {
-    let change = |config: &mut Config| config.import.users = Importers::Everybody;
+    let change = |config: &mut Config| {
+        config.import.users = Importers::Everybody;
+        config.platforms.insert("twin".to_owned(), config.platforms["sysa"].clone());
+    };
     Gateway::start_as(dir, SocketAddr::from(([127, 0, 0, 1], 1)), 300, place, change).await
 }
 
 /// `POST doimport`, as root, who can read everything.
 async fn import(gateway: &Gateway, tag: &str, path: &Path, format: &str) -> wire::Image {
+    try_import(gateway, tag, path, format, "").await.unwrap()
+}
+
+async fn try_import(
+    gateway: &Gateway,
+    tag: &str,
+    path: &Path,
+    format: &str,
+    uids: &str,
+) -> Result<wire::Image, Refusal> {
     let (api, who) = (gateway.api(), caller(0, &[]));
-    let body = serde_json::json!({"filepath": path, "format": format}).to_string();
+    let body = serde_json::json!({"filepath": path, "format": format, "allowed_uids": uids}).to_string();
     let names = ("sysa", "custom", tag);
-    api.import(names, &api.config.platforms["sysa"], body.as_bytes(), &who).await.unwrap().image
+    Ok(api.import(names, &api.config.platforms["sysa"], body.as_bytes(), &who).await?.image)
+}
+
+fn custom(tag: &str) -> TagKey {
+    TagKey { system: "sysa".into(), itype: "custom".into(), tag: tag.into() }
 }
 
 /// `PUT upload`.
@@ -35,19 +56,34 @@ async fn upload(
     format: &str,
     bytes: &[u8],
 ) -> Result<wire::Image, Refusal> {
+    upload_to(gateway, "sysa", uid, tag, format, bytes).await
+}
+
+async fn upload_to(
+    gateway: &Gateway,
+    system: &str,
+    uid: u32,
+    tag: &str,
+    format: &str,
+    bytes: &[u8],
+) -> Result<wire::Image, Refusal> {
     let (api, who) = (gateway.api(), caller(uid, &[]));
     let query = Query::parse(Some(&format!("format={format}"))).unwrap();
-    let platform = &api.config.platforms["sysa"];
+    let platform = &api.config.platforms[system];
     let body = Body::from(bytes.to_vec());
-    Ok(api.upload(("sysa", "custom", tag), platform, &query, body, &who).await?.image)
+    Ok(api.upload((system, "custom", tag), platform, &query, body, &who).await?.image)
 }
 
 /// How an import ends: its identifier, or why it failed.
 async fn end(gateway: &Gateway, uid: u32, tag: &str) -> Result<String, String> {
+    end_on(gateway, "sysa", uid, tag).await
+}
+
+async fn end_on(gateway: &Gateway, system: &str, uid: u32, tag: &str) -> Result<String, String> {
     let begun = Instant::now();
     loop {
         assert!(begun.elapsed() < Duration::from_secs(20), "{tag}");
-        let image = gateway.api().job("sysa", "custom", tag, &caller(uid, &[])).await.unwrap().image;
+        let image = gateway.api().job(system, "custom", tag, &caller(uid, &[])).await.unwrap().image;
         match image.status.as_deref().unwrap() {
             "READY" => return Ok(image.id.unwrap()),
             "FAILURE" => return Err(image.status_message.unwrap()),
@@ -87,6 +123,87 @@ async fn a_second_file_under_a_name_is_not_dropped_without_a_word() {
     assert_eq!(end(&gateway, 1, "tool:1").await.unwrap(), sha256(b"first"));
     assert_eq!(imported(&gateway, 1, "tool:1", "tar", b"second").await, sha256(b"second"));
     assert_eq!(end(&gateway, 2, "waits:1").await.unwrap(), sha256(b"first"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_file_came_to_is_never_told_of_another_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let file = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, name).unwrap();
+        path
+    };
+    let (first, second) = (file("first"), file("second"));
+    let ready = async |tag: &str, path: &Path| {
+        let begun = Instant::now();
+        loop {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{tag}");
+            let image = import(&gateway, tag, path, "tar").await;
+            match image.status.as_deref().unwrap() {
+                "READY" => return image.id.unwrap(),
+                "FAILURE" => panic!("{image:?}"),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    // An upload's end is asked for by another route, which never forgets it.
+    imported(&gateway, 0, "sent:1", "tar", b"upload").await;
+    assert_eq!(ready("sent:1", &first).await, sha256(b"first"));
+    // Nobody heard of the first one's end.
+    import(&gateway, "named:1", &first, "tar").await;
+    end(&gateway, 0, "named:1").await.unwrap();
+    assert_eq!(ready("named:1", &second).await, sha256(b"second"));
+    // Nor of the same file's, taken as something else.
+    import(&gateway, "format:1", &first, "squashfs").await;
+    let id = end(&gateway, 0, "format:1").await.unwrap();
+    assert_ne!(ready("format:1", &first).await, id);
+    // Nor of a failure.
+    std::fs::write(dir.path().join("fail"), "").unwrap();
+    let (bad, good) = (file("bad"), file("good"));
+    import(&gateway, "failed:1", &bad, "tar").await;
+    end(&gateway, 0, "failed:1").await.unwrap_err();
+    std::fs::remove_file(dir.path().join("fail")).unwrap();
+    assert_eq!(ready("failed:1", &good).await, sha256(b"good"));
+    // While one runs, another one is refused, and changes nothing of it; the same one asks how it stands.
+    std::fs::write(dir.path().join("slow"), "").unwrap();
+    let third = file("third");
+    import(&gateway, "busy:1", &third, "tar").await;
+    let before = gateway.api().catalog.job_of(&custom("busy:1"), 0).await.unwrap().unwrap();
+    let refused = try_import(&gateway, "busy:1", &first, "tar", "5").await;
+    let Err(Refusal::Conflict(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("was not taken; send it again"), "{why}");
+    let job = gateway.api().catalog.job_of(&custom("busy:1"), 0).await.unwrap().unwrap();
+    assert_eq!((job.number, job.acl, job.source), (before.number, before.acl, before.source));
+    assert_eq!(ready("busy:1", &third).await, sha256(b"third"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_a_restart_lost_makes_way_for_another_one_only_where_nobody_sent_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let path = dir.path().join("file");
+    std::fs::write(&path, "file").unwrap();
+    let catalog = gateway.api().catalog.clone();
+    for (tag, source, is_taken) in [("named:1", "another", true), ("sent:1", SENT, false)] {
+        let (key, source, with_credentials) = (custom(tag), source.to_owned(), true);
+        let new = NewJob { key, uid: 0, gid: 10_000, acl: Acl::default(), with_credentials, source };
+        let job = catalog.enter_job(&new).await.unwrap().unwrap();
+        // As a process that has died leaves it; this one waits before it believes that.
+        let change = Change { holder: Some("dead"), lease_until: Some(1.0), ..Change::default() };
+        catalog.change_job(job.number, &change).await.unwrap().unwrap();
+        let answer = try_import(&gateway, tag, &path, "tar", "5").await;
+        assert_eq!(answer.is_ok(), is_taken, "{answer:?}");
+        match is_taken {
+            true => {
+                assert_eq!(end(&gateway, 0, tag).await.unwrap(), sha256(b"file"));
+                let (_, grants) = catalog.lookup(&custom(tag)).await.unwrap().unwrap();
+                let is_shared = |grant: &Grant| !grant.public && grant.acl.uids.contains(&5);
+                assert!(grants.len() == 1 && is_shared(&grants[0]), "{grants:?}");
+            }
+            false => assert!(end(&gateway, 0, tag).await.unwrap_err().contains("send it again")),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,6 +274,72 @@ async fn a_file_is_imported_once_by_all_processes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_of_one_identifier_do_not_replace_each_other_for_systems_that_share_a_directory() {
+    let server = Server::postgres();
+    let place = server.place().await;
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    std::os::unix::fs::symlink(dirs[0].path().join("images"), dirs[1].path().join("images")).unwrap();
+    let gateways = [start_on(dirs[0].path(), &place).await, start_on(dirs[1].path(), &place).await];
+    for dir in &dirs {
+        std::fs::write(dir.path().join("slow"), "").unwrap();
+    }
+    let [first, other] = alike();
+    upload_to(&gateways[0], "sysa", 1, "first", "squashfs", &first).await.unwrap();
+    upload_to(&gateways[1], "twin", 2, "other", "squashfs", &other).await.unwrap();
+    let first = end_on(&gateways[0], "sysa", 1, "first").await.unwrap();
+    let other = end_on(&gateways[0], "twin", 2, "other").await.unwrap();
+    assert_ne!(first, other, "one user's image is the other one's file");
+}
+
+/// Two gateways of one catalog, each with directories of its own, but for the images; the first one has all hands full.
+async fn two_gateways(dirs: &[tempfile::TempDir; 2], place: &Place) -> [Gateway; 2] {
+    std::os::unix::fs::symlink(dirs[0].path().join("images"), dirs[1].path().join("images")).unwrap();
+    let gateways = [start_on(dirs[0].path(), place).await, start_on(dirs[1].path(), place).await];
+    std::fs::write(dirs[0].path().join("endless"), "").unwrap();
+    for number in 0..3 {
+        upload(&gateways[0], 1, &format!("busy:{number}"), "tar", &[number]).await.unwrap();
+    }
+    let begun = Instant::now();
+    while gateways[0].conversions() < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the first gateway is not at work");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    gateways
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_waits_at_one_gateway_is_neither_lost_nor_replaced_by_another_gateway() {
+    let server = Server::postgres();
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let gateways = two_gateways(&dirs, &server.place().await).await;
+    upload(&gateways[0], 2, "tool:1", "tar", b"first").await.unwrap();
+    // The other one has nothing to do, and looks at the queue once a second.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let refused = upload(&gateways[1], 2, "tool:1", "tar", b"second").await;
+    let Err(Refusal::Conflict(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("was not taken; send it again"), "{why}");
+    std::fs::remove_file(dirs[0].path().join("endless")).unwrap();
+    for number in 0..3 {
+        gateways[1].api().cancel("sysa", "custom", &format!("busy:{number}"), &caller(1, &[])).await.unwrap();
+    }
+    assert_eq!(end(&gateways[1], 2, "tool:1").await.unwrap(), sha256(b"first"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_gateway_is_gone_is_asked_for_anew_and_not_waited_for() {
+    let server = Server::postgres();
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let gateways = two_gateways(&dirs, &server.place().await).await;
+    upload(&gateways[0], 2, "tool:1", "tar", b"first").await.unwrap();
+    gateways[0].api().jobs.stop().await;
+    for (uid, tag) in [(1, "busy:0"), (2, "tool:1")] {
+        let why = end(&gateways[1], uid, tag).await.unwrap_err();
+        assert!(why.contains("was ended before the file was imported; send it again"), "{why}");
+    }
+    assert_eq!(imported(&gateways[1], 2, "tool:1", "tar", b"second").await, sha256(b"second"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_granted_another_file_than_theirs() {
     let dir = tempfile::tempdir().unwrap();
     let gateway = start(dir.path()).await;
@@ -187,14 +370,65 @@ async fn an_imported_file_is_not_taken_for_the_image_of_a_registry() {
     let (registry, address) = Registry::start().await;
     let dir = tempfile::tempdir().unwrap();
     let place = Place::Sqlite(dir.path().join("c.db"));
-    let change = |config: &mut Config| config.import.users = Importers::Everybody;
+    let change = |config: &mut Config| {
+        config.import.users = Importers::Everybody;
+        config.platforms.insert("twin".to_owned(), config.platforms["sysa"].clone());
+    };
     let gateway = Gateway::start_as(dir.path(), address, 300, &place, change).await;
     let id = registry.push("app", "1", "one");
     let manifest = registry.documents.lock().unwrap()["app/manifests/1"].clone();
     assert_eq!(imported(&gateway, 2, "manifest", "tar", &manifest).await, id, "small files are their digest");
+    for system in ["sysa", "twin"] {
+        let image = gateway.pull_on(system, &caller(1, &[]), "app:1", "").await;
+        let why = image.status_message.unwrap();
+        assert!(why.contains("another image has the identifier"), "{system}: {why}");
+    }
+    assert_eq!(gateway.conversions(), 1, "what somebody's import is was made anew");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_imported_file_is_not_taken_for_the_image_of_a_registry_when_the_catalog_was_lost_either() {
+    let (registry, address) = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::Sqlite(dir.path().join("c.db"));
+    let change = |config: &mut Config| config.import.users = Importers::Everybody;
+    let gateway = Gateway::start_as(dir.path(), address, 300, &place, change).await;
+    let id = registry.push("app", "1", "one");
+    let manifest = registry.documents.lock().unwrap()["app/manifests/1"].clone();
+    assert_eq!(imported(&gateway, 2, "manifest", "tar", &manifest).await, id);
+    let before = gateway.api().catalog.record("sysa", &id).await.unwrap().unwrap();
+    gateway.stop().await;
+    std::fs::remove_file(dir.path().join("c.db")).unwrap();
+    let gateway = Gateway::start_as(dir.path(), address, 300, &place, change).await;
+    let catalog = gateway.api().catalog.clone();
+    let scope = Scope {
+        config: gateway.api().config.now(),
+        catalog: &*catalog,
+        gateway_uid: 999,
+        asker: 0,
+        puller: None,
+    };
+    let orders = |rebuild| Orders { rebuild, fix: !rebuild, system: Some("sysa".into()) };
+    let answer = run(&scope, &orders(true)).await.unwrap();
+    assert!(answer.is_well, "{:?}", answer.lines);
+    let after = catalog.record("sysa", &id).await.unwrap().unwrap();
+    assert_eq!((&after.image.config, &after.digests), (&before.image.config, &before.digests));
     let image = gateway.pull(&caller(1, &[]), "app:1", "").await;
     let why = image.status_message.unwrap();
     assert!(why.contains("another image has the identifier"), "{why}");
+    // And who has the file has the image, not another one.
+    assert_eq!(imported(&gateway, 2, "manifest", "tar", &manifest).await, id);
+    assert_eq!(gateway.conversions(), 1);
+    // As an earlier version wrote it.
+    let path = dir.path().join(format!("images/{id}.meta"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let source = before.image.config.source.unwrap();
+    let old = text.replace(&format!(r#","source":"{source}""#), "");
+    assert_ne!(old, text);
+    std::fs::write(&path, old).unwrap();
+    let answer = run(&scope, &orders(false)).await.unwrap();
+    assert!(answer.is_well && answer.lines[0].contains("what file it was made of"), "{:?}", answer.lines);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
 }
 
 #[tokio::test(flavor = "multi_thread")]

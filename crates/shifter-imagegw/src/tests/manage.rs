@@ -169,6 +169,7 @@ async fn autoexpire_takes_what_nobody_used_and_nothing_that_is_pinned_or_pulled(
             gid: 5,
             acl: Default::default(),
             with_credentials: true,
+            source: String::new(),
         };
         let job = catalog.enter_job(&job).await.unwrap().unwrap();
 
@@ -349,6 +350,19 @@ async fn an_image_tells_all_of_itself_and_of_its_tag_to_those_who_may_use_it() {
         }
         assert!(seen["expiration"].as_f64().is_some_and(|at| at > now()), "{seen}");
         assert_eq!(seen.as_object().unwrap().len(), 13 + 11);
+
+        // By its identifier, to the same users.
+        let by_id = format!("/api/image/sysa/id/{second}/");
+        for who in [ALICE, BOB] {
+            let again = site.answer("GET", &by_id, who).await;
+            for name in ["id", "size", "cmd", "tags", "pinned"] {
+                assert_eq!(again[name], seen[name], "{name}");
+            }
+            assert_eq!((&again["itype"], &again["tag"]), (&json!("id"), &seen["tag"]));
+        }
+        let stranger = site.ask("GET", &by_id, "good:c:c::3:3").await;
+        let nothing = site.ask("GET", &by_id.replace(&second, &"0".repeat(64)), "good:c:c::3:3").await;
+        assert_eq!((stranger.0, &stranger.1["error"]), (404, &nothing.1["error"]));
     }
 }
 

@@ -9,6 +9,10 @@ use crate::reconcile::{Orders, Scope, run};
 
 /// Publishes an image as pulls do: its files, then its record.
 async fn publish(catalog: &dyn Catalog, images: &Path, id: &str) {
+    publish_as("docker", catalog, images, id).await;
+}
+
+async fn publish_as(itype: &str, catalog: &dyn Catalog, images: &Path, id: &str) {
     let image = Image {
         system: "sysa".into(),
         id: id.into(),
@@ -23,7 +27,7 @@ async fn publish(catalog: &dyn Catalog, images: &Path, id: &str) {
     let meta = image.to_meta(acl.clone()).render();
     std::fs::write(images.join(format!("{id}.squashfs")), "image").unwrap();
     std::fs::write(images.join(format!("{id}.meta")), meta).unwrap();
-    let key = TagKey { system: "sysa".into(), itype: "docker".into(), tag: format!("app:{id}") };
+    let key = TagKey { system: "sysa".into(), itype: itype.into(), tag: format!("app:{id}") };
     let (itype, tag) = (key.itype.clone(), key.tag.clone());
     let grants = vec![Grant { key, id: id.into(), puller: 7, public: false, acl, checked: now() }];
     let mut record = Record { grants, ..Record::new(image) };
@@ -79,4 +83,27 @@ async fn what_is_published_or_removed_while_reconcile_looks_is_no_fault() {
     assert!(rounds > 3, "{rounds}");
     let answer = run(&scope, &orders).await.unwrap();
     assert!(answer.is_well, "{:?}", answer.lines);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_imported_image_that_is_taken_away_is_not_said_to_come_back_by_a_pull() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), SocketAddr::from(([127, 0, 0, 1], 1)), 0).await;
+    let (catalog, images) = (gateway.api().catalog.clone(), dir.path().join("images"));
+    let [kept, pulled, imported] = ["a", "b", "c"].map(|seed| sha256(seed.as_bytes()));
+    publish(&*catalog, &images, &kept).await;
+    publish(&*catalog, &images, &pulled).await;
+    publish_as("custom", &*catalog, &images, &imported).await;
+    for id in [&pulled, &imported] {
+        std::fs::remove_file(images.join(format!("{id}.squashfs"))).unwrap();
+    }
+    let config = gateway.api().config.now();
+    let scope = Scope { config, catalog: &*catalog, gateway_uid: 999, asker: 0, puller: None };
+    let orders = Orders { fix: true, system: Some("sysa".into()), ..Orders::default() };
+    let answer = run(&scope, &orders).await.unwrap();
+    for (id, expected) in [(pulled, "the next pull makes it anew"), (imported, "import its file again")] {
+        let is_told =
+            |line: &&String| line.contains(&id) && line.ends_with(&format!("; taken away, {expected}"));
+        assert!(answer.lines.iter().any(|line| is_told(&line)), "{:?}", answer.lines);
+    }
 }

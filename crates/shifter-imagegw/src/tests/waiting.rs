@@ -123,7 +123,14 @@ async fn a_canceled_pull_ends_at_once_and_its_waiting_client_is_told_by_whom() {
 /// A job that another process has in hand.
 async fn elsewhere(gateway: &Gateway, uid: u32) -> crate::catalog::Lease {
     let key = TagKey { system: "sysa".into(), itype: "docker".into(), tag: "app:1".into() };
-    let new = NewJob { key, uid, gid: uid + 10_000, acl: Default::default(), with_credentials: false };
+    let new = NewJob {
+        key,
+        uid,
+        gid: uid + 10_000,
+        acl: Default::default(),
+        with_credentials: false,
+        source: String::new(),
+    };
     let catalog = &gateway.api().catalog;
     let job = catalog.enter_job(&new).await.unwrap().unwrap();
     catalog.claim(job.number, "another host").await.unwrap().unwrap().lease()

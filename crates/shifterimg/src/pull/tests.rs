@@ -142,6 +142,24 @@ fn statuses_mean_what_the_gateway_means() {
 }
 
 #[test]
+fn who_pulled_a_private_image_for_nobody_is_told_and_nobody_else_anything() {
+    let alone =
+        "Image is ready; it is private and yours alone: pull it again with --user or --group to share it";
+    for (status, message, expected) in [
+        ("READY", alone, Some(alone)),
+        ("READY", "a\u{1b}[2Jb", Some("a?[2Jb")),
+        ("READY", "Image is ready", None),
+        ("READY", "Transferring image", None),
+        ("READY", "", None),
+        ("SUCCESS", "SUCCESS", None),
+        ("PULLING", "Pulling layers 1/3", None),
+        ("FAILURE", "no such tag", None),
+    ] {
+        assert_eq!(hint(&image(status, message)).as_deref(), expected, "{status} {message}");
+    }
+}
+
+#[test]
 fn a_failure_ends_the_waiting() {
     let (result, text, asked) =
         play(&FAST, Style::Changes, vec![Ok(image("PENDING", "")), Ok(image("FAILURE", "wrong digest"))]);

@@ -40,6 +40,7 @@ pub(super) async fn enter(catalog: &Mongo, new: &NewJob) -> Result<Option<Job>, 
         holder: String::new(),
         lease_until: 0.0,
         sealed: String::new(),
+        source: new.source.clone(),
     };
     match catalog.jobs.insert_one(document(&job)).await {
         Ok(_) => Ok(Some(job)),
@@ -94,6 +95,9 @@ pub(super) async fn change(
     if let Some(sealed) = change.sealed {
         set.insert("sealed", sealed);
     }
+    if let Some(source) = change.source {
+        set.insert("source", source);
+    }
     if let Some(acl) = change.acl {
         set.extend(lists(acl));
     }
@@ -115,7 +119,7 @@ pub(super) async fn change(
 
 pub(super) async fn fly(catalog: &Mongo, lease: Lease, digest: &str) -> Result<bool, CatalogError> {
     let filter = doc! { "_id": lease.number, "fence": lease.fence, "status": { "$nin": OVER } };
-    // The unique index decides.
+    // The unique indexes decide.
     match catalog.jobs.update_one(filter, doc! { "$set": { "flight": digest } }).await {
         Ok(done) => Ok(done.matched_count > 0),
         Err(error) if is_duplicate(&error) => Ok(false),
@@ -157,6 +161,7 @@ fn document(job: &Job) -> Document {
         "holder": &job.holder,
         "lease_until": job.lease_until,
         "sealed": &job.sealed,
+        "source": &job.source,
         "flight": "",
     };
     document.extend(lists(&job.acl));
@@ -187,5 +192,6 @@ fn job(document: &Document) -> Result<Job, CatalogError> {
         lease_until: fields.time("lease_until")?,
         // Absent in what an older version entered.
         sealed: fields.get("sealed").and_then(Bson::as_str).unwrap_or_default().to_owned(),
+        source: fields.get("source").and_then(Bson::as_str).unwrap_or_default().to_owned(),
     })
 }

@@ -13,7 +13,7 @@ use super::documents;
 use super::fields::Fields;
 use super::{Mongo, Operation, is_duplicate, merge};
 use crate::catalog::life::MOST_HISTORY;
-use crate::catalog::{CatalogError, Record, State, Turn, Use, readable};
+use crate::catalog::{CatalogError, Meant, Record, State, Turn, Use, readable};
 use crate::model::{Image, TagKey};
 
 /// Matches what we retired.
@@ -121,11 +121,7 @@ pub(super) async fn note_meaning(
     if means.is_empty() || history(catalog, key).await?.first().is_some_and(|(last, _)| last == id) {
         return Ok(());
     }
-    let mut entry = meanings(key);
-    entry.extend(doc! { "id": id, "since": since });
-    let insert = UpdateOptions::builder().upsert(true).build();
-    let same = doc! { "$set": entry.clone() };
-    catalog.history.update_one(entry, same).with_options(insert).await.during(DOING)?;
+    add_meaning(catalog, &Meant { key: key.clone(), id: id.to_owned(), since }, DOING).await?;
     let newest = catalog.history.find(meanings(key)).sort(doc! { "since": -1 });
     let oldest = newest.skip(u64::from(MOST_HISTORY) - 1).limit(1);
     let oldest: Vec<Document> = oldest.await.during(DOING)?.try_collect().await.during(DOING)?;
@@ -143,6 +139,32 @@ pub(super) async fn history(catalog: &Mongo, key: &TagKey) -> Result<Vec<(String
     let newest = newest.limit(i64::from(MOST_HISTORY)).await.during(DOING)?;
     let found: Vec<Document> = newest.try_collect().await.during(DOING)?;
     found.iter().map(|entry| Ok((documents::id(entry)?, Fields(entry).time("since")?))).collect()
+}
+
+pub(super) async fn all_meanings(catalog: &Mongo) -> Result<Vec<Meant>, CatalogError> {
+    const DOING: &str = "reading what tags meant";
+    let all = catalog.history.find(doc! {}).await.during(DOING)?;
+    let found: Vec<Document> = all.try_collect().await.during(DOING)?;
+    let meant = |entry: &Document| {
+        let fields = Fields(entry);
+        let (system, itype, tag) = (fields.text("system")?, fields.text("itype")?, fields.text("tag")?);
+        let key = TagKey { system, itype, tag };
+        Ok(Meant { key, id: documents::id(entry)?, since: fields.time("since")? })
+    };
+    found.iter().map(meant).collect()
+}
+
+pub(super) async fn add_meaning(
+    catalog: &Mongo,
+    meant: &Meant,
+    operation: &'static str,
+) -> Result<(), CatalogError> {
+    let mut entry = meanings(&meant.key);
+    entry.extend(doc! { "id": &meant.id, "since": meant.since });
+    let insert = UpdateOptions::builder().upsert(true).build();
+    let same = doc! { "$set": entry.clone() };
+    catalog.history.update_one(entry, same).with_options(insert).await.during(operation)?;
+    Ok(())
 }
 
 pub(super) async fn add_uses(catalog: &Mongo, uses: &[Use]) -> Result<(), CatalogError> {

@@ -6,21 +6,21 @@ use sqlx::AnyPool;
 
 use super::rows::{Operation, job};
 use crate::catalog::leases::Lease;
-use crate::catalog::{CatalogError, Change, NewJob, readable};
+use crate::catalog::{CatalogError, Change, FILE, NewJob, readable};
 use crate::model::{Job, JobStatus, TagKey, now};
 
 /// A job's columns, by name: a schema that another version has extended meanwhile changes no answer.
 macro_rules! columns {
     () => {
         "job, system, itype, tag, uid, gid, uids, gids, status, message, public, with_credentials, created, \
-         updated, fence, holder, lease_until, sealed"
+         updated, fence, holder, lease_until, sealed, source"
     };
 }
 
 pub(super) async fn enter(pool: &AnyPool, new: &NewJob) -> Result<Option<Job>, CatalogError> {
     let row = sqlx::query(concat!(
         "INSERT INTO jobs (system, itype, tag, uid, gid, uids, gids, status, message, with_credentials, \
-         created, updated) VALUES ($1, $2, $3, $4, $5, $6, $7, 'INIT', '', $8, $9, $9) \
+         created, updated, source) VALUES ($1, $2, $3, $4, $5, $6, $7, 'INIT', '', $8, $9, $9, $10) \
          ON CONFLICT (system, itype, tag, uid) DO NOTHING RETURNING ",
         columns!()
     ))
@@ -33,6 +33,7 @@ pub(super) async fn enter(pool: &AnyPool, new: &NewJob) -> Result<Option<Job>, C
     .bind(render_id_list(&new.acl.gids))
     .bind(i64::from(new.with_credentials))
     .bind(now())
+    .bind(&new.source)
     .fetch_optional(pool)
     .await
     .during("entering a pull")?;
@@ -96,6 +97,7 @@ pub(super) async fn change(
          gids = CASE WHEN $7 = 1 THEN $9 ELSE gids END, \
          public = CASE WHEN $10 = 1 THEN 1 ELSE public END, \
          sealed = CASE WHEN $4 IN ('READY', 'FAILURE') THEN '' WHEN $17 = '' THEN sealed ELSE $17 END, \
+         source = CASE WHEN $18 = '' THEN source ELSE $18 END, \
          flight = CASE WHEN $4 IN ('READY', 'FAILURE') OR $2 <> '' OR $3 = 0 THEN '' ELSE flight END \
          WHERE job = $1 AND status NOT IN ('READY', 'FAILURE') \
          AND ($11 < 0 OR fence = $11) AND ($12 < 0 OR lease_until <= $12) \
@@ -120,6 +122,7 @@ pub(super) async fn change(
     .bind(render_id_list(&if_acl.gids))
     .bind(change.note.unwrap_or_default())
     .bind(change.sealed.unwrap_or_default())
+    .bind(change.source.unwrap_or_default())
     .fetch_optional(pool)
     .await
     .during("changing a pull")?;
@@ -127,15 +130,16 @@ pub(super) async fn change(
 }
 
 pub(super) async fn fly(pool: &AnyPool, lease: Lease, digest: &str) -> Result<bool, CatalogError> {
-    // The unique index decides; looking first spares the server's log most of its complaints.
+    // The unique indexes decide; looking first spares the server's log most of its complaints.
     let done = sqlx::query(
         "UPDATE jobs SET flight = $3 WHERE job = $1 AND fence = $2 AND status NOT IN ('READY', 'FAILURE') \
-         AND NOT EXISTS (SELECT 1 FROM jobs AS other WHERE other.system = jobs.system \
+         AND NOT EXISTS (SELECT 1 FROM jobs AS other WHERE (other.system = jobs.system OR $4 = 1) \
          AND other.flight = $3 AND other.job <> $1)",
     )
     .bind(lease.number)
     .bind(lease.fence)
     .bind(digest)
+    .bind(i64::from(digest.starts_with(FILE)))
     .execute(pool)
     .await;
     match done {

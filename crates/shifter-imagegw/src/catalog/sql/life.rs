@@ -3,9 +3,9 @@
 use sqlx::any::AnyRow;
 use sqlx::{Any, AnyPool, Transaction};
 
-use super::rows::{Operation, get, id};
+use super::rows::{Operation, get, id, key};
 use crate::catalog::life::MOST_HISTORY;
-use crate::catalog::{CatalogError, Record, State, Turn, Use, readable};
+use crate::catalog::{CatalogError, Meant, Record, State, Turn, Use, readable};
 use crate::model::TagKey;
 
 /// Later than any time.
@@ -133,6 +133,31 @@ pub(super) async fn history(pool: &AnyPool, key: &TagKey) -> Result<Vec<(String,
     .await
     .during(DOING)?;
     rows.iter().map(|row| Ok((get(row, "id")?, get(row, "since")?))).collect()
+}
+
+pub(super) async fn all_meanings(pool: &AnyPool) -> Result<Vec<Meant>, CatalogError> {
+    let rows = sqlx::query("SELECT system, itype, tag, id, since FROM history")
+        .fetch_all(pool)
+        .await
+        .during("reading what tags meant")?;
+    rows.iter()
+        .map(|row| Ok(Meant { key: key(row)?, id: get(row, "id")?, since: get(row, "since")? }))
+        .collect()
+}
+
+pub(super) async fn add_meaning(tx: &mut Transaction<'_, Any>, meant: &Meant) -> Result<(), CatalogError> {
+    sqlx::query(
+        "INSERT INTO history (system, itype, tag, id, since) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+    )
+    .bind(&meant.key.system)
+    .bind(&meant.key.itype)
+    .bind(&meant.key.tag)
+    .bind(&meant.id)
+    .bind(meant.since)
+    .execute(&mut **tx)
+    .await
+    .during("adding what tags meant")?;
+    Ok(())
 }
 
 pub(super) async fn add_use(tx: &mut Transaction<'_, Any>, one: &Use) -> Result<(), CatalogError> {

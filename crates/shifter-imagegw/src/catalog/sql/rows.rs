@@ -123,6 +123,7 @@ pub(super) fn job(row: &AnyRow) -> Result<Job, CatalogError> {
         holder: get(row, "holder")?,
         lease_until: get(row, "lease_until")?,
         sealed: get(row, "sealed")?,
+        source: get(row, "source")?,
     })
 }
 

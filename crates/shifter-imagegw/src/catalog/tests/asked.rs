@@ -3,6 +3,8 @@
 
 use std::time::Instant;
 
+use futures_util::future::join_all;
+
 use super::servers::Server;
 use super::*;
 use crate::config::{Config, Importers};
@@ -34,12 +36,13 @@ const QUESTIONS: [(&str, &str, &str, &str); 17] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_asked_while_the_database_is_away_is_a_503_in_time_and_nothing_is_lost() {
-    for (mut server, is_stopped) in [
+    let servers = [
         (Server::postgres(), false),
         (Server::mongo(), false),
         (Server::postgres(), true),
         (Server::mongo(), true),
-    ] {
+    ];
+    let each = servers.map(|(mut server, is_stopped)| async move {
         let (registry, address) = Registry::start().await;
         let id = registry.push("app", "1", "one");
         let dir = tempfile::tempdir().unwrap();
@@ -54,7 +57,7 @@ async fn whatever_is_asked_while_the_database_is_away_is_a_503_in_time_and_nothi
         // Or it accepts and answers nothing.
         let is_away = if is_stopped { server.stop() } else { server.freeze(true) };
         if !is_away {
-            continue;
+            return;
         }
         let mut asked = tokio::task::JoinSet::new();
         for (method, path, who, body) in QUESTIONS {
@@ -84,5 +87,7 @@ async fn whatever_is_asked_while_the_database_is_away_is_a_503_in_time_and_nothi
         }
         assert_eq!(gateway.names("images"), [format!("{id}.meta"), format!("{id}.squashfs")], "{place}");
         assert_eq!(gateway.names("expand"), [""; 0], "{place}");
-    }
+    });
+    // All at once, because each waits; in this thread, whose end would be the servers'.
+    join_all(each).await;
 }

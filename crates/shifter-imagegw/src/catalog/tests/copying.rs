@@ -32,7 +32,7 @@ async fn read(place: &Place) -> Vec<Record> {
 }
 
 fn outcome(new: usize, changed: usize, unchanged: usize) -> Outcome {
-    Outcome { new, changed, unchanged, merged: 0 }
+    Outcome { new, changed, unchanged, ..Outcome::default() }
 }
 
 #[tokio::test]
@@ -43,9 +43,10 @@ async fn a_catalog_is_copied_whole_between_any_two_databases() {
             let (source, target) = (from.place().await, to.place().await);
             let filled = fill(&source).await;
             let from = Source::Place(source.clone());
-            assert_eq!(migrate(&from, &target, true).await.unwrap(), outcome(3, 0, 0));
+            let copied = Outcome { meanings: 4, ..outcome(3, 0, 0) };
+            assert_eq!(migrate(&from, &target, true).await.unwrap(), copied);
             assert!(open(&target, Purpose::Look).await.unwrap().is_none(), "a trial makes nothing: {target}");
-            assert_eq!(migrate(&from, &target, false).await.unwrap(), outcome(3, 0, 0));
+            assert_eq!(migrate(&from, &target, false).await.unwrap(), copied);
             // What was over begins anew.
             let mut fresh = filled.clone();
             for record in fresh.iter_mut().filter(|record| record.image.expiration < now()) {
@@ -59,6 +60,71 @@ async fn a_catalog_is_copied_whole_between_any_two_databases() {
             assert_eq!(read(&source).await, filled);
             let catalog = open_for_use(&target).await.unwrap();
             assert_eq!(catalog.unfinished(None).await.unwrap(), [], "jobs stay behind");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_copied_catalog_still_knows_what_tags_meant_and_restores_what_has_expired() {
+    let servers = Server::all();
+    for from in &servers {
+        for to in &servers {
+            let (source, target) = (from.place().await, to.place().await);
+            let catalog = open_for_use(&source).await.unwrap();
+            for (id, tag, asked) in
+                [("aa", "a:1", 1.0), ("bb", "a:1", 3.0), ("cc", "c:1", 2.0), ("dd", "d:1", 2.0)]
+            {
+                assert!(catalog.store(&record(id, tag, asked, 7, true)).await.unwrap());
+            }
+            // Confirmed, which is not since when the tag means it.
+            let confirmed = Record { revision: 1, ..record("bb", "a:1", 5.0, 7, true) };
+            assert!(catalog.store(&confirmed).await.unwrap());
+            for id in ["cc", "dd"] {
+                for (to, revision) in [(State::Expiring, 1), (State::Expired, 2)] {
+                    let state = if to == State::Expired { State::Expiring } else { State::Ready };
+                    let read = Record { state, revision, ..record(id, "x:1", 0.0, 7, true) };
+                    let turn = Turn { to, expiration: 50.0, if_expired_by: None };
+                    assert!(catalog.turn(&read, &turn).await.unwrap());
+                }
+            }
+            let retired = catalog.retired(None, None).await.unwrap();
+            catalog.close().await;
+            drop(catalog);
+            // There the tag means something, if it was asked about earlier.
+            let catalog = open_for_use(&target).await.unwrap();
+            assert!(catalog.store(&record("ee", "d:1", 1.0, 7, true)).await.unwrap());
+            catalog.close().await;
+            drop(catalog);
+
+            let from = Source::Place(source.clone());
+            let copied = Outcome { retired: 2, meanings: 4, ..outcome(2, 0, 0) };
+            assert_eq!(migrate(&from, &target, true).await.unwrap(), copied, "{source} to {target}");
+            assert_eq!(migrate(&from, &target, false).await.unwrap(), copied, "{source} to {target}");
+            assert_eq!(
+                migrate(&from, &target, false).await.unwrap(),
+                outcome(0, 0, 2),
+                "{source} to {target}"
+            );
+            let catalog = open_for_use(&target).await.unwrap();
+            let meant = [("bb", 3.0), ("aa", 1.0)].map(|(id, since)| (id.to_owned(), since));
+            assert_eq!(catalog.history(&key("a:1")).await.unwrap(), meant, "{source} to {target}");
+            let mut there = catalog.retired(None, None).await.unwrap();
+            let whole = |record: &Record| Record { revision: 1, ..record.clone() };
+            assert_eq!(there[0], whole(&retired[0]), "{source} to {target}");
+            assert_eq!(
+                (there[1].image.id.as_str(), &there[1].tags[..]),
+                ("dd", &[][..]),
+                "its tag is another one's"
+            );
+            let back = Turn { to: State::Ready, expiration: 4.0e9, if_expired_by: None };
+            assert!(catalog.turn(&there.remove(0), &back).await.unwrap());
+            for (tag, id) in [("a:1", "bb"), ("c:1", "cc"), ("d:1", "ee")] {
+                assert_eq!(
+                    catalog.lookup(&key(tag)).await.unwrap().unwrap().0.id,
+                    id,
+                    "{source} to {target}"
+                );
+            }
         }
     }
 }
@@ -79,8 +145,9 @@ async fn the_later_of_two_versions_counts_whichever_way_they_are_copied() {
         drop(catalog);
 
         let from = Source::Place(source);
-        assert_eq!(migrate(&from, &target, true).await.unwrap(), outcome(2, 1, 0), "{target}");
-        assert_eq!(migrate(&from, &target, false).await.unwrap(), outcome(2, 1, 0), "{target}");
+        let copied = Outcome { meanings: 4, ..outcome(2, 1, 0) };
+        assert_eq!(migrate(&from, &target, true).await.unwrap(), copied, "{target}");
+        assert_eq!(migrate(&from, &target, false).await.unwrap(), copied, "{target}");
         assert_eq!(migrate(&from, &target, false).await.unwrap(), outcome(0, 0, 3), "{target}");
         let catalog = open_for_use(&target).await.unwrap();
         assert_eq!(catalog.lookup(&key("a:1")).await.unwrap().unwrap().0.id, "cc");

@@ -9,6 +9,7 @@ use super::servers::Server;
 use super::suite::{Case, Opened, cases};
 use super::*;
 use crate::api::Refusal;
+use crate::auth::Caller;
 use crate::tests::{Gateway, Registry, caller, exchange};
 
 pub(super) const CASES: [Case; 1] =
@@ -237,6 +238,64 @@ async fn who_saw_a_pull_ready_never_gets_the_image_before_it() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_ready_by_one_gateway_never_gets_the_image_before_it_from_another() {
+    let server = Server::postgres();
+    let place = server.place().await;
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (registry, address) = Registry::start().await;
+    let here = Gateway::start_on(dirs[0].path(), address, 300, &place).await;
+    let there = Gateway::start_with(dirs[1].path(), address, 300, &place, 0, None).await;
+    let (alice, bob, key) = (caller(7, &[]), caller(8, &[]), key("app:1"));
+    let far = async || there.api().lookup("sysa", "docker", "app:1", &alice).await.unwrap().id.unwrap();
+    // Without being counted as asking: the end is told once, to each.
+    let ask = async |who: &Caller| here.api().pull("sysa", "docker", "app:1", b"", who).await.unwrap().image;
+    // What is published already is granted within milliseconds.
+    for seed in ["one", "two"] {
+        registry.push("app", "1", seed);
+        here.pull(&alice, "app:1", "").await;
+    }
+    for round in 0..4 {
+        let begun = Instant::now();
+        while there.api().catalog.recall(&key).is_none() {
+            far().await;
+            assert!(begun.elapsed() < Duration::from_secs(20), "nothing is told from memory");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for pid in listeners(&place).await {
+            let _ = std::process::Command::new("kill").args(["-STOP", &pid.to_string()]).status().unwrap();
+        }
+        let new = registry.push("app", "1", ["one", "two"][round % 2]);
+        let begun = Instant::now();
+        let mut told = vec![ask(&alice).await];
+        while here.api().catalog.lookup(&key).await.unwrap().unwrap().0.id != new {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{told:?}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Another user, who need not ask the registry so soon after the first one.
+        told.push(ask(&bob).await);
+        while told.last().unwrap().status.as_deref() != Some("READY") {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{told:?}");
+            let who = if round < 2 { &alice } else { &bob };
+            told.push(ask(who).await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(far().await, new, "round {round}, {:?} after it was asked for", begun.elapsed());
+        for pid in listeners(&place).await {
+            let _ = std::process::Command::new("kill").args(["-CONT", &pid.to_string()]).status().unwrap();
+        }
+        here.pull(&alice, "app:1", "").await;
+        here.pull(&bob, "app:1", "").await;
+    }
+    // A tag that stays is told of at once.
+    let begun = Instant::now();
+    while ask(&alice).await.status.as_deref() != Some("READY") {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(begun.elapsed() < LONGEST, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -142,8 +142,15 @@ impl Server {
         let pid = child.id();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         let signal = if is_frozen { "-STOP" } else { "-CONT" };
-        let pids = children.split_whitespace().map(str::to_owned).chain([pid.to_string()]);
-        assert!(Command::new("kill").arg(signal).args(pids).status().unwrap().success());
+        let pids =
+            children.split_whitespace().map(str::to_owned).chain([pid.to_string()]).collect::<Vec<_>>();
+        assert!(Command::new("kill").arg(signal).args(&pids).status().unwrap().success());
+        // Until one thread has noticed, the others go on.
+        let begun = Instant::now();
+        while is_frozen && !pids.iter().all(|pid| is_stopped(pid)) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{pids:?} are not stopped");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         true
     }
 
@@ -157,7 +164,10 @@ impl Server {
         };
         if let Some(mut child) = child.take() {
             let pid = child.id().to_string();
-            assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+            // A frozen one would not hear of its end.
+            for signal in [signal, "CONT"] {
+                assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+            }
             child.wait().unwrap();
         }
         true
@@ -171,6 +181,13 @@ impl Drop for Server {
 }
 
 const NOBODY: u32 = 65534;
+
+/// Whether each thread of a process is stopped, or gone: proc_pid_stat(5), the third field.
+fn is_stopped(pid: &str) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    stats.all(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('T'))
+}
 
 fn is_root() -> bool {
     std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0

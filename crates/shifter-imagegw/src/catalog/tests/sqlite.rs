@@ -62,7 +62,7 @@ async fn a_catalog_of_the_first_version_is_brought_up_to_date() {
     let Place::Sqlite(path) = &place else { panic!("{place}") };
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).create_if_missing(true);
     let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
-    let first: Vec<_> = super::super::sql::SQLITE_SCHEMA.iter().take(1).cloned().collect();
+    let first: Vec<_> = super::super::sql::schema::SQLITE.iter().take(1).cloned().collect();
     sqlx::migrate::Migrator::with_migrations(first).run(&pool).await.unwrap();
     for statement in [
         "INSERT INTO images VALUES ('sysa', 'aa', 'squashfs', '{}', 7, 'ff', 1.5, 2.5)",

@@ -60,7 +60,9 @@ async fn mongodb_keeps_every_promise_of_the_catalog() {
 
 async fn check(server: &Server) {
     let mut broken = Vec::new();
-    for (name, case) in CASES.into_iter().chain(super::life::CASES).chain(super::remembered::CASES) {
+    for (name, case) in
+        CASES.into_iter().chain(super::life::CASES).chain(super::remembered::CASES).chain(super::files::CASES)
+    {
         let place = server.place().await;
         let catalog = open_for_use(&place).await.unwrap();
         // A task of its own, so that all broken promises are named.
@@ -71,7 +73,7 @@ async fn check(server: &Server) {
     assert_eq!(broken, [""; 0]);
 }
 
-fn started(submitted: Submitted) -> Job {
+pub(super) fn started(submitted: Submitted) -> Job {
     match submitted {
         Submitted::Started(job) => job,
         other => panic!("{other:?}"),
@@ -79,12 +81,12 @@ fn started(submitted: Submitted) -> Job {
 }
 
 impl Opened {
-    async fn submit(&self, new: &NewJob, fresh: bool) -> Submitted {
+    pub(super) async fn submit(&self, new: &NewJob, fresh: bool) -> Submitted {
         submit(&*self.catalog, new, fresh, 300.0, &|_| false).await.unwrap()
     }
 
     /// A job for `a:1` of uid 7 in a worker's hands.
-    async fn claimed(&self) -> Job {
+    pub(super) async fn claimed(&self) -> Job {
         let job = started(self.submit(&new_job("a:1", 7), false).await);
         self.catalog.claim(job.number, "me").await.unwrap().unwrap()
     }

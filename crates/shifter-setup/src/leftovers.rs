@@ -36,7 +36,7 @@ pub fn findings(config: &TrustedConfig, running: &[&str]) -> Result<Vec<String>,
     }
     // The first container of a node stands there.
     if owner.is_none_or(|owner| !running.contains(&owner.as_str())) {
-        let table = dir::read_host("/proc/self/mountinfo", LARGEST)?;
+        let table = mount_table()?;
         for place in [&config.udiroot.udi_mount, &config.udiroot.loop_mount] {
             let mounts = mounts_below(&table, place).len();
             if mounts > 0 {
@@ -47,13 +47,19 @@ pub fn findings(config: &TrustedConfig, running: &[&str]) -> Result<Vec<String>,
     Ok(found)
 }
 
-/// The mount points at a place and below it, in the order they were mounted (proc_pid_mountinfo(5)).
-pub fn mounts_below(table: &str, place: &str) -> Vec<String> {
-    let place = place.trim_end_matches('/');
-    let points = mounts(table.as_bytes()).map(|mount| String::from_utf8_lossy(&mount.point).into_owned());
+/// The node's table of mounts (proc_pid_mountinfo(5)). It is no text: users name the places of their own mounts.
+pub fn mount_table() -> Result<Vec<u8>, Error> {
+    let path = "/proc/self/mountinfo";
+    trusted::read_bytes(dir::open_to_read(path)?, path, LARGEST)
+}
+
+/// The mount points at a place and below it, in the order they were mounted.
+pub fn mounts_below(table: &[u8], place: &str) -> Vec<Vec<u8>> {
+    let place = place.trim_end_matches('/').as_bytes();
+    let points = mounts(table).map(|mount| mount.point);
     points
         .filter(|point| {
-            point.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            point.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
         })
         .collect()
 }
@@ -64,10 +70,12 @@ mod tests {
 
     #[test]
     fn mounts_are_found_by_whole_names() {
-        let table = "1 0 0:1 / / rw - a a rw\n2 1 0:2 / /var/udiMount rw - a a rw\n3 2 0:3 / /var/udiMount/a\\040b rw - a a rw\n\
-                     4 1 0:4 / /var/udiMountBeside rw - a a rw\n";
-        assert_eq!(mounts_below(table, "/var/udiMount"), ["/var/udiMount", "/var/udiMount/a b"]);
-        assert_eq!(mounts_below(table, "/var/udiMount/"), ["/var/udiMount", "/var/udiMount/a b"]);
+        let table = b"1 0 0:1 / / rw - a a rw\n2 1 0:2 / /var/udiMount rw - a a rw\n3 2 0:3 / /var/udiMount/a\\040b rw - a a rw\n\
+                      4 1 0:4 / /var/udiMountBeside rw - a a rw\n5 1 0:5 / /home/\xff rw - fuse.x x rw\n\
+                      6 3 0:6 / /var/udiMount/a\\040b/\xff\xfe rw - fuse.x x rw\n";
+        let below: [&[u8]; 3] = [b"/var/udiMount", b"/var/udiMount/a b", b"/var/udiMount/a b/\xff\xfe"];
+        assert_eq!(mounts_below(table, "/var/udiMount"), below);
+        assert_eq!(mounts_below(table, "/var/udiMount/"), below);
         assert!(mounts_below(table, "/var/udi").is_empty());
     }
 }

@@ -169,13 +169,15 @@ fn checked_key(option: &str, key: String) -> Result<String, Fault> {
 /// `host/count …` as one host a line, each `count` times.
 fn hosts(text: &str) -> Result<String, Fault> {
     const MOST: usize = 1 << 20;
+    /// Of the whole list, in bytes.
+    const LARGEST: usize = 16 << 20;
     let mut lines = String::new();
     for word in text.split_whitespace() {
         let bad = || Fault::Value("-N".to_owned(), word.to_owned(), "HOST/TASKS");
         let (host, count) = word.split_once('/').ok_or_else(bad)?;
         let count: usize = count.parse().ok().filter(|count| (1..=MOST).contains(count)).ok_or_else(bad)?;
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
-        if host.is_empty() || !host.bytes().all(is_name) || lines.len() > MOST {
+        if host.is_empty() || !host.bytes().all(is_name) || lines.len() > LARGEST {
             return Err(bad());
         }
         lines.push_str(&format!("{host}\n").repeat(count));
@@ -214,6 +216,12 @@ mod tests {
         ] {
             assert_eq!(parsed(line).unwrap(), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn a_job_of_a_quarter_million_tasks_has_its_hosts() {
+        let many: String = (0..2000).map(|node| format!("r{node:07}/128 ")).collect();
+        assert_eq!(hosts(&many).unwrap().lines().count(), 256_000);
     }
 
     #[test]

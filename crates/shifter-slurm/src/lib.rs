@@ -8,7 +8,7 @@ mod layout;
 
 use shifter_spank::arguments::Arguments;
 use shifter_spank::node::Node;
-use shifter_spank::options::{Choice, Chosen};
+use shifter_spank::options::{Choice, Uses};
 use shifter_spank::site::Site;
 use shifter_spank::{Context, Level, Spank, epilog, extern_step, prolog, submit, task};
 use std::sync::Mutex;
@@ -19,7 +19,7 @@ static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
 struct Known {
     arguments: Arguments,
     site: Result<Site, String>,
-    chosen: Chosen,
+    uses: Uses,
 }
 
 fn known<T>(act: impl FnOnce(&mut Known) -> T) -> Option<T> {
@@ -45,7 +45,7 @@ fn init(spank: &mut dyn Spank, arguments: Arguments) {
     }
     let site = if is_client { Site::read(arguments.config.as_deref()) } else { Err(String::new()) };
     if let Ok(mut place) = KNOWN.lock() {
-        *place = Some(Known { arguments, site, chosen: Chosen::default() });
+        *place = Some(Known { arguments, site, uses: Uses::default() });
     }
 }
 
@@ -55,19 +55,11 @@ fn option(choice: Choice, value: &str, remote: bool) -> Result<(), String> {
         return Ok(());
     }
     known(|known| {
-        if known.site.is_err() && is_the_jobs_own(choice, value, &known.arguments) {
-            return Ok(());
-        }
-        known.chosen.add(choice, value, &known.site)
+        // What the job that this process runs in was submitted with.
+        let memory = std::env::var(format!("SLURM_SPANK_{}", choice.memory(&known.arguments))).ok();
+        known.uses.add(choice, value, memory.as_deref(), &known.site)
     })
     .unwrap_or(Ok(()))
-}
-
-/// Whether Slurm only hands on to a step what its job was submitted with: that was checked then, and need not be known
-/// where the step is started, in a container for instance.
-fn is_the_jobs_own(choice: Choice, value: &str, arguments: &Arguments) -> bool {
-    let name = format!("SLURM_SPANK_{}", choice.memory(arguments));
-    std::env::var(name).is_ok_and(|known| known == value)
 }
 
 /// `slurm_spank_init_post_opt`
@@ -75,7 +67,11 @@ fn init_post_opt(spank: &mut dyn Spank) -> Result<(), String> {
     if !matches!(spank.context(), Context::Local | Context::Allocator) {
         return Ok(());
     }
-    known(|known| submit::submit(spank, &known.arguments, &known.chosen, &known.site)).unwrap_or(Ok(()))
+    known(|known| {
+        let chosen = known.uses.all(submit::is_step(spank))?;
+        submit::submit(spank, &known.arguments, &chosen, &known.site)
+    })
+    .unwrap_or(Ok(()))
 }
 
 /// `slurm_spank_job_prolog`

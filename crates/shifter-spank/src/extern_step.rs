@@ -15,12 +15,16 @@ use crate::{EXTERN_STEP, Job, Level, Spank, cgroup};
 use shifter_core::mountinfo::mounts;
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Longest time for the site's program.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What Slurm calls the groups of its extern step.
+const EXTERN_GROUP: &str = "step_extern";
 
 /// Whether tasks have to wait for this step.
 pub fn is_wanted(arguments: &Arguments) -> bool {
@@ -82,21 +86,34 @@ fn join_cgroups(arguments: &Arguments, node: &Node, job: &Job) -> Result<(), Str
     if pids.is_empty() {
         return Ok(());
     }
-    let task = own_child().ok_or("the extern step has no process, so its cgroups are not known")?;
-    let memberships = fs::read_to_string(format!("/proc/{task}/cgroup"))
-        .map_err(|error| format!("cannot see the extern step's cgroups: {error}"))?;
     let mounts = fs::read("/proc/self/mountinfo")
         .map_err(|error| format!("cannot see where cgroups are mounted: {error}"))?;
-    for group in groups_of_job(&memberships, &mounts, job.id) {
+    let groups = groups_of_step(&mounts, job).ok_or(
+        "Slurm has no cgroup for its extern step here, and extern_cgroup needs one (ProctrackType=proctrack/cgroup)",
+    )?;
+    for group in groups {
         for pid in &pids {
-            fs::write(group.join("cgroup.procs"), pid.to_string())
+            let list = fs::OpenOptions::new().write(true).open(group.join("cgroup.procs"));
+            list.and_then(|mut list| list.write_all(pid.to_string().as_bytes()))
                 .map_err(|error| format!("cannot move {pid} into {}: {error}", group.display()))?;
         }
     }
     Ok(())
 }
 
-/// The one process that Slurm keeps in the extern step; `spank_get_item(3)` knows of no task there.
+/// The directories of this step's cgroups: those of the process that Slurm keeps in it, which it does before 26.05,
+/// or those that follow from where Slurm has put this very process.
+fn groups_of_step(mounts: &[u8], job: &Job) -> Option<Vec<PathBuf>> {
+    let child = own_child().map(|pid| pid.to_string());
+    let memberships = child
+        .into_iter()
+        .chain(["self".to_owned()])
+        .filter_map(|process| fs::read_to_string(format!("/proc/{process}/cgroup")).ok());
+    memberships.map(|text| groups_of_job(&text, mounts, job)).find(|groups| !groups.is_empty())
+}
+
+/// The one process that Slurm keeps in the extern step; `spank_get_item(3)` knows of no task there. Whatever else this
+/// has started is no harm: it is in the same cgroups, or in none of the job's.
 fn own_child() -> Option<i32> {
     let threads = fs::read_dir("/proc/self/task").ok()?.flatten();
     let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
@@ -111,19 +128,37 @@ fn sshd_of(node: &Node, job: &Job) -> (Vec<i32>, Option<i32>) {
     (sshd.into_iter().collect(), keeper)
 }
 
-/// The directories of a process's cgroups that are the job's: others are not ours to fill.
-fn groups_of_job(memberships: &str, mounts: &[u8], job: u32) -> Vec<PathBuf> {
-    let of_job = format!("job_{job}");
+/// The directories of the cgroups of a job's extern step, by the cgroups of a process of it: no others are ours to fill.
+fn groups_of_job(memberships: &str, mounts: &[u8], job: &Job) -> Vec<PathBuf> {
     let lines = memberships.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':');
         let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        path.split('/').any(|part| part == of_job).then_some((controllers, path))
+        Some((controllers, group_of_step(controllers, path, job)?))
     });
     lines
         .filter_map(|(controllers, path)| {
             Some(mount_of(mounts, controllers)?.join(path.trim_start_matches('/')))
         })
         .collect()
+}
+
+/// The group of a job's extern step, as Slurm names groups, of which this one belongs to one of its processes.
+/// Version 1: `…/uid_U/job_N/step_extern` and below, where slurmstepd itself is in the job's for the freezer.
+/// Version 2: the leaves of `…/job_N/step_extern`, `user/task_special` or slurmstepd's `slurm`; others can have no
+/// processes. What Slurm did not make itself it would neither end nor remove.
+fn group_of_step(controllers: &str, path: &str, job: &Job) -> Option<String> {
+    let of_job = if controllers.is_empty() {
+        format!("/job_{}/", job.id)
+    } else {
+        format!("/uid_{}/job_{}/", job.uid, job.id)
+    };
+    let slashed = format!("{path}/");
+    // The last one: slurmd may run in a job of another Slurm.
+    let (_, below) = slashed.rsplit_once(&of_job)?;
+    match below {
+        "" if !controllers.is_empty() => Some(slashed + EXTERN_GROUP),
+        _ => below.starts_with(&format!("{EXTERN_GROUP}/")).then(|| path.to_owned()),
+    }
 }
 
 /// Where the hierarchy with these controllers is mounted; none of them: the unified one.
@@ -154,18 +189,36 @@ mod tests {
                       31 1 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
                       32 1 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
                       33 1 0:29 / /sys/fs/cgroup/unified rw shared:1 - cgroup2 cgroup2 rw\n";
+        let job = Job { id: 7, uid: 1, gid: 1, step: EXTERN_STEP };
         let check = |memberships: &str, expected: &[&str]| {
-            let found = groups_of_job(memberships, mounts, 7);
+            let found = groups_of_job(memberships, mounts, &job);
             assert_eq!(found, expected.iter().map(PathBuf::from).collect::<Vec<_>>(), "{memberships}");
         };
+        // The process that Slurm keeps there.
         check(
-            "4:memory:/slurm/uid_1/job_7/step_extern\n5:cpu,cpuacct:/user.slice\n1:name=systemd:/slurm/job_7\n",
-            &["/sys/fs/cgroup/memory/slurm/uid_1/job_7/step_extern", "/sys/fs/cgroup/systemd/slurm/job_7"],
+            "4:memory:/slurm_n1/uid_1/job_7/step_extern/task_0\n5:cpu,cpuacct:/user.slice\n1:name=systemd:/a/uid_1/job_7/step_extern\n",
+            &[
+                "/sys/fs/cgroup/memory/slurm_n1/uid_1/job_7/step_extern/task_0",
+                "/sys/fs/cgroup/systemd/a/uid_1/job_7/step_extern",
+            ],
         );
+        let v2 = "/system.slice/n1_slurmstepd.scope/job_7/step_extern";
+        let unified = format!("/sys/fs/cgroup/unified{v2}");
+        check(&format!("0::{v2}/user/task_special\n"), &[&format!("{unified}/user/task_special")]);
+        // Slurm's daemon.
         check(
-            "0::/system.slice/slurmstepd.scope/job_7/step_extern/user/task_special\n",
-            &["/sys/fs/cgroup/unified/system.slice/slurmstepd.scope/job_7/step_extern/user/task_special"],
+            "4:memory:/slurm_n1/uid_1/job_7\n0::/\n",
+            &["/sys/fs/cgroup/memory/slurm_n1/uid_1/job_7/step_extern"],
         );
-        check("0::/job_70\n9:pids:/job_7\nnonsense\n", &[]);
+        check(&format!("0::{v2}/slurm\n"), &[&format!("{unified}/slurm")]);
+        // Another job's, user's or step's, and a job's in which slurmd itself is.
+        for others in [
+            "0::/job_70\n0::/job_7/step_0/user/task_0\n0::/job_7\n9:pids:/uid_1/job_7\nnonsense\n",
+            "4:memory:/slurm/uid_2/job_7/step_extern\n4:memory:/slurm/job_7\n4:memory:/uid_1/job_7/step_externally\n",
+            "4:memory:/uid_1/job_7/step_extern/slurm_n1/uid_1/job_7/step_batch\n0::/job_7/step_extern/x/job_7/step_0\n",
+            "4:memory:/uid_1/job_7/step_0\n4:memory:/uid_1/job_17/step_extern\n0::/xjob_7/step_extern/slurm\n",
+        ] {
+            check(others, &[]);
+        }
     }
 }

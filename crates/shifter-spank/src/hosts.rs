@@ -4,6 +4,8 @@
 
 /// Most hosts of a job.
 const MOST: usize = 100_000;
+/// Most tasks of a node, by slurm.conf(5), MaxTasksPerNode.
+const MOST_OF_A_NODE: usize = 65_533;
 
 /// A list of hosts written out: `n[1-3,07],login` is n1 n2 n3 n07 login. None if it is no such list.
 pub fn expand(list: &str) -> Option<Vec<String>> {
@@ -148,17 +150,29 @@ impl Layout {
         Some(Self { exclusive, tasks, tasks_per_node, cpus_per_task, cpus: number()? })
     }
 
-    /// Tasks of each node, in the way srun places them by itself: one each, then node after node filled up.
+    /// Tasks of each node, in the way srun places them by itself (`_task_layout_block` of Slurm's
+    /// `src/common/slurm_step_layout.c`): one to each node in turn, while its processors are enough and the user's
+    /// limit allows; where all nodes are full, beyond that. No node is left out.
     pub fn spread(&self, cpus: &[u32]) -> Vec<u32> {
-        if self.tasks_per_node > 0 {
-            return vec![self.tasks_per_node; cpus.len()];
-        }
-        let mut left = (self.tasks as usize).max(cpus.len()) - cpus.len();
-        let mut tasks = vec![1u32; cpus.len()];
-        for (tasks, cpus) in tasks.iter_mut().zip(cpus) {
-            let more = ((cpus / self.cpus_per_task).max(1) - 1).min(u32::try_from(left).unwrap_or(u32::MAX));
-            *tasks += more;
-            left -= more as usize;
+        let limit = if self.tasks_per_node > 0 { self.tasks_per_node } else { u32::MAX };
+        let fits = |cpus: &u32| (cpus / self.cpus_per_task).clamp(1, limit);
+        let fullest = cpus.iter().map(fits).max().unwrap_or(0);
+        // Where the user said tasks of each node alone, the controller may count the nodes as tasks.
+        let all = match self.tasks as usize {
+            all if all <= cpus.len() => cpus.len().saturating_mul(self.tasks_per_node as usize),
+            all => all,
+        };
+        let mut left = all.clamp(cpus.len(), cpus.len() * MOST_OF_A_NODE);
+        let mut tasks = vec![0; cpus.len()];
+        let mut round = 0;
+        while left > 0 {
+            round += 1;
+            for (tasks, cpus) in tasks.iter_mut().zip(cpus) {
+                if left > 0 && (round <= fits(cpus) || round > fullest) {
+                    *tasks += 1;
+                    left -= 1;
+                }
+            }
         }
         tasks
     }
@@ -234,9 +248,19 @@ mod tests {
         check("NO 2 0 1", &[2, 2], &[1, 1]);
         check("OK 4 2 1", &[2, 2], &[2, 2]);
         check("OK 2 1 2", &[2, 2], &[1, 1]);
-        check("OK 5 0 2", &[8, 8], &[4, 1]);
+        check("OK 5 0 2", &[8, 8], &[3, 2]);
         check("OK 1 0 N/A", &[1, 1, 1], &[1, 1, 1]);
-        check("OK 99 0 1", &[2, 2], &[2, 2]);
+        check("NO 5 0 1", &[4, 4], &[3, 2]);
+        check("NO 6 0 1", &[4, 4], &[3, 3]);
+        check("NO 6 0 1", &[2, 8, 1], &[2, 3, 1]);
+        check("NO 3 2 1", &[4, 4], &[2, 1]);
+        check("NO 5 4 1", &[4, 4], &[3, 2]);
+        check("NO 2 3 1", &[4, 4], &[3, 3]);
+        check("NO 6 3 1", &[2, 8, 8], &[2, 2, 2]);
+        check("NO 8 3 1", &[2, 8, 8], &[2, 3, 3]);
+        check("NO 10 0 1", &[4, 4], &[5, 5]);
+        check("NO 10 0 1", &[1, 4], &[4, 6]);
+        check("NO 4294967295 0 1", &[2, 2], &[65533, 65533]);
         for (line, exclusive) in [
             ("7 NO 1 1 1 1", Some(true)),
             ("7 USER 1 1 1 1", Some(false)),
@@ -248,6 +272,7 @@ mod tests {
         let layout = Layout { exclusive: true, tasks: 3, tasks_per_node: 0, cpus_per_task: 1, cpus: 4 };
         for (cpus, tasks, expected) in [
             (Some("1,2"), 3, "n1/1 n2/2"),
+            (Some("4(x2)"), 5, "n1/3 n2/2"),
             (Some("2,1"), 3, "n1/2 n2/1"),
             (Some("2"), 3, "n1/2 n2/1"),
             (None, 3, "n1/2 n2/1"),
@@ -258,7 +283,7 @@ mod tests {
             assert_eq!(hosts_of_job("n[1-2]", cpus, &layout).as_deref(), Some(expected), "{cpus:?}");
         }
         let unknown = Layout { cpus: 0, ..layout };
-        assert_eq!(hosts_of_job("n[1-2]", None, &unknown).as_deref(), Some("n1/1 n2/1"));
+        assert_eq!(hosts_of_job("n[1-2]", None, &unknown).as_deref(), Some("n1/2 n2/1"));
         assert_eq!(hosts_of_job("", None, &layout), None);
     }
 }

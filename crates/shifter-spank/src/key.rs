@@ -19,6 +19,20 @@ const NAME: &str = "shifter-";
 const DIGITS: usize = 16;
 /// Age at which a key goes: no job waits and runs for so long.
 const LONGEST: Duration = Duration::from_secs(180 * 86_400);
+/// The file whose time says when keys were last looked through: whoever submits many jobs has many.
+const LOOKED: &str = "keys-looked-through";
+/// Time between two looks.
+const BETWEEN: Duration = Duration::from_secs(86_400);
+
+/// The home of the account, where nodes look for its keys; `$HOME` may be another.
+pub fn home() -> Result<String, String> {
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let ended = run(&["/usr/bin/getent", "passwd", &uid], &[], Duration::from_secs(20))?;
+    let home = ended.out.lines().next().and_then(|line| line.split(':').nth(5));
+    home.filter(|home| ended.well() && home.starts_with('/'))
+        .map(str::to_owned)
+        .ok_or_else(|| format!("cannot make the job's ssh key: getent passwd knows no home of user {uid}"))
+}
 
 /// Makes a key pair in `home`; returns the public line.
 pub fn make(home: &str) -> Result<String, String> {
@@ -65,9 +79,16 @@ pub fn identity(line: &str) -> Option<String> {
 
 /// A failure is no reason to refuse a job.
 fn remove_old(directory: &Path) {
+    let age = |found: fs::Metadata| found.modified().ok().and_then(|at| at.elapsed().ok());
+    let stamp = directory.join(LOOKED);
+    // A time that is yet to come has no age.
+    if fs::metadata(&stamp).ok().and_then(age).is_some_and(|age| age < BETWEEN) {
+        return;
+    }
+    let _looks_again_then = fs::write(&stamp, "This file's time: when old keys were last looked for.\n");
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(NAME));
-        let age = entry.metadata().and_then(|found| found.modified()).ok().and_then(|at| at.elapsed().ok());
+        let age = entry.metadata().ok().and_then(age);
         if ours && age.is_some_and(|age| age > LONGEST) {
             let _next_time = fs::remove_file(entry.path());
         }
@@ -90,11 +111,25 @@ mod tests {
             first.starts_with("ssh-ed25519 ")
                 && fs::metadata(&file).unwrap().permissions().mode() & 0o77 == 0
         );
-        let aged = fs::File::open(&file).unwrap();
-        aged.set_modified(std::time::SystemTime::now() - LONGEST * 2).unwrap();
+        let set = |file: &str, time: std::time::SystemTime| {
+            fs::File::open(file).unwrap().set_modified(time).unwrap();
+        };
+        let now = std::time::SystemTime::now();
+        let stamp = format!("{home}/{DIRECTORY}/{LOOKED}");
+        set(&file, now - LONGEST * 2);
         let second = make(home).unwrap();
         assert_ne!(first, second);
+        assert!(Path::new(&file).exists(), "looked for once a day");
+        set(&stamp, now - BETWEEN * 2);
+        make(home).unwrap();
         assert!(!Path::new(&file).exists() && Path::new(&format!("{file}.pub")).exists());
+        assert!(fs::metadata(&stamp).unwrap().modified().unwrap() > now - BETWEEN);
+        // A clock that was wrong stops nothing.
+        let other = format!("{file}.pub");
+        set(&other, now - LONGEST * 2);
+        set(&stamp, now + BETWEEN * 400);
+        make(home).unwrap();
+        assert!(!Path::new(&other).exists());
         fs::set_permissions(format!("{home}/.udiRoot"), fs::Permissions::from_mode(0o777)).unwrap();
         assert!(make(home).unwrap_err().contains("writable by you alone"));
         for other in

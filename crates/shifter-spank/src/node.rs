@@ -19,16 +19,19 @@ pub enum Note {
     Failed,
     /// The extern step has done its part.
     Extern,
+    /// Something is set up for it, or was begun; the text is the path of the `unsetupRoot` that takes it down.
+    Unsetup,
 }
 
 impl Note {
-    const ALL: [Note; 3] = [Note::Prepared, Note::Failed, Note::Extern];
+    const ALL: [Note; 4] = [Note::Prepared, Note::Failed, Note::Extern, Note::Unsetup];
 
     fn suffix(self) -> &'static str {
         match self {
             Note::Prepared => "prepared",
             Note::Failed => "failed",
             Note::Extern => "extern",
+            Note::Unsetup => "unsetup",
         }
     }
 }

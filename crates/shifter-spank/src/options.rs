@@ -1,8 +1,9 @@
 //! The options users have in srun, sbatch and salloc, and what they have chosen with them.
 //!
-//! Slurm calls once for each use: first what the job's environment says, then `#SBATCH` lines, then the command line.
-//! So the later wins, and volumes are kept all. For the job's own steps Slurm remembers one value of each option;
-//! [`crate::submit`] writes there what all of them come to.
+//! Slurm calls once for each use: in sbatch first for `#SBATCH` lines, then for what the job that sbatch runs in was
+//! submitted with, then for the command line; in srun and salloc for that job's, then for the command line. The later
+//! use wins, but what is only inherited never does, and volumes are kept all. For steps, and for jobs submitted from
+//! this one, Slurm remembers one value of each option; [`crate::submit`] writes there what all of them come to.
 
 use crate::arguments::Arguments;
 use crate::request;
@@ -78,7 +79,7 @@ impl Choice {
     }
 }
 
-/// What was chosen so far.
+/// What was chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chosen {
     /// The last `--image`.
@@ -98,6 +99,10 @@ impl Chosen {
             format!("--{} cannot be used: Shifter is not set up on this host: {reason}", choice.word())
         })?;
         let named = |said: String| format!("--{}: {said}", choice.word());
+        // What C's bytes become where they are no text; it would be another name.
+        if value.contains(char::REPLACEMENT_CHARACTER) {
+            return Err(named("it is not UTF-8".to_owned()));
+        }
         match choice {
             Choice::Image => {
                 let parsed = Descriptor::parse(value, site.conf.default_image_type);
@@ -105,10 +110,7 @@ impl Chosen {
             }
             Choice::Volume => {
                 for map in request::volumes(value, site).map_err(named)? {
-                    match self.volumes.iter_mut().find(|known| known.to == map.to) {
-                        Some(known) => *known = map,
-                        None => self.volumes.push(map),
-                    }
+                    self.add_volume(map);
                 }
             }
             Choice::Module => self.modules = Some(request::modules(value, site).map_err(named)?),
@@ -117,9 +119,78 @@ impl Chosen {
         Ok(())
     }
 
+    /// This, and what it leaves open as inherited. In a step the job's `--ccm` stays: its tasks run in that container.
+    fn upon(&self, inherited: &Chosen, is_step: bool) -> Chosen {
+        let image = self.image.as_ref().or(inherited.image.as_ref().filter(|_| !self.ccm));
+        // Jobs that a --ccm job submitted with an image remember both.
+        let of_job = inherited.ccm && inherited.image.as_ref().is_none_or(request::is_whole_system);
+        let mut all = Chosen {
+            image: image.cloned(),
+            volumes: inherited.volumes.clone(),
+            modules: self.modules.clone().or_else(|| inherited.modules.clone()),
+            ccm: self.ccm || of_job && (is_step || self.image.is_none()),
+        };
+        self.volumes.iter().cloned().for_each(|map| all.add_volume(map));
+        all
+    }
+
+    fn add_volume(&mut self, map: VolumeMap) {
+        match self.volumes.iter_mut().find(|known| known.to == map.to) {
+            Some(known) => *known = map,
+            None => self.volumes.push(map),
+        }
+    }
+
     /// All volumes as one map list.
     pub fn volume_text(&self) -> String {
         join(&self.volumes)
+    }
+}
+
+/// What was used in this process, and whose choice it was.
+#[derive(Debug, Default)]
+pub struct Uses {
+    own: Chosen,
+    inherited: Chosen,
+    handed_on: Vec<Choice>,
+    /// What the components of a heterogeneous job before this one came to.
+    before: Option<Chosen>,
+}
+
+impl Uses {
+    /// Takes one use in. `memory` is what Slurm remembers of the option ([`Choice::memory`]) and hands on once: so the
+    /// first use that says the same is that one, and whatever else is used counts more.
+    pub fn add(
+        &mut self,
+        choice: Choice,
+        value: &str,
+        memory: Option<&str>,
+        site: &Result<Site, String>,
+    ) -> Result<(), String> {
+        let remembered = memory == Some(value);
+        if remembered && site.is_err() {
+            // Checked at submission; where a step is started, in a container for instance, it need not be known.
+            return Ok(());
+        }
+        if remembered && !self.handed_on.contains(&choice) {
+            self.handed_on.push(choice);
+            return self.inherited.add(choice, value, site);
+        }
+        self.own.add(choice, value, site)
+    }
+
+    /// What they come to, for a step or for a job: called once for each component of a heterogeneous one. All have one
+    /// environment, so one with choices that the others lack would silently have theirs, or they its.
+    pub fn all(&mut self, is_step: bool) -> Result<Chosen, String> {
+        let all = self.own.upon(&self.inherited, is_step);
+        if self.before.as_ref().is_some_and(|before| *before != all) {
+            return Err("the components of a heterogeneous job have one image, and one set of volumes and modules: name \
+                 them for the first one; steps started by an srun each may have others"
+                .to_owned());
+        }
+        self.before = Some(all.clone()).filter(|all| *all != Chosen::default());
+        self.handed_on.clear();
+        Ok(all)
     }
 }
 
@@ -159,6 +230,111 @@ mod tests {
         assert_eq!((chosen.modules.as_deref(), chosen.ccm), (Some("n"), true));
     }
 
+    /// What sbatch sees in a job: the script, then the job's memory, then the command line.
+    #[test]
+    fn a_script_that_names_its_own_is_not_given_the_image_and_volumes_of_the_job_it_was_submitted_from() {
+        use Choice::{Ccm, Image, Module, Volume};
+        let id = format!("id:{}", "1".repeat(64));
+        let job = [(Image, id.as_str()), (Volume, "/o:/o;/o:/x"), (Module, "m")];
+        let in_ccm = [(Image, "local:/"), (Ccm, "")];
+        let submitted_from_ccm = [(Image, id.as_str()), (Ccm, "")];
+        for (memory, script, command, expected, of_step) in [
+            (&job[..], &[][..], &[][..], format!("{id} /o:/o;/o:/x m false"), "the same"),
+            (
+                &job,
+                &[(Image, "docker:s"), (Volume, "/s:/x;/s:/s"), (Module, "n")],
+                &[],
+                "docker:s /o:/o;/s:/x;/s:/s n false".to_owned(),
+                "the same",
+            ),
+            (
+                &job,
+                &[(Image, "docker:s")],
+                &[(Image, "docker:c")],
+                "docker:c /o:/o;/o:/x m false".to_owned(),
+                "the same",
+            ),
+            // The command line may say what the job's was.
+            (
+                &job,
+                &[(Image, "docker:s"), (Module, "n")],
+                &[(Image, id.as_str()), (Module, "m")],
+                format!("{id} /o:/o;/o:/x m false"),
+                "the same",
+            ),
+            // And so may the script.
+            (&job, &[(Module, "m")], &[(Module, "n")], format!("{id} /o:/o;/o:/x n false"), "the same"),
+            (&job, &[], &[(Ccm, "")], "- /o:/o;/o:/x m true".to_owned(), "the same"),
+            (&in_ccm, &[], &[], "local:/  - true".to_owned(), "the same"),
+            (&in_ccm, &[(Image, "docker:s")], &[], "docker:s  - false".to_owned(), "docker:s  - true"),
+            (&in_ccm, &[(Image, "docker:s")], &[(Ccm, "")], "docker:s  - true".to_owned(), "the same"),
+            (&submitted_from_ccm, &[], &[], format!("{id}  - false"), "the same"),
+        ] {
+            let mut uses = Uses::default();
+            for (choice, value) in script.iter().chain(memory).chain(command) {
+                let known = memory.iter().find(|(known, _)| known == choice).map(|(_, value)| *value);
+                uses.add(*choice, value, known, &site()).unwrap();
+            }
+            let shown = |is_step: bool| {
+                let all = uses.own.upon(&uses.inherited, is_step);
+                let image = all.image.as_ref().map_or("-".to_owned(), ToString::to_string);
+                let modules = all.modules.as_deref().unwrap_or("-");
+                format!("{image} {} {modules} {}", all.volume_text(), all.ccm)
+            };
+            assert_eq!(shown(false), expected, "{memory:?} {script:?} {command:?}");
+            let of_step = if of_step == "the same" { expected.as_str() } else { of_step };
+            assert_eq!(shown(true), of_step, "{memory:?} {script:?} {command:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_handed_on_needs_no_configuration() {
+        let nowhere = Err("cannot read".to_owned());
+        let mut uses = Uses::default();
+        for _ in 0..2 {
+            uses.add(Choice::Image, "id:1", Some("id:1"), &nowhere).unwrap();
+        }
+        assert!(uses.add(Choice::Image, "id:2", Some("id:1"), &nowhere).unwrap_err().contains("not set up"));
+        assert_eq!(uses.all(true), Ok(Chosen::default()));
+    }
+
+    /// What Slurm hands on to a second component is what the first has left.
+    #[test]
+    fn a_component_with_other_choices_than_the_first_is_refused() {
+        use Choice::{Ccm, Image, Module, Volume};
+        let id = format!("id:{}", "1".repeat(64));
+        let app = (Image, "docker:app");
+        for (first, memory, second, good) in [
+            (&[app][..], &[][..], &[][..], true),
+            (&[app], &[], &[app], true),
+            (&[app], &[(Image, id.as_str())], &[], true),
+            (&[app, (Volume, "/a:/x")], &[(Image, id.as_str()), (Volume, "/a:/x")], &[app], true),
+            (&[], &[], &[app, (Volume, "/a:/x")], true),
+            (&[app], &[], &[(Image, "docker:other")], false),
+            (&[app], &[(Image, id.as_str())], &[(Image, "docker:other")], false),
+            (&[app], &[], &[(Volume, "/a:/x")], false),
+            (&[app, (Volume, "/a:/x")], &[(Volume, "/a:/x")], &[(Volume, "/b:/x")], false),
+            (&[app], &[], &[(Module, "m")], false),
+            (&[app], &[], &[(Ccm, "")], false),
+        ] {
+            let mut uses = Uses::default();
+            for (choice, value) in first {
+                uses.add(*choice, value, None, &site()).unwrap();
+            }
+            let came_to = uses.all(false).unwrap();
+            for (choice, value) in second.iter().chain(memory) {
+                let known = memory.iter().find(|(known, _)| known == choice).map(|(_, value)| *value);
+                uses.add(*choice, value, known, &site()).unwrap();
+            }
+            let all = uses.all(false);
+            assert_eq!(all.is_ok(), good, "{first:?} {second:?}: {all:?}");
+            match all {
+                Ok(all) => assert!(first.is_empty() || all == came_to, "{first:?} {second:?}: {all:?}"),
+                Err(said) => assert!(said.starts_with("the components of a heterogeneous job"), "{said}"),
+            }
+        }
+    }
+
     #[test]
     fn what_cannot_be_used_is_refused_in_a_sentence() {
         let nowhere = Err("cannot read /etc/shifter/udiRoot.conf: No such file".to_owned());
@@ -172,6 +348,7 @@ mod tests {
                 "--volume: volume map \"/a:/etc\": \"/etc\" is filled by Shifter",
             ),
             (Choice::Volume, "", site(), "--volume: it is empty"),
+            (Choice::Volume, "/home/alice/\u{fffd}:/x", site(), "--volume: it is not UTF-8"),
             (Choice::Module, "q", site(), "--module: Unknown shifter module: q"),
             (
                 Choice::Image,

@@ -1,16 +1,18 @@
 //! Running other programs: a fixed environment, no input, bounded output, a limit on time, no shell.
 
-use std::io::Read;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_setfl};
+use std::io::{ErrorKind, Read};
+use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Where programs look for others.
 pub const PATH: &str = "/usr/bin:/usr/sbin:/bin:/sbin";
 /// Most bytes that are kept of each output.
-const MOST: u64 = 256 << 10;
-/// How long outputs may stay open after the end: a daemon the program has started may have kept them.
-const LINGER: Duration = Duration::from_millis(50);
+const MOST: usize = 256 << 10;
+/// Most bytes that are taken from an output at once: more than a pipe holds.
+const AT_ONCE: usize = 1 << 20;
 
 /// What came of a program.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -38,28 +40,32 @@ pub fn run(words: &[&str], environment: &[(&str, &str)], limit: Duration) -> Res
     command.args(arguments).env_clear().env("PATH", PATH).envs(environment.iter().copied()).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("cannot run {program}: {error}"))?;
-    let out = reader(child.stdout.take());
-    let err = reader(child.stderr.take());
-    let code = wait(&mut child, limit).map_err(|reason| format!("{program} {reason}"))?;
-    let late = Instant::now() + LINGER;
-    let text = |from: mpsc::Receiver<Vec<u8>>| {
-        let mut bytes = Vec::new();
-        while let Ok(more) = from.recv_timeout(late.saturating_duration_since(Instant::now())) {
-            bytes.extend(more);
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    Ok(Ended { code, out: text(out), err: text(err) })
+    let (mut out, mut err) = (Output::of(child.stdout.take()), Output::of(child.stderr.take()));
+    let code = wait(&mut child, &mut out, &mut err, limit).map_err(|reason| format!("{program} {reason}"))?;
+    // All it has written lies in the pipes; a daemon it has started may keep them open for ever.
+    out.take();
+    err.take();
+    Ok(Ended { code, out: out.text(), err: err.text() })
 }
 
-fn wait(child: &mut Child, limit: Duration) -> Result<Option<i32>, String> {
+/// Takes what the program says until it has ended.
+fn wait<A: AsFd + Read, B: AsFd + Read>(
+    child: &mut Child,
+    out: &mut Output<A>,
+    err: &mut Output<B>,
+    limit: Duration,
+) -> Result<Option<i32>, String> {
     let started = Instant::now();
     let mut pause = Duration::from_micros(200);
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Ok(status.code()),
             Ok(None) if started.elapsed() < limit => {
-                std::thread::sleep(pause);
+                // Its end wakes nobody, what it says does.
+                let mut open: Vec<PollFd> = [out.poll(), err.poll()].into_iter().flatten().collect();
+                let _interrupted_or_over = poll(&mut open, Timespec::try_from(pause).ok().as_ref());
+                out.take();
+                err.take();
                 pause = (pause * 2).min(Duration::from_millis(20));
             }
             Ok(None) => {
@@ -72,20 +78,43 @@ fn wait(child: &mut Child, limit: Duration) -> Result<Option<i32>, String> {
     }
 }
 
-/// Reads to the end, keeping what has room; what came is passed on as it comes.
-fn reader(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
-    let (to, from) = mpsc::channel();
-    std::thread::spawn(move || {
-        let Some(mut pipe) = pipe else { return };
-        let (mut buffer, mut kept) = ([0; 4096], 0);
-        while let Ok(length @ 1..) = pipe.read(&mut buffer) {
-            kept += length as u64;
-            if kept <= MOST && to.send(buffer[..length].to_vec()).is_err() {
-                break;
+/// One output of a program: what it has said, and where more comes from.
+struct Output<R> {
+    from: Option<R>,
+    kept: Vec<u8>,
+}
+
+impl<R: AsFd + Read> Output<R> {
+    fn of(pipe: Option<R>) -> Self {
+        let from = pipe.filter(|pipe| fcntl_setfl(pipe, OFlags::NONBLOCK).is_ok());
+        Self { from, kept: Vec::new() }
+    }
+
+    fn poll(&self) -> Option<PollFd<'_>> {
+        self.from.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN))
+    }
+
+    /// Takes what is there, and keeps what has room.
+    fn take(&mut self) {
+        let mut buffer = [0; 4096];
+        for _ in 0..AT_ONCE / buffer.len() {
+            let Some(pipe) = &mut self.from else { return };
+            match pipe.read(&mut buffer) {
+                Ok(0) => self.from = None,
+                Ok(length) => {
+                    let room = MOST.saturating_sub(self.kept.len());
+                    self.kept.extend_from_slice(&buffer[..length.min(room)]);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => self.from = None,
             }
         }
-    });
-    from
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.kept).into_owned()
+    }
 }
 
 /// The end of what a program has said, fit for one line of a message.
@@ -127,7 +156,13 @@ mod tests {
     #[test]
     fn floods_hangs_and_daemons_that_keep_the_pipe_do_no_harm() {
         let ended = run(&["/bin/sh", "-c", "head -c 9000000 /dev/zero; echo x >&2"], &[], LIMIT).unwrap();
-        assert!(ended.well() && ended.out.len() as u64 <= MOST && ended.err == "x\n");
+        assert!(ended.well() && ended.out.len() <= MOST && ended.err == "x\n");
+        // What fills the pipes when the program ends is not lost, however late it is read.
+        for _ in 0..20 {
+            let script = "head -c 60000 /dev/zero >&2; exec head -c 60000 /dev/zero";
+            let ended = run(&["/bin/sh", "-c", script], &[], LIMIT).unwrap();
+            assert_eq!((ended.out.len(), ended.err.len()), (60_000, 60_000));
+        }
         let started = Instant::now();
         let ended = run(&["/bin/sh", "-c", "sleep 3 & echo up"], &[], LIMIT).unwrap();
         assert_eq!(ended.out, "up\n");
@@ -135,6 +170,23 @@ mod tests {
         assert_eq!(said, "/bin/sleep was not done after 0 s and was killed");
         assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
         assert!(run(&["/nowhere"], &[], LIMIT).unwrap_err().starts_with("cannot run /nowhere: No such file"));
+    }
+
+    /// Runs itself under strace(1), which has every read come back late, as on a machine that is very busy.
+    #[test]
+    fn what_a_program_said_is_not_lost_where_it_is_read_late() {
+        const INSIDE: &str = "SHIFTER_TEST_READ_LATE";
+        if std::env::var_os(INSIDE).is_some() {
+            let ended = run(&["/bin/dash", "-c", "echo out; echo err >&2"], &[], LIMIT).unwrap();
+            return assert_eq!((ended.out.as_str(), ended.err.as_str()), ("out\n", "err\n"));
+        }
+        let late =
+            ["-f", "-qq", "-o", "/dev/null", "-e", "trace=read", "-e", "inject=read:delay_exit=200000"];
+        let this = "program::tests::what_a_program_said_is_not_lost_where_it_is_read_late";
+        let mut strace = Command::new("strace");
+        strace.args(late).arg(std::env::current_exe().unwrap()).args(["--exact", this]).env(INSIDE, "1");
+        let output = strace.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 
     #[test]

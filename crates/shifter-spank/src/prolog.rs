@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// Longest time for setting a container up: a site's hooks and a slow file system are in it.
 const PATIENCE: Duration = Duration::from_secs(240);
+/// The program that takes containers down.
+pub(crate) const UNSETUP: &str = "unsetupRoot";
 /// Longest time for a question to the controller.
 const ASKING: Duration = Duration::from_secs(20);
 
@@ -54,17 +56,29 @@ fn prepare(
         spank.say(Level::Debug, &format!("shifter: job {} shares its nodes: nothing is prepared", job.id));
         return Ok(());
     }
-    let living = clear_away(spank, arguments, node, job, &site, layout.exclusive);
+    let unsetup_root = site.root_program(UNSETUP)?;
+    let living = clear_away(spank, arguments, node, job, &unsetup_root, layout.exclusive);
     let mut with_sshd = arguments.enable_sshd && layout.exclusive;
     if let Some(other) = living.iter().find(|other| with_sshd && node.has_sshd(**other)) {
         let what = format!("suspended job {other} keeps its sshd here, and its port: this one has none");
         spank.say(Level::Error, &format!("shifter: job {}: {what}", job.id));
         with_sshd = false;
     }
+    // A --ccm job is for its ssh: it is told that there is none.
+    if with_sshd
+        && !request.ccm
+        && request.key.is_some()
+        && let Err(reason) = site.has_sshd()
+    {
+        spank.say(Level::Error, &format!("shifter: job {}: it has no sshd: {reason}", job.id));
+        with_sshd = false;
+    }
     let words = setup_words(spank, arguments, job, &request, &site, &layout, with_sshd)?;
     if let Some(base) = arguments.memory_cgroup.as_deref() {
         cgroup::enter(base, job)?;
     }
+    // For the epilog: the configuration may be another by then, or none.
+    node.write(job.id, Note::Unsetup, &unsetup_root)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let ended = program::run(&words, &[], PATIENCE)?;
     if !ended.out.trim().is_empty() {
@@ -132,7 +146,7 @@ fn clear_away(
     arguments: &Arguments,
     node: &Node,
     job: &Job,
-    site: &Site,
+    unsetup_root: &str,
     alone: bool,
 ) -> Vec<u32> {
     let (mine, mut others): (Vec<u32>, Vec<u32>) =
@@ -142,7 +156,7 @@ fn clear_away(
     }
     let living = match others.as_slice() {
         [] => Vec::new(),
-        _ => living(spank).unwrap_or_else(|reason| {
+        _ => living(spank, job).unwrap_or_else(|reason| {
             let what = format!("job {}: what other jobs have left here stays: {reason}", job.id);
             spank.say(Level::Error, &format!("shifter: {what}"));
             others.clone()
@@ -151,7 +165,7 @@ fn clear_away(
     let (stay, go): (Vec<u32>, Vec<u32>) = others.into_iter().partition(|other| living.contains(other));
     for old in mine.into_iter().chain(go) {
         spank.say(Level::Info, &format!("shifter: taking down what job {old} has left here"));
-        if let Some(fault) = unsetup(arguments, site, old) {
+        if let Some(fault) = unsetup(arguments, unsetup_root, old) {
             spank.say(Level::Error, &format!("shifter: {fault}"));
         }
         if old != job.id {
@@ -161,13 +175,9 @@ fn clear_away(
     stay
 }
 
-/// Runs `unsetupRoot` for a job; returns what it says went wrong.
-pub(crate) fn unsetup(arguments: &Arguments, site: &Site, job: u32) -> Option<String> {
-    let program = match site.root_program("unsetupRoot") {
-        Ok(program) => program,
-        Err(reason) => return Some(reason),
-    };
-    let mut words = vec![program, format!("--job={job}")];
+/// Runs this `unsetupRoot` for a job; returns what it says went wrong.
+pub(crate) fn unsetup(arguments: &Arguments, program: &str, job: u32) -> Option<String> {
+    let mut words = vec![program.to_owned(), format!("--job={job}")];
     words.extend(arguments.config.as_ref().map(|config| format!("--config={config}")));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match program::run(&words, &[], PATIENCE) {
@@ -186,14 +196,15 @@ fn layout(spank: &dyn Spank, job: &Job) -> Result<Layout, String> {
     })
 }
 
-/// Asks the controller for the jobs that have not ended on this node.
-fn living(spank: &dyn Spank) -> Result<Vec<u32>, String> {
+/// Asks the controller for the jobs that have not ended on this node. An answer without this job is none.
+fn living(spank: &dyn Spank, job: &Job) -> Result<Vec<u32>, String> {
     let here = spank.variable("SLURMD_NODENAME").map(|name| format!("--nodelist={name}"));
     let fields = format!("--Format={STATES}");
     let words: Vec<&str> = here.as_deref().into_iter().chain([fields.as_str()]).collect();
     let ended = ask(spank, &words)?;
-    match ended.well() {
-        true => Ok(unended(&ended.out)),
+    let found = unended(&ended.out);
+    match ended.well() && found.contains(&job.id) {
+        true => Ok(found),
         false => Err(format!("Slurm's controller does not say which jobs live: {}", last_words(&ended.err))),
     }
 }

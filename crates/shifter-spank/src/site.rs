@@ -44,6 +44,17 @@ impl Site {
         Self::read(Some(&path.display().to_string()))
     }
 
+    /// Whether the site has an sshd for containers; a sentence says why not. Whether it can be believed is for `setupRoot`.
+    pub fn has_sshd(&self) -> Result<(), String> {
+        let tree = self.conf.opt_udi_image.trim_end_matches('/');
+        let program = format!("{tree}/sbin/sshd");
+        match Path::new(&program).exists() {
+            _ if tree.is_empty() => Err("udiRoot.conf has no optUdiImage, where OpenSSH would be".to_owned()),
+            true => Ok(()),
+            false => Err(format!("there is no {program}, which dist/openssh/build makes")),
+        }
+    }
+
     /// A program of Shifter's that root runs.
     pub fn root_program(&self, name: &str) -> Result<String, String> {
         let path = format!("{}/sbin/{name}", self.conf.udi_root_path);
@@ -82,6 +93,22 @@ fn text(path: &Path) -> Result<String, String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_site_without_openssh_is_known_before_a_job_asks_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let tree = directory.path().display().to_string();
+        for (line, made, expected) in [
+            ("", "", "udiRoot.conf has no optUdiImage".to_owned()),
+            (&*format!("optUdiImage={tree}"), "", format!("there is no {tree}/sbin/sshd, which")),
+            (&*format!("optUdiImage={tree}/"), "sbin/sshd", String::new()),
+        ] {
+            fs::create_dir_all(directory.path().join(made)).unwrap();
+            let conf = UdiRootConf::parse(&format!("imagePath=/i\nudiRootPath=/usr\n{line}\n")).unwrap();
+            let said = Site { conf, ..Site::default() }.has_sshd().err().unwrap_or_default();
+            assert!(said.starts_with(&expected) && said.is_empty() == expected.is_empty(), "{line}: {said}");
+        }
+    }
 
     #[test]
     fn a_missing_or_bad_configuration_is_named() {

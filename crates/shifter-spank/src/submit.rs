@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Longest wait for a lookup where `gatewayTimeout` sets no limit: gateways may be many.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// In a step with another image: `JOB TYPE:NAME ID` of the job's own.
+const PINNED: &str = "SLURM_SPANK_SHIFTER_PINNED";
 
 /// Checks what was chosen, looks the image up, and publishes both. A sentence says why the job cannot be.
 pub fn submit(
@@ -42,7 +44,8 @@ pub fn submit(
     if chosen.image.is_none() && !chosen.volumes.is_empty() {
         return Err("Cannot specify shifter volumes without specifying the image first!".to_owned());
     }
-    let mut published = Published { spank, arguments };
+    let is_step = is_step(spank);
+    let mut published = Published { spank, arguments, is_step };
     if let Some(wanted) = &chosen.image {
         let image = resolve(published.spank, site, wanted)?;
         published.image(&image, wanted);
@@ -58,12 +61,19 @@ pub fn submit(
         published.remember(Choice::Ccm, "");
     }
     // A step has its job's key.
-    let is_step = published.spank.context() == Context::Local && in_job(published.spank).is_some();
     if arguments.enable_sshd && chosen.image.is_some() && !is_step {
-        let home =
-            published.spank.variable("HOME").ok_or("cannot make the job's ssh key: HOME is not set")?;
-        let line = key::make(&home)?;
-        published.spank.set_for_prolog("SHIFTER_SSH_PUBKEY", &line);
+        let made = key::home().and_then(|home| key::make(&home));
+        give_key(published.spank, made, chosen.ccm)?;
+    }
+    Ok(())
+}
+
+/// A job without a key has no sshd, which most do not miss; a --ccm job is for its ssh.
+fn give_key(spank: &mut dyn Spank, made: Result<String, String>, ccm: bool) -> Result<(), String> {
+    match made {
+        Ok(line) => spank.set_for_prolog("SHIFTER_SSH_PUBKEY", &line),
+        Err(reason) if ccm => return Err(reason),
+        Err(reason) => spank.say(Level::Info, &format!("shifter: this job has no sshd: {reason}")),
     }
     Ok(())
 }
@@ -91,10 +101,15 @@ fn resolve(spank: &mut dyn Spank, site: &Site, wanted: &Descriptor) -> Result<De
 
 /// What the job's own name for its image stands for, for all of the job.
 fn pinned(spank: &dyn Spank, wanted: &Descriptor) -> Option<Descriptor> {
-    if spank.context() != Context::Local {
+    if !is_step(spank) {
         return None;
     }
-    in_job(spank)?;
+    let job = in_job(spank)?;
+    if let Some(kept) = spank.variable(PINNED)
+        && let Some(id) = kept.strip_prefix(&format!("{job} {wanted} ")).filter(|id| is_image_id(id))
+    {
+        return Some(Descriptor { image_type: ImageType::Id, tag: id.to_owned() });
+    }
     let find = |name: &str| spank.variable(&format!("SLURM_SPANK_{name}"));
     let named = find("SHIFTER_IMAGEREQUEST")? == wanted.tag
         && find("SHIFTER_IMAGEREQUESTTYPE")? == wanted.image_type.as_str();
@@ -103,14 +118,20 @@ fn pinned(spank: &dyn Spank, wanted: &Descriptor) -> Option<Descriptor> {
     Some(Descriptor { image_type: ImageType::Id, tag })
 }
 
-/// The job this is a step of.
+/// The job this runs in.
 fn in_job(spank: &dyn Spank) -> Option<String> {
     spank.variable("SLURM_JOB_ID").filter(|id| !id.is_empty())
+}
+
+/// Whether this is srun in a job, which starts a step of it, and no job.
+pub fn is_step(spank: &dyn Spank) -> bool {
+    spank.context() == Context::Local && in_job(spank).is_some()
 }
 
 struct Published<'a> {
     spank: &'a mut dyn Spank,
     arguments: &'a Arguments,
+    is_step: bool,
 }
 
 impl Published<'_> {
@@ -121,9 +142,12 @@ impl Published<'_> {
         };
         let own = [("SHIFTER_IMAGE", image.tag.as_str()), ("SHIFTER_IMAGETYPE", kind)];
         let of_job = own.iter().all(same);
-        if of_job && own.iter().all(|(name, _)| self.spank.variable(name).is_some()) {
+        if of_job && is_step(self.spank) && own.iter().all(|(name, _)| self.spank.variable(name).is_some()) {
             // The job's own, whose script may have chosen otherwise for what it starts.
             return;
+        }
+        if !of_job {
+            self.keep_pin();
         }
         self.both("SHIFTER_IMAGE", &image.tag, None);
         self.both("SHIFTER_IMAGETYPE", kind, None);
@@ -140,10 +164,21 @@ impl Published<'_> {
         self.remember(Choice::Image, &image.to_string());
     }
 
+    /// For a step with another image: sruns inside of it still know what the job's name for its own stands for.
+    fn keep_pin(&mut self) {
+        let find = |name: &str| self.spank.variable(&format!("SLURM_SPANK_{name}"));
+        let Some(job) = in_job(self.spank).filter(|_| self.is_step) else { return };
+        let is_kept = self.spank.variable(PINNED).is_some_and(|kept| kept.starts_with(&format!("{job} ")));
+        if let (Some(kind), Some(name), Some(id), false) =
+            (find("SHIFTER_IMAGEREQUESTTYPE"), find("SHIFTER_IMAGEREQUEST"), find("SHIFTER_IMAGE"), is_kept)
+        {
+            self.spank.set_variable(PINNED, &format!("{job} {kind}:{name} {id}"));
+        }
+    }
+
     /// Sets a variable for the job and its prolog.
     fn both(&mut self, name: &str, value: &str, choice: Option<Choice>) {
-        self.spank.set_variable(name, value);
-        self.spank.set_for_prolog(name, value);
+        self.set(name, value);
         if let Some(choice) = choice {
             self.remember(choice, value);
         }
@@ -152,8 +187,16 @@ impl Published<'_> {
     /// Makes Slurm tell the job's steps this, and not the last use of the option.
     fn remember(&mut self, choice: Choice, value: &str) {
         let name = choice.memory(self.arguments);
-        self.spank.set_variable(&name, value);
-        self.spank.set_for_prolog(&name, value);
+        self.set(&name, value);
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        self.spank.set_variable(name, value);
+        self.spank.set_for_prolog(name, value);
+        if self.is_step {
+            // Slurm does not do it for a job that runs, and nothing else passes `srun --export=NONE`.
+            self.spank.set_variable(&format!("SLURM_SPANK_{name}"), value);
+        }
     }
 }
 

@@ -42,7 +42,7 @@ pub fn take_down(path: &str) -> Result<()> {
 
 /// Takes everything off that is mounted at `path` or below; it is freed when its last user is gone. Nothing there is
 /// no error.
-pub fn unmount_all(path: &str) -> Result<()> {
+pub fn unmount_all(path: impl rustix::path::Arg + Copy) -> Result<()> {
     for _ in 0..MOST_STACKED {
         match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
@@ -50,5 +50,5 @@ pub fn unmount_all(path: &str) -> Result<()> {
             Err(error) => return Err(error).during("unmount", path),
         }
     }
-    Err(Error::refused("unmount", path, "there is always one more mount on it"))
+    Err(Error::refused("unmount", path.to_string_lossy(), "there is always one more mount on it"))
 }

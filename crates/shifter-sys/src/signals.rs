@@ -4,33 +4,38 @@
 
 use crate::error::{During, Result};
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// What the caller had set for SIGPIPE. Rust's start-up ignores it before `main`, so it is read earlier.
 static OF_PIPE: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
 
-extern "C" fn record_sigpipe() {
-    if let Ok(old) = disposition(libc::SIGPIPE, None) {
-        OF_PIPE.store(old, Ordering::Relaxed);
+/// The caller's mask, read with it: musl unblocks 33 and 34, which it keeps for itself, when Rust's start-up sets its
+/// first handler.
+static MASK: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn record_before_main() {
+    if let (Ok(of_pipe), Ok(blocked)) = (disposition(libc::SIGPIPE, None), mask(None)) {
+        OF_PIPE.store(of_pipe, Ordering::Relaxed);
+        MASK.store(blocked, Ordering::Relaxed);
     }
 }
 
 // SAFETY: the loader calls functions of this section once, before Rust's start-up code, with no arguments
-// that the function reads; it only makes one system call and stores to an atomic.
+// that the function reads; it only makes two system calls and stores to atomics.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static RECORD_BEFORE_MAIN: extern "C" fn() = record_sigpipe;
+static RECORD_BEFORE_MAIN: extern "C" fn() = record_before_main;
 
 /// What the caller had set.
 #[derive(Debug)]
 pub struct Saved {
-    mask: u64,
     of_child: libc::sighandler_t,
 }
 
 /// Holds every signal back that can be, and lets children be waited for, which an ignored SIGCHLD would prevent.
 pub fn quiet() -> Result<Saved> {
-    Ok(Saved { mask: swap_mask(!0)?, of_child: disposition(libc::SIGCHLD, Some(libc::SIG_DFL))? })
+    mask(Some(&!0))?;
+    Ok(Saved { of_child: disposition(libc::SIGCHLD, Some(libc::SIG_DFL))? })
 }
 
 /// Sets what a program expects at its start; for hooks, which get nothing of the caller's.
@@ -38,14 +43,14 @@ pub(crate) fn reset() -> Result<()> {
     for signal in 1..=64 {
         let _some_belong_to_the_kernel_or_the_c_library = disposition(signal, Some(libc::SIG_DFL));
     }
-    swap_mask(0).map(drop)
+    mask(Some(&0)).map(drop)
 }
 
 /// Gives the caller's settings back.
 pub fn restore(saved: &Saved) -> Result<()> {
     disposition(libc::SIGCHLD, Some(saved.of_child))?;
     disposition(libc::SIGPIPE, Some(OF_PIPE.load(Ordering::Relaxed)))?;
-    swap_mask(saved.mask).map(drop)
+    mask(Some(&MASK.load(Ordering::Relaxed))).map(drop)
 }
 
 /// Sets `SIG_IGN` or `SIG_DFL`, if asked to, and returns what was set, which after an exec is one of the two.
@@ -61,16 +66,17 @@ fn disposition(signal: libc::c_int, new: Option<libc::sighandler_t>) -> Result<l
     Ok(old.sa_sigaction)
 }
 
-/// Sets the signal mask, a bit for each signal, and returns what it was. Directly, because the C libraries keep some
-/// signals to themselves.
-fn swap_mask(new: u64) -> Result<u64> {
+/// Sets the signal mask, a bit for each signal, if asked to, and returns what it was. Directly, because the C libraries
+/// keep some signals to themselves.
+fn mask(new: Option<&u64>) -> Result<u64> {
     let mut old = 0u64;
-    // SAFETY: both pointers are to live sets of the size that is passed, the kernel's (rt_sigprocmask(2)).
+    // SAFETY: what is set is null, which only reads, or like `old` points to a live set of the size that is passed, the
+    // kernel's (rt_sigprocmask(2)).
     let code = unsafe {
         libc::syscall(
             libc::SYS_rt_sigprocmask,
             libc::SIG_SETMASK,
-            &new as *const u64,
+            new.map_or(std::ptr::null(), std::ptr::from_ref),
             &mut old as *mut u64,
             size_of::<u64>(),
         )

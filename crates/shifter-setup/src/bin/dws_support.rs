@@ -4,7 +4,7 @@
 //! As in the original it fails only where there is no configuration: a node without a container, or without a burst
 //! buffer, is none of its business. What else goes wrong is said.
 
-use shifter_setup::leftovers::mounts_below;
+use shifter_setup::leftovers::{mount_table, mounts_below};
 use shifter_setup::{prepare, say};
 use shifter_sys::credentials::Caller;
 use shifter_sys::lockdown::lock_down_for;
@@ -15,8 +15,6 @@ use std::process::ExitCode;
 /// Where DataWarp mounts its file systems, on nodes and in containers.
 const PLACE: &str = "/var/opt/cray/dws";
 const ENOENT: i32 = 2;
-/// Largest mount table, in bytes.
-const LARGEST: u64 = 64 << 20;
 
 fn main() -> ExitCode {
     let given = std::env::args_os().nth(1).map(|word| word.to_string_lossy().into_owned());
@@ -50,10 +48,9 @@ fn udi_mount(config: Option<&str>) -> Result<String, Box<dyn std::error::Error>>
 
 fn show_in(root: &str) -> Result<(), Error> {
     let at = format!("{}{PLACE}", root.trim_end_matches('/'));
-    let table = dir::read_host("/proc/self/mountinfo", LARGEST)?;
     // The last first: it may cover others.
-    for point in mounts_below(&table, &at).iter().rev() {
-        namespace::unmount_all(point)?;
+    for point in mounts_below(&mount_table()?, &at).iter().rev() {
+        namespace::unmount_all(point.as_slice())?;
     }
     let container = trusted::open(root, trusted::Kind::Directory)?;
     let place = dir::find(&container, PLACE, dir::Links::Refuse)?;

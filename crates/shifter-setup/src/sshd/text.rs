@@ -44,6 +44,8 @@ pub fn port(site: &str) -> u16 {
 
 /// `sshd_config`: the job's user with the job's key and nobody else, whatever the site's file says.
 pub fn sshd_config(site: &str, user: &str, environment: &[Vec<u8>]) -> String {
+    // What stands behind an @ would be a host; the key is this user's alone.
+    let user = user.replace('@', "?");
     let mut text = format!(
         "# Written by setupRoot: first this job's, then the site's.\n\
          AllowUsers {user}\nHostKey {PLACE}/etc/ssh_host_ed25519_key\n\
@@ -175,6 +177,27 @@ mod tests {
         assert_eq!(port(site), 2204);
         assert_eq!((port(""), port("Match all\nPort 7")), (1204, 1204));
         assert!(sshd_config("", "alice", &[]).contains("\nPort 1204\n"));
+    }
+
+    #[test]
+    fn our_own_sshd_finds_nothing_to_complain_of_in_the_usual_settings() {
+        // Its complaint would be all that is told where it does not start.
+        let build = include_str!("../../../../dist/openssh/build");
+        for (left_out, keyword) in [("--disable-lastlog", "PrintLastLog"), ("--without-pam", "UsePAM")] {
+            assert!(build.contains(left_out), "{left_out}");
+            assert!(USUAL_SSHD.lines().all(|line| value(line, keyword).is_none()), "{keyword}");
+        }
+    }
+
+    #[test]
+    fn a_user_of_a_domain_is_no_user_at_a_host() {
+        for (user, expected) in [
+            ("alice", "AllowUsers alice"),
+            ("al@corp.org", "AllowUsers al?corp.org"),
+            ("a@b@c", "AllowUsers a?b?c"),
+        ] {
+            assert_eq!(sshd_config("", user, &[]).lines().nth(1), Some(expected));
+        }
     }
 
     #[test]

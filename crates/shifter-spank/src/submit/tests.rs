@@ -136,6 +136,68 @@ fn steps_keep_their_jobs_image_under_its_name_and_may_have_another() {
         (spank.for_prolog["SHIFTER_IMAGE"].as_str(), fixture.asked().as_str()),
         (NEW, "lookup docker:known\n")
     );
+    // Also with the very image of this one: the other job's prolog knows only what is submitted with it.
+    let job = job.map(|(name, value)| (name, if value == OLD { NEW } else { value }));
+    let mut spank = Recording::new(Context::Allocator, &job);
+    fixture.submit(&mut spank, &[(Choice::Image, "docker:known")]).unwrap();
+    assert_eq!(spank.for_prolog["SHIFTER_IMAGE"], NEW);
+}
+
+#[test]
+fn a_step_with_another_image_keeps_it_in_an_emptied_environment_and_its_sruns_know_the_jobs_name() {
+    let fixture = fixture();
+    let job = [
+        ("SLURM_JOB_ID", "5"),
+        ("SLURM_SPANK_SHIFTER_IMAGE", OLD),
+        ("SLURM_SPANK_SHIFTER_IMAGETYPE", "id"),
+        ("SLURM_SPANK_SHIFTER_IMAGEREQUEST", "known"),
+        ("SLURM_SPANK_SHIFTER_IMAGEREQUESTTYPE", "docker"),
+        ("SLURM_SPANK_SHIFTER_VOLUME", "/a:/x"),
+    ];
+    let mut spank = Recording::new(Context::Local, &job);
+    let other = format!("id:{NEW}");
+    let uses = [(Choice::Image, &*other), (Choice::Volume, "/b:/y"), (Choice::Module, "m")];
+    fixture.submit(&mut spank, &uses).unwrap();
+    // What `srun --export=NONE` leaves.
+    spank.variables.retain(|name, _| name.starts_with("SLURM_"));
+    for (name, expected) in [
+        ("SHIFTER_IMAGE", NEW),
+        ("SHIFTER_IMAGEREQUEST", NEW),
+        ("SHIFTER_IMAGEREQUESTTYPE", "id"),
+        ("SHIFTER_VOLUME", "/b:/y"),
+        ("SHIFTER_MODULE", "m"),
+        ("_SLURM_SPANK_OPTION_shifter_image", &other),
+        ("_SLURM_SPANK_OPTION_shifter_volume", "/b:/y"),
+    ] {
+        assert_eq!(spank.variables[&format!("SLURM_SPANK_{name}")], expected, "{name}");
+    }
+    // A step in the step: Slurm tells it the outer one's, and the job's name still means the job's image.
+    for (image, expected) in [(&*other, NEW), ("docker:known", OLD), (&*other, NEW)] {
+        fixture.submit(&mut spank, &[(Choice::Image, image)]).unwrap();
+        assert_eq!(spank.variables["SHIFTER_IMAGE"], expected, "{image}");
+    }
+    assert_eq!(fixture.asked(), "");
+    // In another job that was submitted from there, the name is that job's to look up.
+    spank.variables.insert("SLURM_JOB_ID".to_owned(), "6".to_owned());
+    fixture.submit(&mut spank, &[(Choice::Image, "docker:known")]).unwrap();
+    assert_eq!(spank.variables["SHIFTER_IMAGE"], NEW);
+}
+
+#[test]
+fn no_key_is_no_reason_to_refuse_a_job_unless_it_is_for_its_ssh() {
+    for (made, ccm, done, key, said) in [
+        (Ok("line"), false, Ok(()), Some("line"), ""),
+        (Ok("line"), true, Ok(()), Some("line"), ""),
+        (Err("full"), false, Ok(()), None, "shifter: this job has no sshd: full"),
+        (Err("full"), true, Err("full"), None, ""),
+    ] {
+        let mut spank = Recording::new(Context::Allocator, &[]);
+        let result = give_key(&mut spank, made.map(str::to_owned).map_err(str::to_owned), ccm);
+        assert_eq!(result, done.map_err(str::to_owned), "{made:?} {ccm}");
+        assert_eq!(spank.for_prolog.get("SHIFTER_SSH_PUBKEY").map(String::as_str), key, "{made:?} {ccm}");
+        let expected = [(Level::Info, said.to_owned())];
+        assert_eq!(spank.said, expected[..usize::from(!said.is_empty())], "{made:?} {ccm}");
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn site() -> Site {
     let log = "#!/bin/sh\nshift 4; echo \"$*\" >> /home/batch/log\n";
     let qstat = "#!/bin/sh\ntest \"$1\" = -f && cat /home/batch/job.$2\n";
     let scontrol = "#!/bin/sh\ntest \"$*\" = 'show hostnames n[1-2]' && printf 'n1\\nn2\\n'\n";
-    let squeue = "#!/bin/sh\necho '76 9 N/A 1'; echo '77 2 N/A 1'\n";
+    let squeue = "#!/bin/sh\necho '76 OK 9 N/A 1'; echo '77 NO 2 N/A 1'\n";
     let of_batch = [("logger", log), ("qstat", qstat), ("scontrol", scontrol), ("squeue", squeue)];
     for (name, text) in SCRIPTS.into_iter().chain(of_batch) {
         fs::write(format!("{bin}/{name}"), text).unwrap();

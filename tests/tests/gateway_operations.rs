@@ -35,8 +35,10 @@ fn a_reload_takes_new_locations_and_limits_and_a_broken_file_changes_nothing() {
         document["WorkerThreads"] = json!(1);
         document["Listen"] = json!(["127.0.0.1:1"]);
         document["CacheSizeLimit"] = json!(7);
+        document["PrivateWithoutACL"] = json!("public");
     });
     let log = site.reload("the configuration was read again");
+    assert_eq!(log.matches("PrivateWithoutACL: ").count(), 1, "what it opens is not said: {log}");
     // The listeners of the harness come from the command line, so that Listen means nothing.
     assert!(log.contains("CacheSizeLimit") && !log.contains("Listen"), "{log}");
     site.pull("alice", "other/app:2").success().unwrap();
@@ -454,16 +456,36 @@ fn check_config_says_all_that_is_wrong_and_what_is_open() {
         document["TLSKey"] = json!("/nowhere/gw.key");
         document["Platforms"]["testsystem"]["local"]["imageDir"] = json!("/nowhere/images");
         document["ImportUsers"] = json!("all");
+        document["CacheDirectory"] = json!("/etc/cache/below");
+        document["ExpandDirectory"] = json!("/nowhere/images");
+        document["AuditLog"] = json!("/etc/passwd");
+        document["DatabaseURI"] = json!("sqlite:///etc/catalog.db");
+        document.as_object_mut().unwrap().remove("AdminSocket");
     });
-    let out = site.command(&["check-config"]);
+    // Root may write anywhere.
+    let program = site.sandbox.program("shifter-imagegw").unwrap().display().to_string();
+    let config = site.gateway.config.display().to_string();
+    let account = site.sandbox.user("gateway").unwrap();
+    let out = account.run(&[&program, "check-config", "--config", &config]).unwrap();
     assert_eq!(out.status.code(), Some(1), "{}", out.describe());
     for words in [
+        "CacheDirectory: this account cannot make /etc/cache/below in /etc: Permission denied",
+        "ExpandDirectory is imageDir of system testsystem, /nowhere/images",
+        "ExpandDirectory: this account cannot make /nowhere/images in /: Permission denied",
+        "AuditLog: this account cannot read and write /etc/passwd: Permission denied",
+        "DatabaseURI: this account cannot make /etc/catalog.db: Permission denied",
         "Platforms.testsystem.local.imageDir: /nowhere/images is not a directory",
         "TLSCertificate: reading the certificates of /nowhere/gw.pem failed",
         "ImportUsers: every user",
     ] {
         assert!(out.err().contains(words), "{words}: {}", out.describe());
     }
+    site.change(|document| document["DatabaseURI"] = json!("postgres:///none?host=/nowhere"));
+    let out = site.command(&["check-config"]);
+    let ready = site.command(&["ready"]);
+    assert!(ready.err().contains("AdminSocket is not set"), "{}", ready.describe());
+    let words = "warning: the catalog cannot be opened at the moment: ";
+    assert!(out.err().contains(words), "{}", out.describe());
     assert_eq!(site.command(&["check-config", "--nothing"]).status.code(), Some(2));
     site.sandbox.stop(site.gateway.daemon).unwrap();
     site.finish();

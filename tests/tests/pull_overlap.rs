@@ -136,10 +136,13 @@ fn a_layer_that_never_comes_ends_the_conversion_of_the_others() {
 
 #[test]
 fn whoever_waits_for_a_layer_takes_no_worker_from_others_nor_runs_out_of_time() {
-    let play = Stalled::new(json!({"WorkerThreads": 1, "ConversionTimeLimit": 3}), json!({}));
+    // Enough for the other's conversion on a busy machine.
+    let limit = 8;
+    let play = Stalled::new(json!({"WorkerThreads": 1, "ConversionTimeLimit": limit}), json!({}));
     play.begin();
+    let begun = Instant::now();
     play.site.pull("bob", "other/x:1").success().unwrap();
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(limit + 1).saturating_sub(begun.elapsed()));
     assert_eq!(play.site.ask("alice", "local/x:1")["status"], "PULLING");
     play.proxy.heal();
     let (status, why) = play.site.end_of_pull("alice", "local/x:1");

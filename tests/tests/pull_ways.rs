@@ -165,7 +165,7 @@ fn a_mirror_spares_the_registry_and_the_sites_policy_says_what_is_not_pulled() {
     assert_eq!(registry.requests(), ["HEAD /v2/group/app/manifests/1"]);
     assert_eq!(mirror.requests().len(), 3, "{:?}", mirror.requests());
     for refused in ["local/other/app:1", "local/group/secret:1", "docker.io/debian:12"] {
-        let why = site.pull("alice", refused).failure(1).unwrap();
+        let why = site.pull("alice", refused).failure(4).unwrap();
         assert!(why.contains("may not be pulled") && why.trim().lines().count() == 1, "{why}");
     }
     assert_eq!(registry.requests().len(), 1);

@@ -84,12 +84,17 @@ fn a_burst_buffer_is_seen_by_the_tasks_of_the_job() {
     site.on_node(
         1,
         "mount -t tmpfs -o mode=0755 dws /var/opt; mkdir -p /var/opt/cray/dws/mounts/7; \
-         mount -t tmpfs seven /var/opt/cray/dws/mounts/7; echo seven > /var/opt/cray/dws/mounts/7/file",
+         mount -t tmpfs seven /var/opt/cray/dws/mounts/7; echo seven > /var/opt/cray/dws/mounts/7/file; \
+         cd /var/opt/cray/dws/mounts; mkdir $'\\xff'; mount -t tmpfs bytes $'\\xff'; cp 7/file $'\\xff'",
     );
-    let script = "srun shifter -v cat /var/opt/cray/dws/mounts/7/file 2>&1\n";
+    // Users name the places of their mounts as they like, and those are in every table of mounts.
+    let script = "srun shifter -v sh -c 'cd /var/opt/cray/dws/mounts && cat */file' 2>&1\n";
     let out = site.batch_well("alice", &options, script);
-    assert_eq!((out.matches("seven\n").count(), out.matches(JOINED).count()), (2, 2), "{out}");
+    assert_eq!((out.matches("seven\n").count(), out.matches(JOINED).count()), (4, 2), "{out}");
     site.cluster.wait_until_idle(&site.sandbox).unwrap();
+    let nhc = site.sandbox.program("shifter-nhc").unwrap();
+    let out = site.cluster.on_node(&site.sandbox, 1, &[nhc.to_str().unwrap()]).unwrap();
+    assert!(out.status.success() && out.err().is_empty(), "{}", out.describe());
     site.on_node(1, "umount -R /var/opt");
     site.finish();
 }
@@ -139,34 +144,61 @@ impl Drop for Groups {
     }
 }
 
-#[test]
-fn st57_what_runs_beside_the_steps_is_moved_into_the_extern_steps_cgroup() {
+/// Slurm's groups, by the kind of cgroups of this machine: where they are, what Slurm is told, which line of
+/// `/proc/PID/cgroup` is theirs, and a place for those of a site.
+fn groups_here() -> (&'static str, &'static str, &'static str, &'static str) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    if fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap() {
+        // Slurm has its own in systemd's, whether or not that runs.
+        let slice = "/sys/fs/cgroup/system.slice";
+        return (slice, "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\n", "^0::", "/sys/fs/cgroup");
+    }
     let has_freezer =
         mounts.contains(" - cgroup cgroup rw,freezer") && fs::exists("/sys/fs/cgroup/freezer").unwrap();
-    assert!(has_freezer, "not to be seen here: the harness' Slurm has its cgroups in cgroup v1's freezer");
-    let base = format!("/sys/fs/cgroup/pids/shifter-test-{}", std::process::id());
+    assert!(has_freezer, "not to be seen here: there is neither cgroup v2 alone nor cgroup v1's freezer");
+    ("/sys/fs/cgroup/freezer", "CgroupPlugin=cgroup/v1\n", ":freezer:", "/sys/fs/cgroup/pids")
+}
+
+#[test]
+fn st57_what_runs_beside_the_steps_is_moved_into_the_extern_steps_cgroup() {
+    let (place, told, line, tree) = groups_here();
+    let made_place = fs::create_dir(place).is_ok();
+    let base = format!("{tree}/shifter-test-{}", std::process::id());
     let made = Groups([format!("{base}/shifter"), base.clone()]);
     fs::create_dir(&base).unwrap();
     let more = vec![("ProctrackType", "proctrack/cgroup".to_owned())];
-    let options = SlurmOptions { nodes: 1, cpus: 2, more, ..SlurmOptions::default() };
-    let before = directories_of("/sys/fs/cgroup/freezer");
+    let files = vec![("cgroup.conf", told.to_owned())];
+    let options = SlurmOptions { nodes: 1, cpus: 2, more, files, ..SlurmOptions::default() };
+    let before = directories_of(place);
     let site = SlurmSite::with(&format!("memory_cgroup={base} extern_cgroup=1"), options, |sandbox, _| {
         fs::copy("/bin/sleep", "/opt/shifter-test/daemon").unwrap();
         script(sandbox, "hook.sh", "setsid /opt/shifter-test/daemon 1000 </dev/null >/dev/null 2>&1 &");
         sandbox.write_udiroot(&[("sitePostMountHook", "/opt/shifter-test/hook.sh")]).unwrap();
     });
-    let script = "srun true; grep freezer /proc/$(pgrep -x daemon)/cgroup\n";
-    let out = site.batch_well("alice", &["--exclusive", &site.image()], script);
-    assert!(out.contains("/uid_4201/job_1/step_extern"), "{out}\n{}", site.logs());
+    for job in 1..=2 {
+        let script = format!("srun true; grep {line} /proc/$(pgrep -x daemon)/cgroup\n");
+        let out = site.batch_well("alice", &["--exclusive", &site.image()], &script);
+        let group = format!("/job_{job}/step_extern");
+        assert!(out.contains(&group) && out.lines().count() == 1, "{out}\n{}", site.logs());
+        site.cluster.wait_until_idle(&site.sandbox).unwrap();
+        assert!(!fs::exists(format!("{base}/shifter/uid_4201")).unwrap(), "{base}");
+    }
+    assert!(!site.cluster.log(1).contains("shifter: job "), "{}", site.logs());
     site.finish();
     drop(made);
-    // Slurm keeps its own group of the node; it is the test's.
-    for group in directories_of("/sys/fs/cgroup/freezer").difference(&before) {
-        let find = ["find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+"];
-        std::process::Command::new(find[0]).args(&find[1..]).status().unwrap();
+    // Slurm keeps its own group of the node; it is the test's. Those of jobs are gone with them.
+    for group in directories_of(place).difference(&before) {
+        let find = |what: &[&str]| {
+            let out = std::process::Command::new("find").arg(group).args(what).output().unwrap();
+            String::from_utf8(out.stdout).unwrap()
+        };
+        assert_eq!(find(&["-name", "job_*"]), "");
+        find(&["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"]);
     }
-    assert_eq!(directories_of("/sys/fs/cgroup/freezer"), before);
+    assert_eq!(directories_of(place), before);
+    if made_place {
+        fs::remove_dir(place).unwrap();
+    }
 }
 
 fn directories_of(place: &str) -> std::collections::BTreeSet<String> {

@@ -20,7 +20,8 @@ fn start_and_use(nodes: usize) {
     assert_eq!((hosts.len(), out.matches("alice").count()), (nodes, nodes), "{out}");
     cluster.finish(&mut sandbox).unwrap();
     sandbox.finish().unwrap();
-    assert!(took < Duration::from_secs(3), "{nodes} nodes took {took:?}");
+    // About one where nothing else runs.
+    assert!(took < Duration::from_secs(10), "{nodes} nodes took {took:?}");
 }
 
 #[test]

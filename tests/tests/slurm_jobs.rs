@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::slurm::{SlurmSite, image_named, script};
+use common::slurm::{PLACEMENTS, SlurmSite, image_named, script};
 use shifter_tests::harness::SlurmOptions;
 use std::fs;
 use std::path::Path;
@@ -26,6 +26,35 @@ fn a_jobs_tasks_join_the_container_that_was_prepared_on_each_node() {
     assert!(out.contains(&format!("id {0} {0}\n", site.id)), "{out}");
     site.cluster.wait_until_idle(&site.sandbox).unwrap();
     assert_eq!((site.containers(1).as_str(), site.containers(2).as_str()), ("", ""));
+    site.finish();
+}
+
+#[test]
+fn the_hosts_file_has_each_node_as_often_as_srun_puts_tasks_there() {
+    let options = SlurmOptions { nodes: 2, cpus: 4, ..SlurmOptions::default() };
+    let site = SlurmSite::with("shared_jobs=1", options, |_, _| {});
+    let image = site.image();
+    for words in PLACEMENTS {
+        for more in [&["--exclusive"][..], &[]] {
+            site.assert_hosts_are_where_srun_puts_tasks(&[words, more, &[&image]].concat());
+        }
+    }
+    site.finish();
+}
+
+#[test]
+fn a_step_from_outside_a_job_without_a_container_names_its_image() {
+    let site = SlurmSite::new(1, "");
+    let image = site.image();
+    let out = site.run("alice", &["salloc", "--no-shell", "-n1", &image]);
+    let granted = out.err();
+    let job = granted.split_once("Granted job allocation ").and_then(|(_, rest)| rest.lines().next());
+    let step = format!("--jobid={}", job.unwrap_or_else(|| panic!("{}", out.describe())));
+    let out = site.run("alice", &["srun", &step, "shifter", "cat", "/etc/which"]);
+    assert!(out.out().is_empty() && out.err().contains("No image specified"), "{}", out.describe());
+    let out = site.run("alice", &["srun", &step, &image, "shifter", "cat", "/etc/which"]);
+    assert_eq!(out.success().unwrap(), "first\n");
+    site.run("alice", &["scancel", step.trim_start_matches("--jobid=")]).success().unwrap();
     site.finish();
 }
 
@@ -145,11 +174,25 @@ fn steps_may_have_other_images_volumes_and_modules_and_the_job_keeps_its_own() {
 
 #[test]
 fn an_emptied_environment_leaves_the_job_its_image() {
-    let site = sharing(1, &[]);
-    let script = "export PATH=/opt/shifter-test/bin:/usr/bin:/bin; env | grep -c ^SHIFTER_; shifter -v cat /etc/which; srun /opt/shifter-test/bin/shifter -v /bin/cat /etc/which\n";
-    let (_, out) = site.batch("alice", &["--export=NONE", &site.image()], script);
+    let site = sharing(1, &[("module_m_siteEnv", "M=1")]);
+    let emptied = "export PATH=/opt/shifter-test/bin:/usr/bin:/bin; env | grep -c ^SHIFTER_; shifter -v cat /etc/which; srun /opt/shifter-test/bin/shifter -v /bin/cat /etc/which\n";
+    let (_, out) = site.batch("alice", &["--export=NONE", &site.image()], emptied);
     assert_eq!((out.matches(JOINED).count(), out.matches("first\n").count()), (2, 2), "{out}");
     assert!(out.contains("\n0\n") || out.starts_with("0\n"), "{out}");
+    // What a step chose otherwise counts there, too, and in the steps it starts.
+    let second = site.sandbox.install_image(&image_named("second\n"), "").unwrap();
+    directories("alice", &["a", "b"]);
+    let inside = "/opt/shifter-test/bin/shifter /bin/sh -c 'cat /etc/which /data/name; echo M=$M'";
+    let show = script(&site.sandbox, "show.sh", &format!("export PATH=/usr/bin:/bin\n{inside}\n"));
+    for export in ["NONE", "FOO=1"] {
+        let script = format!(
+            "srun --export={export} --image=id:{second} --volume=/home/alice/b:/data --module=m {show}\n\
+             srun --overlap --export={export} --image=id:{second} /bin/bash -c 'srun --overlap {show}'\n\
+             srun --export={export} {show}\n"
+        );
+        let out = site.batch_well("alice", &[&site.image(), "--volume=/home/alice/a:/data"], &script);
+        assert_eq!(out, "second\nb\nM=1\nsecond\na\nM=\nfirst\na\nM=\n", "{export}");
+    }
     site.finish();
 }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::slurm::{SlurmSite, image_named, script};
+use common::slurm::{PLACEMENTS, SlurmSite, image_named, script};
 use shifter_tests::harness::{Sandbox, SlurmOptions};
 use std::fs;
 
@@ -29,7 +29,8 @@ fn site(nodes: usize) -> SlurmSite {
     let log = script(&sandbox, "logger", "shift 4; echo \"$*\" >> /opt/shifter-test/said");
     let more = SCRIPTS
         .map(|(key, text)| {
-            let text = text.replace("/usr/sbin", &sbin).replace("logger ", &format!("{log} "));
+            let text =
+                text.replace("/opt/shifter/default/sbin", &sbin).replace("logger ", &format!("{log} "));
             (key, script(&sandbox, key, text.trim_start_matches("#!/bin/bash\n")))
         })
         .into();
@@ -69,6 +70,18 @@ fn without_the_plugin_a_job_has_its_container_its_hosts_and_ssh_between_them() {
         site.cluster.wait_until_idle(&site.sandbox).unwrap();
         assert_eq!((site.containers(1).as_str(), site.containers(2).as_str()), ("", ""), "{said}");
     }
+    for options in PLACEMENTS {
+        site.assert_hosts_are_where_srun_puts_tasks(&[options, &["--exclusive", &comment]].concat());
+    }
+    // Where a node is not the job's alone, a second job of the user's has its container too.
+    let first = format!("{volume}srun shifter sh -c 'echo > up; while [ ! -e done ]; do sleep 0.1; done'\n");
+    let first = site.submit("alice", &["-n1", "-wnode1", &comment], &first);
+    site.text_of("/home/alice/up");
+    let second = format!("{volume}srun shifter -v true 2>&1; touch done\n");
+    let out = site.batch_well("alice", &["-n1", "-wnode1", &comment], &second);
+    assert!(out.contains(JOINED), "{out}\n{:?}", fs::read_to_string("/opt/shifter-test/said"));
+    assert_eq!(site.end_of(&first), "COMPLETED");
+    site.cluster.wait_until_idle(&site.sandbox).unwrap();
     // Nor does a user's mistake cost the node.
     let comment = "--comment=SHIFTER_IMAGE=local:/etc";
     assert_eq!(site.batch_well("alice", &[comment], "echo ran\n"), "ran\n");

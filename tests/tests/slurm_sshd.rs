@@ -116,6 +116,55 @@ fn what_was_started_over_ssh_ends_with_a_cancelled_job() {
 }
 
 #[test]
+fn sshd_ends_with_its_job_where_the_configuration_has_become_unusable() {
+    let site = site(1, "enable_sshd=1", &[]);
+    let conf = "/etc/shifter/udiRoot.conf";
+    let good = fs::read_to_string(conf).unwrap();
+    let wait = "echo > up; while [ ! -e go ]; do sleep 0.1; done\n";
+    let job = site.submit("alice", &["--exclusive", &site.image()], wait);
+    site.text_of("/home/alice/up");
+    let sshd = || site.on_node(1, "pgrep -x sshd || :");
+    assert!(!sshd().is_empty(), "{}", site.logs());
+    fs::write(conf, format!("{good}colour=red\n")).unwrap();
+    fs::write("/home/alice/go", "").unwrap();
+    assert_eq!(site.end_of(&job), "COMPLETED");
+    site.cluster.wait_until_idle(&site.sandbox).unwrap();
+    assert_eq!(sshd(), "", "{}", site.logs());
+    let log = site.cluster.log(1);
+    assert!(log.contains(&format!("error: shifter: job {job}: ")) && log.contains("colour"), "{log}");
+    // Its container goes before the next job that has the node to itself.
+    fs::write(conf, good).unwrap();
+    let show = "srun shifter cat /etc/which\n";
+    assert_eq!(site.batch_well("alice", &["--exclusive", &site.image()], show), "first\n");
+    site.finish();
+}
+
+#[test]
+fn a_site_that_offers_sshd_and_has_no_openssh_runs_jobs_without() {
+    let site = SlurmSite::with(
+        "enable_sshd=1 shared_jobs=1",
+        SlurmOptions { nodes: 1, ..SlurmOptions::default() },
+        |_, _| {},
+    );
+    let show = "srun shifter -v cat /etc/which 2>&1\n";
+    let (place, tree) = ("/etc/shifter/udiRoot.conf", site.sandbox.prefix().join("empty"));
+    let conf = fs::read_to_string(place).unwrap();
+    fs::create_dir(&tree).unwrap();
+    for (more, reason) in [
+        (String::new(), "udiRoot.conf has no optUdiImage".to_owned()),
+        (format!("optUdiImage={}\n", tree.display()), format!("there is no {}/sbin/sshd", tree.display())),
+    ] {
+        fs::write(place, format!("{conf}{more}")).unwrap();
+        let out = site.batch_well("alice", &["--exclusive", &site.image()], show);
+        assert!(out.contains("the container prepared for this job") && out.ends_with("first\n"), "{out}");
+        let log = site.cluster.log(1);
+        assert_eq!(log.matches(&format!("it has no sshd: {reason}")).count(), 1, "{log}");
+        site.cluster.wait_until_idle(&site.sandbox).unwrap();
+    }
+    site.finish();
+}
+
+#[test]
 fn a_suspended_job_goes_on_in_its_container() {
     suspended("");
 }

@@ -8,6 +8,7 @@ use common::slurm::{SlurmSite, image_named};
 use shifter_tests::fixture::{Built, Image, Layer};
 use shifter_tests::harness::{GatewayOptions, Registry, RegistryOptions, SlurmOptions};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 const LOGIN: (&str, &str) = ("ada", "pass:word");
 
@@ -79,6 +80,13 @@ fn what_cannot_be_is_said_at_submission_by_every_command_and_no_job_comes_of_it(
             assert!(out.err().contains(expected), "{}", out.describe());
         }
     }
+    let bytes = format!("mkdir $'\\xff'; srun {image} --volume=$'/home/alice/\\xff:/mnt' true");
+    let out = site.run("alice", &["bash", "-c", &bytes]);
+    assert!(
+        !out.status.success() && out.err().contains("shifter: --volume: it is not UTF-8"),
+        "{}",
+        out.describe()
+    );
     assert_eq!(site.run("alice", &["squeue", "-h", "-t", "all"]).out(), "");
     site.finish();
 }
@@ -100,6 +108,70 @@ fn a_job_keeps_the_image_it_was_submitted_with() {
     let id = built("old\n").id().to_owned();
     assert_eq!(out, format!("asked local/open/app:1 got id:{id}\nold\nold\n"));
     assert!(site.batch_well("alice", &[option], script).ends_with("\nnew\nnew\n"));
+    site.finish();
+}
+
+#[test]
+fn a_job_submitted_from_inside_a_job_runs_what_its_own_script_says() {
+    let site = SlurmSite::with("shared_jobs=1", one_node(), |_, _| {});
+    let second = site.sandbox.install_image(&image_named("second\n"), "").unwrap();
+    for name in ["a", "b", "c"] {
+        fs::create_dir(format!("/home/alice/{name}")).unwrap();
+        fs::write(format!("/home/alice/{name}/name"), format!("{name}\n")).unwrap();
+    }
+    let show = "srun shifter cat /etc/which /x/name /y/name";
+    for (script, options, expected) in [
+        ("", "", "first\na\nc\n"),
+        (&*format!("#SBATCH --image=id:{second} --volume=/home/alice/b:/x\n"), "", "second\nb\nc\n"),
+        (&format!("#SBATCH --image=id:{second}\n"), &site.image(), "first\na\nc\n"),
+    ] {
+        fs::write("/home/alice/inner.sh", format!("#!/bin/bash\n{script}{show}\n")).unwrap();
+        let inner = format!("sbatch -Q -n1 --wait --output=/home/alice/inner {options} /home/alice/inner.sh");
+        let image = site.image();
+        let volumes = "--volume=/home/alice/a:/x;/home/alice/c:/y";
+        site.run("alice", &["salloc", "-n1", &image, volumes, "bash", "-c", &inner]).success().unwrap();
+        let out = fs::read_to_string("/home/alice/inner").unwrap();
+        assert_eq!(out, expected, "{script}{options}\n{}", site.logs());
+    }
+    site.finish();
+}
+
+#[test]
+fn a_heterogeneous_job_has_one_image_and_is_refused_with_two() {
+    let options = SlurmOptions { nodes: 2, cpus: 4, ..SlurmOptions::default() };
+    let site = SlurmSite::with("shared_jobs=1", options, |_, _| {});
+    let second = format!("--image=id:{}", site.sandbox.install_image(&image_named("second\n"), "").unwrap());
+    let image = site.image();
+    let show = ["shifter", "cat", "/etc/which"];
+    let two = ["-n1", &image, ":", "-n1", &second];
+    let written =
+        format!("#!/bin/bash\n#SBATCH -n1 {image}\n#SBATCH hetjob\n#SBATCH -n1 {second}\nsrun true\n");
+    fs::write("/home/alice/two.sh", &written).unwrap();
+    fs::write("/home/alice/none.sh", "#!/bin/bash\nsrun true\n").unwrap();
+    for words in [
+        [&["srun", "-n1", &image, "true", ":", "-n1", &second, "true"][..], &[]].concat(),
+        [&["salloc"][..], &two, &["true"]].concat(),
+        [&["sbatch"][..], &two, &["none.sh"]].concat(),
+        vec!["sbatch", "two.sh"],
+    ] {
+        let out = site.run("alice", &words);
+        let said = "shifter: the components of a heterogeneous job have one image";
+        assert!(!out.status.success() && out.err().contains(said), "{words:?} {}", out.describe());
+    }
+    assert_eq!(site.run("alice", &["squeue", "-h", "-t", "all"]).out(), "");
+    let words = [&["srun", "-n1", &image][..], &show, &[":", "-n1"], &show].concat();
+    assert_eq!(site.run("alice", &words).success().unwrap(), "first\nfirst\n");
+    let step = format!("srun --het-group=1 {second} shifter cat /etc/which");
+    let script = "#!/bin/bash\nsrun --het-group=0,1 shifter -v cat /etc/which 2>&1\n".to_owned() + &step;
+    for (head, options) in [
+        (format!("#SBATCH -n1 {image}\n#SBATCH hetjob\n#SBATCH -n1\n"), vec!["--wait"]),
+        (String::new(), vec!["--wait", "-n1", &image, ":", "-n1", &image]),
+    ] {
+        let script = script.replacen('\n', &format!("\n{head}"), 1);
+        let out = site.batch_well("alice", &options, &script);
+        let counts = ["first\n", "second\n"].map(|said| out.matches(said).count());
+        assert_eq!(counts, [2, 1], "{out}\n{}", site.logs());
+    }
     site.finish();
 }
 
@@ -195,6 +267,7 @@ fn each_job_brings_its_own_ssh_key() {
     let mut names: Vec<_> = fs::read_dir("/home/alice/.udiRoot")
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("shifter-"))
         .collect();
     names.sort();
     assert_eq!(names.len(), 4, "two pairs, and none for the steps: {names:?}");
@@ -207,5 +280,22 @@ fn each_job_brings_its_own_ssh_key() {
     }
     let plain = site.batch_well("alice", &[], show);
     assert_eq!(plain, "\n", "a plain job needs none");
+    // Nodes look in the account's home, whatever HOME is at submission.
+    let pairs = || fs::read_dir("/home/alice/.udiRoot").unwrap().count() / 2;
+    fs::create_dir("/home/alice/b").unwrap();
+    let image = site.image();
+    let words = ["srun", &image, "-n1", "true"];
+    for home in ["HOME=/home/alice/b", "HOME=/root", "-uHOME"] {
+        let before = pairs();
+        site.run("alice", &[&["env", home][..], &words].concat()).success().unwrap();
+        assert_eq!(pairs(), before + 1, "{home}");
+    }
+    assert!(!fs::exists("/home/alice/b/.udiRoot").unwrap());
+    // Where none can be made, the job goes without, and its user is told.
+    fs::set_permissions("/home/alice/.udiRoot", fs::Permissions::from_mode(0o775)).unwrap();
+    let out = site.run("alice", &words);
+    let said = "shifter: this job has no sshd: cannot make the job's ssh key: ";
+    assert!(out.err().contains(said) && !out.err().contains("error"), "{}", out.describe());
+    assert!(out.success().is_ok() && pairs() == 5, "{}", pairs());
     site.finish();
 }

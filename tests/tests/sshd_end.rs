@@ -127,10 +127,16 @@ fn an_unsetup_that_is_killed_ends_sshd_all_the_same() {
     for round in 0..12u64 {
         cluster.setup();
         cluster.inside(0, "alice", "ssh -f n1 'sleep 1000' >/dev/null 2>&1").success().unwrap();
+        // What it starts comes a little later than ssh goes.
+        let begun = Instant::now();
+        let sleeps = || cluster.processes_of(4201).iter().any(|(_, words)| words.starts_with("sleep 1000"));
+        while !sleeps() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{}", cluster.processes());
+        }
         let mut child = cluster.root(0).spawn(&[&program, "--job=1"]).unwrap();
         // Killed as soon as the keeper was told, or a little later.
         let told = Instant::now();
-        while cluster.processes().contains("sleep 1000") && told.elapsed() < Duration::from_secs(5) {}
+        while sleeps() && told.elapsed() < Duration::from_secs(5) {}
         std::thread::sleep(Duration::from_micros(round * 300));
         child.kill().unwrap();
         ended_alone += usize::from(!child.wait().unwrap().success());

@@ -22,6 +22,16 @@ pub fn image_named(name: &str) -> Vec<Entry> {
     entries
 }
 
+/// Jobs of two nodes with four processors each, whose tasks srun places in different ways.
+pub const PLACEMENTS: [&[&str]; 6] = [
+    &["-N2", "-n5"],
+    &["-n6"],
+    &["-N2", "-n4", "--distribution=cyclic"],
+    &["-N2", "--ntasks-per-node=3"],
+    &["-N2", "-n10", "--overcommit"],
+    &["-N2", "-n3", "--cpus-per-task=2"],
+];
+
 impl SlurmSite {
     /// So many nodes with these arguments behind the plugin's name.
     pub fn new(nodes: usize, arguments: &str) -> Self {
@@ -88,6 +98,17 @@ impl SlurmSite {
         let (code, out) = self.batch(user, options, script);
         assert_eq!(code, Some(0), "{out}\n{}", self.logs());
         out
+    }
+
+    /// Fails if the hosts' file of such a job is not what srun does.
+    pub fn assert_hosts_are_where_srun_puts_tasks(&self, options: &[&str]) {
+        let count = "sort | uniq -c | tr '\\n' ' '; echo";
+        let script =
+            format!("srun --quiet uname -n 2>/dev/null | {count}\nshifter cat /var/hostsfile | {count}\n");
+        let out = self.batch_well("alice", options, &script);
+        let (by_srun, in_file) = out.split_once('\n').unwrap();
+        assert!(by_srun.contains("node1"), "{options:?}: {out}");
+        assert_eq!(by_srun, in_file.trim_end_matches('\n'), "{options:?}");
     }
 
     /// Submits a script and returns the job's number.

@@ -134,6 +134,30 @@ impl Play {
         pids.filter(|pid| is_converter(*pid)).collect()
     }
 
+    /// A new image whose converter is stopped in the middle of its work; one that was too quick for that is left, and
+    /// the next one tried.
+    fn stopped_converter(&mut self) -> (Try, u32) {
+        let images = self.site.gateway.images.clone();
+        for _ in 0..10 {
+            let image = self.image();
+            self.ask(&image);
+            let record = images.join(format!("{}.meta", image.built.id()));
+            let mut stopped = None;
+            wait("a converter at work", || {
+                if partial_bytes(&images) > 0
+                    && let Some(pid) = self.converters().pop()
+                {
+                    stopped = Some(pid).filter(|pid| signal(*pid, "-STOP") && is_converter(*pid));
+                }
+                stopped.is_some() || record.exists()
+            });
+            if let Some(pid) = stopped {
+                return (image, pid);
+            }
+        }
+        panic!("no converter could be stopped");
+    }
+
     fn is_ready(&self, image: &Try) -> bool {
         let lookup = format!("docker:local/{}:1", image.name);
         self.site.shifterimg("alice", &["lookup", &lookup]).status.success()
@@ -153,9 +177,9 @@ fn is_converter(pid: u32) -> bool {
     words.ends_with(b"shifter-imagegw\0convert\0")
 }
 
-fn signal(pid: u32, name: &str) {
-    let kill = std::process::Command::new("kill").args([name, &pid.to_string()]).status().unwrap();
-    assert!(kill.success());
+/// Whether there was such a process.
+fn signal(pid: u32, name: &str) -> bool {
+    std::process::Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success()
 }
 
 /// Size of the largest file without a name of its own there.
@@ -197,24 +221,17 @@ fn killed_while_it_downloads_the_gateway_keeps_what_is_whole_and_goes_on() {
 #[test]
 fn a_converter_dies_with_its_gateway_and_alone_it_fails_one_pull() {
     let mut play = Play::new();
-    let image = play.image();
-    play.ask(&image);
-    let images = play.site.gateway.images.clone();
-    wait("a converter at work", || partial_bytes(&images) > 0 && !play.converters().is_empty());
-    let converter = play.converters()[0];
-    signal(converter, "-STOP");
+    let (image, converter) = play.stopped_converter();
     play.kill();
-    signal(converter, "-CONT");
+    assert!(signal(converter, "-CONT"));
     // It does not go on to the end, to find that nobody listens.
     let pid = Pid::from_raw(converter.try_into().unwrap());
     let (_, ended) = waitpid(pid, WaitOptions::empty()).unwrap().unwrap();
     assert!(ended.exit_status() == Some(3) || ended.signaled(), "{ended:?}");
     play.goes_on(&image, "converting");
 
-    let image = play.image();
-    play.ask(&image);
-    wait("a converter", || !play.converters().is_empty());
-    play.converters().into_iter().for_each(|pid| signal(pid, "-KILL"));
+    let (image, converter) = play.stopped_converter();
+    assert!(signal(converter, "-KILL"));
     let (status, why) = play.site.end_of_pull("alice", &format!("local/{}:1", image.name));
     assert_eq!(status, "FAILURE");
     assert!(why.contains("the converter process ended without an answer (signal: 9"), "{why}");

@@ -496,6 +496,10 @@ mod tests {
         for (script, expected) in [
             (r#"read job; echo '{"Failed":"layer x: bad"}'; exit 1"#, "layer x: bad"),
             ("read job; exit 0", "ended without an answer"),
+            ("kill -9 $$", "ended without an answer (signal: 9"),
+            // What was sent to it lies there unread.
+            ("sleep 0.1; kill -9 $$", "ended without an answer (signal: 9"),
+            (r#"echo '{"Failed":"not yet"}'; exit 1"#, "not yet"),
             ("read job; kill -9 $$", "signal: 9"),
             (r#"read job; echo '{"Done":{"entries":1,"bytes":2}}'; exit 1"#, "ended without an answer"),
             (r#"read job; echo garbage"#, "ended without an answer"),

@@ -10,6 +10,7 @@ use tokio::process::{Child, ChildStdin};
 
 use super::ConvertError;
 use super::asked::Files;
+use super::talk::unless_gone;
 use crate::confine::{self, Reach};
 
 /// Longest job, bytes.
@@ -47,7 +48,7 @@ pub(crate) async fn hand_over(
 ) -> Result<Option<ChildStdin>, ConvertError> {
     let mut lifeline = child.stdin.take();
     if let Some(stdin) = &mut lifeline {
-        write_job(stdin, job).await.map_err(ConvertError::Talk)?;
+        unless_gone(write_job(stdin, job).await)?;
     }
     Ok(lifeline)
 }

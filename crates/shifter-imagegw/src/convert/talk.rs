@@ -62,7 +62,7 @@ impl Talk {
         let Some(written) = within(&mut left, write_job(&mut self.stream, job)).await else {
             return Err(self.too_long().await);
         };
-        written.map_err(ConvertError::Talk)?;
+        unless_gone(written)?;
         loop {
             let Some(said) = within(&mut left, self.listen(progress)).await else {
                 return Err(self.too_long().await);
@@ -75,11 +75,7 @@ impl Talk {
                 Some(supply) => supply.layer(number).await?,
                 None => return Err(ConvertError::Asks(number)),
             };
-            match send(&self.stream, &file).await {
-                // It is gone; how it ended says more.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-                sent => sent.map_err(ConvertError::Talk)?,
-            }
+            unless_gone(send(&self.stream, &file).await)?;
         }
     }
 
@@ -106,6 +102,17 @@ impl Talk {
         let _ = self.stream.shutdown().await;
         let _ = tokio::time::timeout(ENDING, self.child.wait()).await;
         ConvertError::TooLong(self.limit)
+    }
+}
+
+/// What came of telling a child something. If it is gone, how it ended says more. A socket whose other end went before
+/// it read everything says so by a reset, see unix(7).
+pub(super) fn unless_gone(told: io::Result<()>) -> Result<(), ConvertError> {
+    match told {
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Ok(())
+        }
+        told => told.map_err(ConvertError::Talk),
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::catalog::{self, Place, Purpose};
-use crate::config::{Access, Config, Endpoint};
+use crate::config::{Config, Endpoint};
 use crate::convert::sentence;
 use crate::seal::SealKey;
 use crate::{convert, serve, tls, transfer};
@@ -80,13 +80,8 @@ pub(crate) fn problems(config: &Config) -> Vec<String> {
             convert::check(&platform.converters)
                 .map_err(|why| anyhow::anyhow!("Platforms.{name}.ConverterOptions: {why}")),
         );
-        let directory = &platform.image_dir;
-        if platform.access == Access::Local && !directory.is_dir() {
-            let path = directory.display();
-            note(Err(anyhow::anyhow!("Platforms.{name}.local.imageDir: {path} is not a directory")));
-        }
     }
-    for why in places::problems(config) {
+    for why in serve::missing_image_directories(config).chain(places::problems(config)) {
         note(Err(anyhow::Error::msg(why)));
     }
     if let Some(examiner) = &config.examiner {

@@ -6,10 +6,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Access, Config};
+use crate::config::Config;
 use crate::convert::chain;
 use crate::live::Live;
 use crate::pull::Puller;
+use crate::serve::missing_image_directories;
 use crate::{load, prometheus, tls};
 
 /// Sets the log's level; what it says is why it could not.
@@ -48,7 +49,9 @@ impl Reloader {
         let (mut new, warnings, tls) = tokio::task::spawn_blocking(move || {
             let (new, warnings) = load(&path)?;
             let new = prepare(new)?;
-            check_directories(&new)?;
+            if let Some(why) = missing_image_directories(&new).next() {
+                anyhow::bail!(why);
+            }
             let tls = new.doors.tls.as_ref().map(tls::load).transpose()?;
             anyhow::Ok((new, warnings, tls))
         })
@@ -74,17 +77,6 @@ impl Reloader {
         puller.reconfigured(old);
         Ok(())
     }
-}
-
-/// What a start would refuse.
-fn check_directories(new: &Config) -> anyhow::Result<()> {
-    for (system, platform) in new.platforms.iter().filter(|(_, p)| p.access == Access::Local) {
-        let directory = platform.image_dir.display();
-        if !platform.image_dir.is_dir() {
-            anyhow::bail!("imageDir {directory} of system {system} is not a directory");
-        }
-    }
-    Ok(())
 }
 
 /// Puts back what cannot change in a running process; the keys it is set by.

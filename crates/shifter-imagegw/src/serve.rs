@@ -252,18 +252,25 @@ pub(crate) fn prepare_directories(config: &Config) -> anyhow::Result<()> {
             .with_context(|| format!("creating {} failed", directory.display()))?;
     }
     clear(&config.expand_directory)?;
-    for (system, platform) in config.platforms.iter().filter(|(_, p)| p.access == Access::Local) {
-        let directory = &platform.image_dir;
-        // Not created: on a host where the shared file system is not mounted, nobody would ever see it.
-        if !directory.is_dir() {
-            bail!(
-                "imageDir {} of system {system} is not a directory; create it, or mount the file system it is on",
-                directory.display()
-            );
-        }
-        clear(directory)?;
+    // Not created: on a host where the shared file system is not mounted, nobody would ever see it.
+    if let Some(why) = missing_image_directories(config).next() {
+        bail!(why);
+    }
+    for platform in config.platforms.values().filter(|platform| platform.access == Access::Local) {
+        clear(&platform.image_dir)?;
     }
     Ok(())
+}
+
+/// A sentence for each directory of images that is not there.
+pub(crate) fn missing_image_directories(config: &Config) -> impl Iterator<Item = String> {
+    let local = config.platforms.iter().filter(|(_, platform)| platform.access == Access::Local);
+    local.filter(|(_, platform)| !platform.image_dir.is_dir()).map(|(system, platform)| {
+        let path = platform.image_dir.display();
+        format!(
+            "Platforms.{system}.local.imageDir: {path} is not a directory; create it, or mount the file system it is on"
+        )
+    })
 }
 
 fn clear(directory: &Path) -> anyhow::Result<()> {
@@ -313,7 +320,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         let error = prepare_directories(&config).unwrap_err().to_string();
-        assert!(error.contains("imageDir") && error.contains("system sysa is not a directory"), "{error}");
+        assert!(
+            error.starts_with("Platforms.sysa.local.imageDir: ")
+                && error.contains(" is not a directory; create it"),
+            "{error}"
+        );
         assert!(!dir.path().join("images").exists());
         for name in ["cache", "expand"] {
             let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();

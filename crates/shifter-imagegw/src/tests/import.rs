@@ -254,8 +254,7 @@ async fn a_file_is_imported_once_by_all_processes() {
     let place = server.place().await;
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     // Of one image directory.
-    std::os::unix::fs::symlink(dirs[0].path().join("images"), dirs[1].path().join("images")).unwrap();
-    let gateways = [start_on(dirs[0].path(), &place).await, start_on(dirs[1].path(), &place).await];
+    let gateways = two_gateways(&dirs, &place).await;
     for dir in &dirs {
         std::fs::write(dir.path().join("slow"), "").unwrap();
     }
@@ -278,8 +277,7 @@ async fn files_of_one_identifier_do_not_replace_each_other_for_systems_that_shar
     let server = Server::postgres();
     let place = server.place().await;
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    std::os::unix::fs::symlink(dirs[0].path().join("images"), dirs[1].path().join("images")).unwrap();
-    let gateways = [start_on(dirs[0].path(), &place).await, start_on(dirs[1].path(), &place).await];
+    let gateways = two_gateways(&dirs, &place).await;
     for dir in &dirs {
         std::fs::write(dir.path().join("slow"), "").unwrap();
     }
@@ -291,10 +289,15 @@ async fn files_of_one_identifier_do_not_replace_each_other_for_systems_that_shar
     assert_ne!(first, other, "one user's image is the other one's file");
 }
 
-/// Two gateways of one catalog, each with directories of its own, but for the images; the first one has all hands full.
+/// Two gateways of one catalog, each with directories of its own, but for the images.
 async fn two_gateways(dirs: &[tempfile::TempDir; 2], place: &Place) -> [Gateway; 2] {
     std::os::unix::fs::symlink(dirs[0].path().join("images"), dirs[1].path().join("images")).unwrap();
-    let gateways = [start_on(dirs[0].path(), place).await, start_on(dirs[1].path(), place).await];
+    [start_on(dirs[0].path(), place).await, start_on(dirs[1].path(), place).await]
+}
+
+/// The same, and the first one has all hands full.
+async fn a_busy_and_an_idle_gateway(dirs: &[tempfile::TempDir; 2], place: &Place) -> [Gateway; 2] {
+    let gateways = two_gateways(dirs, place).await;
     std::fs::write(dirs[0].path().join("endless"), "").unwrap();
     for number in 0..3 {
         upload(&gateways[0], 1, &format!("busy:{number}"), "tar", &[number]).await.unwrap();
@@ -311,7 +314,7 @@ async fn two_gateways(dirs: &[tempfile::TempDir; 2], place: &Place) -> [Gateway;
 async fn a_file_that_waits_at_one_gateway_is_neither_lost_nor_replaced_by_another_gateway() {
     let server = Server::postgres();
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let gateways = two_gateways(&dirs, &server.place().await).await;
+    let gateways = a_busy_and_an_idle_gateway(&dirs, &server.place().await).await;
     upload(&gateways[0], 2, "tool:1", "tar", b"first").await.unwrap();
     // The other one has nothing to do, and looks at the queue once a second.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -329,7 +332,7 @@ async fn a_file_that_waits_at_one_gateway_is_neither_lost_nor_replaced_by_anothe
 async fn a_file_whose_gateway_is_gone_is_asked_for_anew_and_not_waited_for() {
     let server = Server::postgres();
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let gateways = two_gateways(&dirs, &server.place().await).await;
+    let gateways = a_busy_and_an_idle_gateway(&dirs, &server.place().await).await;
     upload(&gateways[0], 2, "tool:1", "tar", b"first").await.unwrap();
     gateways[0].api().jobs.stop().await;
     for (uid, tag) in [(1, "busy:0"), (2, "tool:1")] {

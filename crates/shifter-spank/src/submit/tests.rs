@@ -10,6 +10,15 @@ use std::os::unix::fs::PermissionsExt as _;
 const NEW: &str = "1111111111111111111111111111111111111111111111111111111111111111";
 const OLD: &str = "2222222222222222222222222222222222222222222222222222222222222222";
 
+/// What the environment of a job holds that has the image `OLD`.
+const IN_A_JOB: [(&str, &str); 5] = [
+    ("SLURM_JOB_ID", "5"),
+    ("SLURM_SPANK_SHIFTER_IMAGE", OLD),
+    ("SLURM_SPANK_SHIFTER_IMAGETYPE", "id"),
+    ("SLURM_SPANK_SHIFTER_IMAGEREQUEST", "known"),
+    ("SLURM_SPANK_SHIFTER_IMAGEREQUESTTYPE", "docker"),
+];
+
 /// A site whose shifterimg knows `known` and takes down what it was asked.
 struct Fixture {
     site: Result<Site, String>,
@@ -107,15 +116,8 @@ fn what_cannot_be_is_said_and_nothing_is_published() {
 #[test]
 fn steps_keep_their_jobs_image_under_its_name_and_may_have_another() {
     let fixture = fixture();
-    let job = [
-        ("SLURM_JOB_ID", "5"),
-        ("SLURM_SPANK_SHIFTER_IMAGE", OLD),
-        ("SLURM_SPANK_SHIFTER_IMAGETYPE", "id"),
-        ("SLURM_SPANK_SHIFTER_IMAGEREQUEST", "known"),
-        ("SLURM_SPANK_SHIFTER_IMAGEREQUESTTYPE", "docker"),
-        ("SHIFTER_IMAGE", OLD),
-        ("SHIFTER_IMAGETYPE", "id"),
-    ];
+    let [a, b, c, d, e] = IN_A_JOB;
+    let job = [a, b, c, d, e, ("SHIFTER_IMAGE", OLD), ("SHIFTER_IMAGETYPE", "id")];
     let inherited = format!("id:{OLD}");
     // What Slurm remembers of the job, and the job's own name for it, whatever it means by now.
     for image in [inherited.as_str(), "docker:known"] {
@@ -146,14 +148,8 @@ fn steps_keep_their_jobs_image_under_its_name_and_may_have_another() {
 #[test]
 fn a_step_with_another_image_keeps_it_in_an_emptied_environment_and_its_sruns_know_the_jobs_name() {
     let fixture = fixture();
-    let job = [
-        ("SLURM_JOB_ID", "5"),
-        ("SLURM_SPANK_SHIFTER_IMAGE", OLD),
-        ("SLURM_SPANK_SHIFTER_IMAGETYPE", "id"),
-        ("SLURM_SPANK_SHIFTER_IMAGEREQUEST", "known"),
-        ("SLURM_SPANK_SHIFTER_IMAGEREQUESTTYPE", "docker"),
-        ("SLURM_SPANK_SHIFTER_VOLUME", "/a:/x"),
-    ];
+    let [a, b, c, d, e] = IN_A_JOB;
+    let job = [a, b, c, d, e, ("SLURM_SPANK_SHIFTER_VOLUME", "/a:/x")];
     let mut spank = Recording::new(Context::Local, &job);
     let other = format!("id:{NEW}");
     let uses = [(Choice::Image, &*other), (Choice::Volume, "/b:/y"), (Choice::Module, "m")];

@@ -286,15 +286,20 @@ impl Api {
         Some(Found::Usable(Box::new(image.clone()), open))
     }
 
-    /// Where there is nothing, the caller's groups are asked as if there was something, so that nobody can
-    /// tell one from the other by the time it takes.
+    /// What of the caller decides on grants. Where there are none, their groups are asked as if there were, so that nobody
+    /// can tell one from the other by the time it takes.
+    async fn member_for(&self, caller: Option<&Caller>, grants: &[Grant]) -> Option<Member> {
+        let member = self.member(caller, false).await;
+        if grants.iter().any(|grant| acl::allows(grant, &member)) && !name_groups(grants) {
+            return member;
+        }
+        self.member(caller, true).await
+    }
+
     async fn find(&self, key: &TagKey, caller: Option<&Caller>) -> Result<Found, CatalogError> {
         let found = self.catalog.lookup(key).await?;
         let grants = found.as_ref().map_or(&[][..], |(_, grants)| grants);
-        let mut member = self.member(caller, false).await;
-        if !grants.iter().any(|grant| acl::allows(grant, &member)) || name_groups(grants) {
-            member = self.member(caller, true).await;
-        }
+        let member = self.member_for(caller, grants).await;
         Ok(match found {
             None => Found::Nothing,
             Some((image, mut grants)) => {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::catalog::{self, Place, Purpose};
+use crate::catalog::{self, CatalogError, Place, Purpose};
 use crate::config::{Config, Endpoint};
 use crate::convert::sentence;
 use crate::seal::SealKey;
@@ -117,6 +117,10 @@ pub(crate) async fn doubt_of_database(place: &Place) -> Option<String> {
         return None;
     }
     let error = catalog::open(place, Purpose::Look).await.err()?;
+    // The next start brings it up to date.
+    if matches!(error, CatalogError::Older { .. }) {
+        return None;
+    }
     Some(format!("the catalog cannot be opened at the moment: {}", sentence(&error)))
 }
 

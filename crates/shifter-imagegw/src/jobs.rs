@@ -189,11 +189,12 @@ impl Jobs {
         locked(&self.brought)
             .retain(|number, brought| brought.at >= begun || jobs.iter().any(|job| job.number == *number));
         jobs.retain(|job| self.puller.config().platforms.contains_key(&job.key.system));
-        // Imports that wait for their turn are in hand, and not at work.
+        // Imports that wait for their turn are in hand, here or elsewhere, and not at work.
         let (mut able, mut jobs): (Vec<Job>, Vec<Job>) =
             jobs.into_iter().partition(|job| self.waits_here(job));
         let mut at_work: HashMap<u32, usize> = HashMap::new();
-        for job in jobs.iter().filter(|job| job.is_held()) {
+        let waits_there = |job: &Job| is_import(job) && job.message == QUEUED;
+        for job in jobs.iter().filter(|job| job.is_held() && !waits_there(job)) {
             *at_work.entry(job.uid).or_default() += 1;
         }
         let is_free = |job: &Job| {

@@ -58,6 +58,7 @@ mod waiting;
 mod whole;
 mod worker;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -316,12 +317,12 @@ fn migrate(arguments: &Migrate) -> anyhow::Result<()> {
         outcome.retired, outcome.meanings
     );
     println!("pulls under way and lookups that were counted (metrics) are not copied");
-    if let (Place::Sqlite(path), false, true) =
-        (&target, arguments.dry_run, rustix::process::geteuid().is_root())
+    if let (Place::Sqlite(path), false) = (&target, arguments.dry_run)
+        && std::fs::symlink_metadata(path).is_ok_and(|found| found.uid() == 0)
     {
         // Not done for them: in a directory of another's, root would be led to any file.
         let path = path.display();
-        println!("{path} is root's now; give it to the gateway's account: chown ACCOUNT: {path}*");
+        println!("{path} is root's; give it to the gateway's account: chown ACCOUNT: '{path}'*");
     }
     Ok(())
 }

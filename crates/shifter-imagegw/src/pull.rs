@@ -429,6 +429,7 @@ impl Puller {
         let (catalog, lease) = (&self.catalog, job.lease());
         let mut rounds = 0;
         let (mut is_contested, mut is_moving) = (false, false);
+        let mut on_record = None;
         loop {
             // A lease in hand, renewed just now, is worth the few steps that follow. The caller may
             // have changed the access list meanwhile.
@@ -482,6 +483,11 @@ impl Puller {
                     None => continue,
                 }
             }
+            // From here on it lets people in, also where the job is cancelled before its end.
+            if on_record.as_ref() != Some(&grant) {
+                audit::granted(&grant);
+                on_record = Some(grant);
+            }
             is_settled?;
             if let Some(late) = catalog.lateness().filter(|_| std::mem::take(&mut is_moving)) {
                 tokio::time::sleep(late).await;
@@ -489,7 +495,6 @@ impl Puller {
             rounds += 1;
             let if_acl = (!matches!(earned.public, Public::Is(true)) && rounds < ROUNDS).then_some(&job.acl);
             if patiently(|| catalog.finish(lease, if_acl)).await? {
-                audit::granted(&grant);
                 return Ok(());
             }
         }

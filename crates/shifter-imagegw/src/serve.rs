@@ -4,6 +4,7 @@
 //! first request, and said in one sentence. On SIGTERM no new requests are taken, the answers under way
 //! are finished, and running pulls are given up to be taken up again by the next start.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -223,9 +224,8 @@ pub(crate) fn check_policy(config: &Config) -> anyhow::Result<()> {
         [("CacheDirectory", &config.cache_directory), ("ExpandDirectory", &config.expand_directory)]
     {
         // Below it they may be, and were in the original's examples.
-        if let Some((system, _)) =
-            config.platforms.iter().find(|(_, platform)| platform.image_dir == *directory)
-        {
+        let mut local = config.platforms.iter().filter(|(_, platform)| platform.access == Access::Local);
+        if let Some((system, _)) = local.find(|(_, platform)| platform.image_dir == *directory) {
             bail!(
                 "{key} is imageDir of system {system}, {}; images are alone in their directory: choose another",
                 directory.display()
@@ -265,11 +265,15 @@ pub(crate) fn prepare_directories(config: &Config) -> anyhow::Result<()> {
 /// A sentence for each directory of images that is not there.
 pub(crate) fn missing_image_directories(config: &Config) -> impl Iterator<Item = String> {
     let local = config.platforms.iter().filter(|(_, platform)| platform.access == Access::Local);
-    local.filter(|(_, platform)| !platform.image_dir.is_dir()).map(|(system, platform)| {
-        let path = platform.image_dir.display();
-        format!(
-            "Platforms.{system}.local.imageDir: {path} is not a directory; create it, or mount the file system it is on"
-        )
+    local.filter_map(|(system, platform)| {
+        let why = match platform.image_dir.metadata() {
+            Ok(found) if found.is_dir() => return None,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                "cannot be looked at by this account: permission denied"
+            }
+            _ => "is not a directory; create it, or mount the file system it is on",
+        };
+        Some(format!("Platforms.{system}.local.imageDir: {} {why}", platform.image_dir.display()))
     })
 }
 

@@ -2,14 +2,20 @@
 
 use std::time::Duration;
 
+use shifter_core::image_type::ImageType;
+
 use super::{Api, Refusal};
 use crate::auth::Caller;
 use crate::model::{Grant, Image, Job, JobStatus, TagKey};
 use crate::waiting::{Pulled, Wait};
 
 /// What a puller is told who named nobody to share a private image with.
-const ALONE: &str =
-    "Image is ready; it is private and yours alone: pull it again with --user or --group to share it";
+fn alone(itype: &str) -> String {
+    let again = if itype == ImageType::Custom.as_str() { "import" } else { "pull" };
+    format!(
+        "Image is ready; it is private and yours alone: {again} it again with --user or --group to share it"
+    )
+}
 
 /// Shortest time between two looks for a waiting client.
 const BREATH: Duration = Duration::from_millis(50);
@@ -120,7 +126,7 @@ impl Api {
         self.catalog.doubt(Some(key));
         let mut shown = self.show(image, &key.itype, vec![key.tag.clone()], grants);
         if shown.user_acl.as_deref() == Some(&[caller.uid]) && shown.group_acl.as_deref() == Some(&[]) {
-            shown.status_message = Some(ALONE.to_owned());
+            shown.status_message = Some(alone(&key.itype));
         }
         Pulled::over(shown)
     }

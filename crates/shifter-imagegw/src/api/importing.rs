@@ -263,8 +263,8 @@ impl Api {
     /// Whether a file may be given to an unfinished import that has lost its own: the same one, or another one in the place
     /// of one that was named. What was sent is lost for good, and its sender is to hear that.
     fn may_bring(&self, new: &NewJob, job: &Job) -> bool {
-        let is_free = new.is_done_by(job) || (job.fence > 0 && job.source != SENT);
-        is_free && self.jobs.lacks_file(job)
+        let is_lost = || job.source != SENT && self.jobs.lost_file(job);
+        (new.is_done_by(job) || is_lost()) && self.jobs.lacks_file(job)
     }
 }
 

@@ -268,11 +268,14 @@ fn no_id() -> Refusal {
 /// The image that `?id=` names.
 fn id_in(query: &Query) -> Result<Option<String>, Refusal> {
     let Some(text) = query.get("id") else { return Ok(None) };
+    let refusal = || Refusal::Unprocessable("id must be an image's id, 64 hexadecimal digits".to_owned());
+    whole_id(text).map(Some).ok_or_else(refusal)
+}
+
+/// An image's identifier in the one spelling that the catalog has; None if it is none.
+pub(super) fn whole_id(text: &str) -> Option<String> {
     let id = text.strip_prefix("sha256:").unwrap_or(text).to_ascii_lowercase();
-    if id.len() != 64 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(Refusal::Unprocessable("id must be an image's id, 64 hexadecimal digits".to_owned()));
-    }
-    Ok(Some(id))
+    (id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
 }
 
 fn flag(query: &Query, name: &'static str) -> Result<bool, Refusal> {

@@ -1,6 +1,7 @@
 //! Whether this account can use the directories and files that a configuration names. Nothing is made or changed; root
 //! can use all, so whoever wants to know of the gateway's account asks as that.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -27,8 +28,11 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
 
 /// A directory that is used, or made with those above it.
 fn directory(path: &Path) -> Result<(), String> {
-    // The root directory is always there.
-    let there = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+    let mut there = path;
+    while !exists(there)? {
+        // The root directory is always there.
+        there = there.parent().unwrap_or(Path::new("/"));
+    }
     let shown = path.display();
     if !there.is_dir() {
         return Err(format!("{shown} cannot be made, because {} is not a directory", there.display()));
@@ -43,16 +47,25 @@ fn directory(path: &Path) -> Result<(), String> {
 /// A file that is written, or made in a directory that is there.
 fn file(path: &Path) -> Result<(), String> {
     let shown = path.display();
-    if path.exists() {
+    if exists(path)? {
         let usable = may(path, Access::READ_OK | Access::WRITE_OK);
         return usable.map_err(|why| format!("this account cannot read and write {shown}: {why}"));
     }
     let parent = path.parent().unwrap_or(Path::new("/"));
-    if !parent.is_dir() {
+    if !exists(parent)? || !parent.is_dir() {
         return Err(format!("{shown} cannot be made, because {} is not a directory", parent.display()));
     }
     let usable = may(parent, Access::WRITE_OK | Access::EXEC_OK);
     usable.map_err(|why| format!("this account cannot make {shown}: {why}"))
+}
+
+/// Whether there is something, as far as this account can tell.
+fn exists(path: &Path) -> Result<bool, String> {
+    // What lies below a file is not there, and what is wrong with that is said of the file.
+    path.try_exists().or_else(|error| match error.kind() {
+        ErrorKind::NotADirectory => Ok(false),
+        _ => Err(format!("this account cannot look for {}: {error}", path.display())),
+    })
 }
 
 fn may(path: &Path, access: Access) -> Result<(), std::io::Error> {

@@ -2,20 +2,28 @@
 //! their turn comes. No other process can take them or another file for them, or wonder whether they are forgotten.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::queue::QUEUED;
+use super::queue::{QUEUED, is_stranded};
 use super::{Given, Jobs, locked};
 use crate::catalog::{CatalogError, Lease};
-use crate::model::Job;
+use crate::model::{Job, now};
 use crate::progress::Progress;
 use crate::pull::import::Source;
 
 impl Jobs {
     /// Whether an import's file is nowhere, as after a restart.
     pub(crate) fn lacks_file(&self, job: &Job) -> bool {
-        self.may_take(job) && !locked(&self.running).contains_key(&job.number)
+        self.may_take(job)
+            && !locked(&self.running).contains_key(&job.number)
+            && locked(&self.sight).is_abandoned(job, Instant::now())
+    }
+
+    /// Whether an import's file will not come any more.
+    pub(crate) fn lost_file(&self, job: &Job) -> bool {
+        job.fence > 0 || is_stranded(job, now())
     }
 
     /// Takes an import in hand that lacks its file, and has the queue looked at. `job` names the file that is given. False

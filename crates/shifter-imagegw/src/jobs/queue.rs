@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::catalog::{GRACE, SENT};
+use crate::catalog::{GRACE, LEASE, SENT};
 use crate::model::Job;
 use crate::seal;
 
@@ -39,7 +39,7 @@ pub(super) fn next_step(job: &Job, is_able: bool, now: f64) -> Step {
     } else if !seal::is_over(&job.sealed, now) {
         // Whoever has the key.
         Step::Wait
-    } else if job.fence > 0 && job.source == SENT {
+    } else if job.source == SENT && (job.fence > 0 || is_stranded(job, now)) {
         Step::End
     } else if job.fence > 0 && job.message != WAITING {
         // The caller's time begins when they are asked, however long the job was at work before.
@@ -49,6 +49,11 @@ pub(super) fn next_step(job: &Job, is_able: bool, now: f64) -> Step {
     } else {
         Step::Wait
     }
+}
+
+/// Whether an import never came into the hands of whoever entered it: that is the next thing they do.
+pub(super) fn is_stranded(job: &Job, now: f64) -> bool {
+    job.fence == 0 && now - job.updated > LEASE.as_secs_f64()
 }
 
 /// Since when the catalog could be read at every look. While a database is away all leases run out, and their holders
@@ -153,6 +158,9 @@ mod tests {
             // A file that was sent is gone with the gateway it was sent to.
             (Job { source: SENT.into(), ..job(1, QUEUED, 999.0) }, false, Step::End),
             (Job { source: SENT.into(), ..job(0, "", 999.0) }, false, Step::Wait),
+            // It was entered, and its gateway ended or lost the database before it could take it.
+            (Job { source: SENT.into(), ..job(0, "", 980.0) }, false, Step::End),
+            (Job { source: "1:2".into(), ..job(0, "", 980.0) }, false, Step::Wait),
         ] {
             assert_eq!(next_step(&job, is_able, 1000.0), step, "{job:?}");
         }

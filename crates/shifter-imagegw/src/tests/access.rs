@@ -94,11 +94,25 @@ async fn a_private_image_answers_as_one_that_is_not_there() {
     }
     // Both a denied and an absent one ask for groups, which is what takes time.
     let known = |gateway: &Gateway, uid| gateway.api().groups.knows(uid);
-    for (uid, tag) in [(71, "secret/app:1"), (72, "absent/app:1")] {
+    let (_, _, body) = exchange(address, "GET", "/api/lookup/sysa/docker/secret%2Fapp:1/", ALICE, "").await;
+    let id = serde_json::from_str::<wire::Image>(&body).unwrap().id.unwrap();
+    let absent = format!("image/sysa/id/{}", "0".repeat(64));
+    let inspect = format!("image/sysa/id/{id}");
+    let lookup = "lookup/sysa/docker";
+    let asked = [
+        (71, format!("{lookup}/secret/app:1")),
+        (72, format!("{lookup}/absent/app:1")),
+        (73, inspect.clone()),
+        (74, absent),
+    ];
+    for (uid, path) in asked {
         assert!(!known(&gateway, uid));
         let who = format!("good:x:y::{uid}:{uid}");
-        exchange(address, "GET", &format!("/api/lookup/sysa/docker/{tag}"), &who, "").await;
-        assert!(known(&gateway, uid), "{tag}");
+        assert_eq!(exchange(address, "GET", &format!("/api/{path}"), &who, "").await.0, 404, "{path}");
+        assert!(known(&gateway, uid), "{path}");
+    }
+    for path in [inspect, format!("image/sysa/id/sha256:{}", id.to_uppercase())] {
+        assert_eq!(exchange(address, "GET", &format!("/api/{path}"), ALICE, "").await.0, 200, "{path}");
     }
 }
 

@@ -185,14 +185,37 @@ async fn a_file_that_a_restart_lost_makes_way_for_another_one_only_where_nobody_
     let path = dir.path().join("file");
     std::fs::write(&path, "file").unwrap();
     let catalog = gateway.api().catalog.clone();
-    for (tag, source, is_taken) in [("named:1", "another", true), ("sent:1", SENT, false)] {
+    let rows = [
+        ("named:1", "another", false, true),
+        ("sent:1", SENT, false, false),
+        ("named:2", "another", true, true),
+        ("sent:2", SENT, true, false),
+    ];
+    for (tag, source, is_stranded, is_taken) in rows {
         let (key, source, with_credentials) = (custom(tag), source.to_owned(), true);
         let new = NewJob { key, uid: 0, gid: 10_000, acl: Acl::default(), with_credentials, source };
         let job = catalog.enter_job(&new).await.unwrap().unwrap();
-        // As a process that has died leaves it; this one waits before it believes that.
-        let change = Change { holder: Some("dead"), lease_until: Some(1.0), ..Change::default() };
-        catalog.change_job(job.number, &change).await.unwrap().unwrap();
-        let answer = try_import(&gateway, tag, &path, "tar", "5").await;
+        // As a process that has died leaves it, or that never came to take it; this one waits before it believes that.
+        let begun = Instant::now();
+        match is_stranded {
+            true => {
+                let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("c.db"));
+                let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+                let older = sqlx::query("UPDATE jobs SET updated = updated - 60 WHERE job = $1");
+                older.bind(job.number).execute(&pool).await.unwrap();
+                pool.close().await;
+            }
+            false => {
+                let change = Change { holder: Some("dead"), lease_until: Some(1.0), ..Change::default() };
+                catalog.change_job(job.number, &change).await.unwrap().unwrap();
+            }
+        }
+        let mut answer = try_import(&gateway, tag, &path, "tar", "5").await;
+        while is_taken && matches!(answer, Err(Refusal::Conflict(_))) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{answer:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            answer = try_import(&gateway, tag, &path, "tar", "5").await;
+        }
         assert_eq!(answer.is_ok(), is_taken, "{answer:?}");
         match is_taken {
             true => {

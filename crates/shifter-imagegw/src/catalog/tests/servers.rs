@@ -186,7 +186,7 @@ const NOBODY: u32 = 65534;
 fn is_stopped(pid: &str) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
-    stats.all(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('T'))
+    stats.all(|stat| stat.rsplit_once(") ").unwrap().1.starts_with(['T', 'Z', 'X']))
 }
 
 fn is_root() -> bool {

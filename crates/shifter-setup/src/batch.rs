@@ -4,7 +4,7 @@
 //! What a user asked for is data here: it is split, checked, and looked up with that user's rights, and never passes
 //! through a shell.
 
-use crate::options::Options;
+use crate::options::{Options, add_hosts};
 use crate::prepare::{configuration, groups_of, prepare_as};
 use shifter_core::descriptor::Descriptor;
 use shifter_core::image_type::ImageType;
@@ -27,7 +27,8 @@ Prepares a container for a job on this node, for batch systems without a plugin;
                           SHIFTER_MODULE=LIST; others are passed over
   -v MAP                  a volume map; may be repeated
   -m MODULES              modules, separated by commas
-  --nodes=TEXT            the job's hosts, separated by blanks or commas, each as often as it has tasks
+  --nodes=TEXT            the job's hosts, separated by blanks or commas, each as often as it has tasks, or once as
+                          HOST/TASKS; may be repeated
   --nodes-file=FILE       the same from a file, one a line
   --tasks-per-node=COUNT  each host once in that list, with so many tasks
   --key-file=FILE         the user's public key, read as the user; may begin with ~/. If it is there, an sshd is
@@ -121,7 +122,7 @@ pub fn read(words: impl IntoIterator<Item = String>) -> Result<Job, Fault> {
             "-v" => job.volumes = format!("{};{}", job.volumes, value()?),
             "-m" => job.modules = Some(value()?),
             "--request" => job.ask(&value()?),
-            "--nodes" => job.nodes = Some(value()?),
+            "--nodes" => job.nodes = Some(format!("{} {}", job.nodes.unwrap_or_default(), value()?)),
             "--nodes-file" => job.nodes_file = Some(value()?),
             "--tasks-per-node" => {
                 let text = value()?;
@@ -165,20 +166,16 @@ impl Job {
             (None, Some(file)) => dir::read_host(file, LARGEST_LIST)?,
             (None, None) => return Ok(None),
         };
-        let mut hosts: Vec<&str> = text
-            .split(|letter: char| letter.is_whitespace() || letter == ',')
-            .filter(|host| !host.is_empty())
-            .collect();
-        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
-        if let Some(bad) = hosts.iter().find(|host| !host.bytes().all(is_name)) {
-            return Err(Fault::Value("host", (*bad).to_owned(), "a host's name").into());
-        }
-        if self.tasks_per_node.is_some() {
+        let mut hosts = None;
+        add_hosts(&mut hosts, "--nodes", Some(1), &text)?;
+        if let (Some(hosts), Some(tasks)) = (&mut hosts, self.tasks_per_node) {
             let mut seen = std::collections::BTreeSet::new();
-            hosts.retain(|host| seen.insert(*host));
+            let once: Vec<&str> = hosts.lines().filter(|host| seen.insert(*host)).collect();
+            let (once, mut all) = (once.join(" "), None);
+            add_hosts(&mut all, "--nodes", Some(tasks), &once)?;
+            *hosts = all.unwrap_or_default();
         }
-        let line = |host: &&str| format!("{host}\n").repeat(self.tasks_per_node.unwrap_or(1));
-        Ok(Some(hosts.iter().map(line).collect()).filter(|hosts: &String| !hosts.is_empty()))
+        Ok(hosts.filter(|hosts| !hosts.is_empty()))
     }
 }
 
@@ -291,14 +288,25 @@ mod tests {
         for (words, expected) in [
             (&["--nodes=n1,n1 n2\nn3"][..], Some("n1\nn1\nn2\nn3\n")),
             (&["--nodes=n1 n1 n2", "--tasks-per-node=2"], Some("n1\nn1\nn2\nn2\n")),
+            (&["--nodes=n1/2 n2", "--nodes=n3/1"], Some("n1\nn1\nn2\nn3\n")),
+            (&["--nodes=n1/5 n2/3 n1", "--tasks-per-node=2"], Some("n1\nn1\nn2\nn2\n")),
             (&["--nodes= "], None),
             (&[], None),
         ] {
             let job = of(&[words, &["1", "alice"]].concat()).unwrap();
             assert_eq!(job.hosts().unwrap().as_deref(), expected, "{words:?}");
         }
-        let job = of(&["--nodes=n1/2", "1", "alice"]).unwrap();
-        assert_eq!(job.hosts().unwrap_err().to_string(), "the host \"n1/2\" must be a host's name");
+        for (words, expected) in [
+            ("--nodes=n1/x", "the value \"n1/x\" of --nodes must be HOST or HOST/TASKS"),
+            ("--nodes=n1;/2", "the value \"n1;/2\" of --nodes must be HOST or HOST/TASKS"),
+            (
+                "--nodes=abcdefghijklmnopq/1048576",
+                "--nodes names more hosts and tasks than a list of 16 MiB can hold",
+            ),
+        ] {
+            let job = of(&[words, "1", "alice"]).unwrap();
+            assert_eq!(job.hosts().unwrap_err().to_string(), expected);
+        }
     }
 
     #[test]

@@ -64,6 +64,17 @@ pub fn mounts_below(table: &[u8], place: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// Those of mount points that none of the others is above: detached, they take the others along, see umount(2), and no
+/// part of their paths lies on a file system that is.
+pub fn outermost(points: &[Vec<u8>]) -> Vec<&[u8]> {
+    let is_below =
+        |point: &[u8], other: &[u8]| point.strip_prefix(other).is_some_and(|rest| rest.starts_with(b"/"));
+    let mut outermost: Vec<&[u8]> = points.iter().map(Vec::as_slice).collect();
+    outermost.retain(|point| !points.iter().any(|other| is_below(point, other)));
+    outermost.dedup();
+    outermost
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,5 +88,8 @@ mod tests {
         assert_eq!(mounts_below(table, "/var/udiMount"), below);
         assert_eq!(mounts_below(table, "/var/udiMount/"), below);
         assert!(mounts_below(table, "/var/udi").is_empty());
+        assert_eq!(outermost(&mounts_below(table, "/var/udiMount")), [b"/var/udiMount"]);
+        let apart = ["/a/b", "/a/b", "/a/bc", "/a/b/c", "/d/e"].map(|point| point.as_bytes().to_vec());
+        assert_eq!(outermost(&apart), [&b"/a/b"[..], b"/a/bc", b"/d/e"]);
     }
 }

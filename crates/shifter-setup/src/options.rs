@@ -16,7 +16,7 @@ Prepares a container for a job of USER on this node; shifter joins it.
   -v MAP          a volume map of the user's; may be repeated
   -m MODULES      modules, separated by commas; none for none
   -N \"HOST/TASKS ...\"
-                  hosts of the job, for /var/hostsfile
+                  hosts of the job, for /var/hostsfile; may be repeated
   -s KEY          the user's public key: start an sshd in the container that lets nobody else in
   --identity=FILE where the user has the private one, for ssh in the container; may begin with ~/
   -V              print the plan
@@ -79,6 +79,8 @@ pub enum Fault {
     Value(String, String, &'static str),
     /// A word whose bytes are no text.
     NotText(String),
+    /// An option that names more hosts and tasks than a container is told of.
+    Hosts(String),
 }
 
 impl fmt::Display for Fault {
@@ -90,6 +92,13 @@ impl fmt::Display for Fault {
                 write!(f, "the value \"{}\" of {option} must be {expected}", value.escape_debug())
             }
             Fault::NotText(word) => write!(f, "the word \"{word}\" is not UTF-8"),
+            Fault::Hosts(option) => {
+                write!(
+                    f,
+                    "{option} names more hosts and tasks than a list of {} MiB can hold",
+                    LARGEST_LIST >> 20
+                )
+            }
         }
     }
 }
@@ -139,7 +148,7 @@ pub fn parse<W: Into<OsString>>(words: impl IntoIterator<Item = W>, letters: &st
             "-u" => options.user = value()?,
             "-v" => options.volumes = format!("{};{}", options.volumes, value()?),
             "-m" => options.modules = Some(value()?),
-            "-N" => options.hosts = Some(hosts(&value()?)?),
+            "-N" => add_hosts(&mut options.hosts, "-N", None, &value()?)?,
             "-s" => options.key = Some(value()?),
             "--identity" => {
                 let unfit = |letter: char| letter.is_control() || "\"\\".contains(letter);
@@ -166,23 +175,40 @@ fn checked_key(option: &str, key: String) -> Result<String, Fault> {
     if is_key(&key) { Ok(key) } else { Err(Fault::Value(option.to_owned(), key, "a number")) }
 }
 
-/// `host/count …` as one host a line, each `count` times.
-fn hosts(text: &str) -> Result<String, Fault> {
+/// Largest list of a job's hosts, in bytes.
+const LARGEST_LIST: usize = 16 << 20;
+
+/// Adds `host/count …` as one host a line, each `count` times; `alone` is the count of a host without one. The option may
+/// be repeated: the kernel takes no word of over 128 KiB, see execve(2).
+pub(crate) fn add_hosts(
+    list: &mut Option<String>,
+    option: &str,
+    alone: Option<usize>,
+    text: &str,
+) -> Result<(), Fault> {
     const MOST: usize = 1 << 20;
-    /// Of the whole list, in bytes.
-    const LARGEST: usize = 16 << 20;
-    let mut lines = String::new();
-    for word in text.split_whitespace() {
-        let bad = || Fault::Value("-N".to_owned(), word.to_owned(), "HOST/TASKS");
-        let (host, count) = word.split_once('/').ok_or_else(bad)?;
-        let count: usize = count.parse().ok().filter(|count| (1..=MOST).contains(count)).ok_or_else(bad)?;
+    let expected = if alone.is_some() { "HOST or HOST/TASKS" } else { "HOST/TASKS" };
+    let list = list.get_or_insert_default();
+    for word in text.split(|letter: char| letter.is_whitespace() || letter == ',') {
+        if word.is_empty() {
+            continue;
+        }
+        let bad = || Fault::Value(option.to_owned(), word.to_owned(), expected);
+        let (host, count) = match (word.split_once('/'), alone) {
+            (Some((host, count)), _) => (host, count.parse().map_err(|_| bad())?),
+            (None, Some(count)) => (word, count),
+            (None, None) => return Err(bad()),
+        };
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
-        if host.is_empty() || !host.bytes().all(is_name) || lines.len() > LARGEST {
+        if host.is_empty() || !host.bytes().all(is_name) || !(1..=MOST).contains(&count) {
             return Err(bad());
         }
-        lines.push_str(&format!("{host}\n").repeat(count));
+        if list.len() + (host.len() + 1) * count > LARGEST_LIST {
+            return Err(Fault::Hosts(option.to_owned()));
+        }
+        list.push_str(&format!("{host}\n").repeat(count));
     }
-    Ok(lines)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -220,8 +246,13 @@ mod tests {
 
     #[test]
     fn a_job_of_a_quarter_million_tasks_has_its_hosts() {
-        let many: String = (0..2000).map(|node| format!("r{node:07}/128 ")).collect();
-        assert_eq!(hosts(&many).unwrap().lines().count(), 256_000);
+        let some = |from: u32| (from..from + 1000).map(|node| format!("r{node:07}/128 ")).collect::<String>();
+        let words = ["-N".to_owned(), some(0), "-N".to_owned(), some(1000)];
+        let hosts = parse(words, LETTERS).unwrap().hosts.unwrap();
+        assert_eq!((hosts.lines().count(), hosts.lines().last()), (256_000, Some("r0001999")));
+        let words = ["-N".to_owned(), "r0/1048576 ".repeat(6)];
+        let said = parse(words, LETTERS).unwrap_err().to_string();
+        assert_eq!(said, "-N names more hosts and tasks than a list of 16 MiB can hold");
     }
 
     #[test]

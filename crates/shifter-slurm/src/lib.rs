@@ -69,7 +69,7 @@ fn init_post_opt(spank: &mut dyn Spank) -> Result<(), String> {
     }
     known(|known| {
         let chosen = known.uses.all(submit::is_step(spank))?;
-        submit::submit(spank, &known.arguments, &chosen, &known.site)
+        submit::submit(spank, &known.arguments, &chosen, known.uses.own(), &known.site)
     })
     .unwrap_or(Ok(()))
 }

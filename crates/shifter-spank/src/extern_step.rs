@@ -12,7 +12,9 @@ use crate::node::{Node, Note};
 use crate::program::{self, last_words};
 use crate::site::must_be_roots;
 use crate::{EXTERN_STEP, Job, Level, Spank, cgroup};
+use rustix::io::Errno;
 use shifter_core::mountinfo::mounts;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
@@ -22,6 +24,9 @@ use std::time::Duration;
 
 /// Longest time for the site's program.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often what came meanwhile is looked for.
+const MOST_LOOKS: usize = 10;
 
 /// What Slurm calls the groups of its extern step.
 const EXTERN_GROUP: &str = "step_extern";
@@ -77,12 +82,15 @@ fn run_setup(program: &str, job: &Job) -> Result<(), String> {
 
 /// Moves what the prolog has started into the cgroups of this step, which end with the job.
 fn join_cgroups(arguments: &Arguments, node: &Node, job: &Job) -> Result<(), String> {
-    let (mut pids, keeper) = sshd_of(node, job);
-    if let Some(base) = arguments.memory_cgroup.as_deref() {
-        pids.extend(cgroup::processes(base, job));
-    }
-    // It has to outlive the job's processes, to end what is left of them.
-    pids.retain(|pid| Some(*pid) != keeper);
+    let (sshd, keeper) = sshd_of(node, job);
+    let in_memory_cgroup = || {
+        let base = arguments.memory_cgroup.as_deref();
+        base.map(|base| cgroup::processes(base, job)).unwrap_or_default()
+    };
+    // The keeper has to outlive the job's processes, to end what is left of them.
+    let mut moved = BTreeSet::from_iter(keeper);
+    let mut pids: Vec<i32> = sshd.into_iter().chain(in_memory_cgroup()).collect();
+    pids.retain(|pid| moved.insert(*pid));
     if pids.is_empty() {
         return Ok(());
     }
@@ -91,14 +99,30 @@ fn join_cgroups(arguments: &Arguments, node: &Node, job: &Job) -> Result<(), Str
     let groups = groups_of_step(&mounts, job).ok_or(
         "Slurm has no cgroup for its extern step here, and extern_cgroup needs one (ProctrackType=proctrack/cgroup)",
     )?;
-    for group in groups {
+    // What they start meanwhile is where they were: looked for again, until there is nothing new, or too often.
+    let mut result = Ok(());
+    for _ in 0..MOST_LOOKS {
         for pid in &pids {
-            let list = fs::OpenOptions::new().write(true).open(group.join("cgroup.procs"));
-            list.and_then(|mut list| list.write_all(pid.to_string().as_bytes()))
-                .map_err(|error| format!("cannot move {pid} into {}: {error}", group.display()))?;
+            result = groups.iter().map(|group| move_into(group, *pid)).fold(result, Result::and);
+        }
+        pids = in_memory_cgroup();
+        pids.retain(|pid| moved.insert(*pid));
+        if pids.is_empty() {
+            break;
         }
     }
-    Ok(())
+    result
+}
+
+/// A process that is gone is no fault: a user's come and go.
+fn move_into(group: &Path, pid: i32) -> Result<(), String> {
+    let list = fs::OpenOptions::new().write(true).open(group.join("cgroup.procs"));
+    match list.and_then(|mut list| list.write_all(pid.to_string().as_bytes())) {
+        Err(error) if error.raw_os_error() != Some(Errno::SRCH.raw_os_error()) => {
+            Err(format!("cannot move {pid} into {}: {error}", group.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The directories of this step's cgroups: those of the process that Slurm keeps in it, which it does before 26.05,

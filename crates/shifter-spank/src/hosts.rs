@@ -179,15 +179,14 @@ impl Layout {
     }
 }
 
-/// `setupRoot`'s `-N`: `host/tasks` of every node. Before 22.05 a prolog is not told the processors of each node
+/// For `setupRoot`'s `-N`: `host/tasks` of every node. Before 22.05 a prolog is not told the processors of each node
 /// (`cpus`): then they count as equal.
-pub fn hosts_of_job(nodes: &str, cpus: Option<&str>, layout: &Layout) -> Option<String> {
+pub fn hosts_of_job(nodes: &str, cpus: Option<&str>, layout: &Layout) -> Option<Vec<String>> {
     let hosts = expand(nodes)?;
     let cpus = cpus.and_then(repeated).filter(|cpus| cpus.len() == hosts.len());
     let each = layout.cpus / u32::try_from(hosts.len()).ok()?;
     let tasks = layout.spread(&cpus.unwrap_or_else(|| vec![each.max(1); hosts.len()]));
-    let words: Vec<String> = hosts.iter().zip(tasks).map(|(host, tasks)| format!("{host}/{tasks}")).collect();
-    Some(words.join(" "))
+    Some(hosts.iter().zip(tasks).map(|(host, tasks)| format!("{host}/{tasks}")).collect())
 }
 
 #[cfg(test)]
@@ -294,10 +293,11 @@ mod tests {
             (None, 2, "n1/1 n2/1"),
         ] {
             let layout = Layout { tasks, ..layout };
-            assert_eq!(hosts_of_job("n[1-2]", cpus, &layout).as_deref(), Some(expected), "{cpus:?}");
+            let words = hosts_of_job("n[1-2]", cpus, &layout).map(|words| words.join(" "));
+            assert_eq!(words.as_deref(), Some(expected), "{cpus:?}");
         }
         let unknown = Layout { cpus: 0, ..layout };
-        assert_eq!(hosts_of_job("n[1-2]", None, &unknown).as_deref(), Some("n1/2 n2/1"));
+        assert_eq!(hosts_of_job("n[1-2]", None, &unknown).unwrap(), ["n1/2", "n2/1"]);
         assert_eq!(hosts_of_job("", None, &layout), None);
     }
 }

@@ -101,7 +101,7 @@ impl Chosen {
         let named = |said: String| format!("--{}: {said}", choice.word());
         // What C's bytes become where they are no text; it would be another name.
         if value.contains(char::REPLACEMENT_CHARACTER) {
-            return Err(named("it is not UTF-8".to_owned()));
+            return Err(named("it is not UTF-8, or has U+FFFD in it, which stands for that".to_owned()));
         }
         match choice {
             Choice::Image => {
@@ -179,6 +179,11 @@ impl Uses {
         self.own.add(choice, value, site)
     }
 
+    /// What was chosen in this process itself, and not handed on to it.
+    pub fn own(&self) -> &Chosen {
+        &self.own
+    }
+
     /// What they come to, for a step or for a job: called once for each component of a heterogeneous one. All have one
     /// environment, so one with choices that the others lack would silently have theirs, or they its.
     pub fn all(&mut self, is_step: bool) -> Result<Chosen, String> {
@@ -188,7 +193,7 @@ impl Uses {
                  them for the first one; steps started by an srun each may have others"
                 .to_owned());
         }
-        self.before = Some(all.clone()).filter(|all| *all != Chosen::default());
+        self.before = Some(all.clone());
         self.handed_on.clear();
         Ok(all)
     }
@@ -309,7 +314,9 @@ mod tests {
             (&[app], &[], &[app], true),
             (&[app], &[(Image, id.as_str())], &[], true),
             (&[app, (Volume, "/a:/x")], &[(Image, id.as_str()), (Volume, "/a:/x")], &[app], true),
-            (&[], &[], &[app, (Volume, "/a:/x")], true),
+            (&[], &[], &[], true),
+            // The first one's environment is the script's, which would not know of it.
+            (&[], &[], &[app, (Volume, "/a:/x")], false),
             (&[app], &[], &[(Image, "docker:other")], false),
             (&[app], &[(Image, id.as_str())], &[(Image, "docker:other")], false),
             (&[app], &[], &[(Volume, "/a:/x")], false),

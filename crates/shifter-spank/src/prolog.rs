@@ -20,6 +20,9 @@ pub(crate) const UNSETUP: &str = "unsetupRoot";
 /// Longest time for a question to the controller.
 const ASKING: Duration = Duration::from_secs(20);
 
+/// Hosts of one word of setupRoot's: the kernel takes none of over 128 KiB, see execve(2).
+const HOSTS_OF_A_WORD: usize = 400;
+
 /// Prepares the job's container, if it wants one and may have one here.
 pub fn prolog(spank: &mut dyn Spank, arguments: &Arguments, node: &Node, asked: Option<&str>) {
     let Some(job) = spank.job() else { return };
@@ -114,7 +117,9 @@ fn setup_words(
     let nodes = spank.variable("SLURM_JOB_NODELIST").or_else(|| spank.variable("SLURM_NODELIST"));
     let cpus = spank.variable("SLURM_JOB_CPUS_PER_NODE");
     let hosts = nodes.and_then(|nodes| hosts_of_job(&nodes, cpus.as_deref(), layout));
-    words.extend(hosts.into_iter().flat_map(|hosts| own(&["-N", &hosts])));
+    for hosts in hosts.iter().flat_map(|hosts| hosts.chunks(HOSTS_OF_A_WORD)) {
+        words.extend(own(&["-N", &hosts.join(" ")]));
+    }
     if !request.volumes.is_empty() {
         words.extend(own(&["-v", &request.volumes]));
     }

@@ -25,6 +25,7 @@ pub fn submit(
     spank: &mut dyn Spank,
     arguments: &Arguments,
     chosen: &Chosen,
+    own: &Chosen,
     site: &Result<Site, String>,
 ) -> Result<(), String> {
     let mut chosen = chosen.clone();
@@ -48,12 +49,14 @@ pub fn submit(
     let mut published = Published { spank, arguments, is_step };
     if let Some(wanted) = &chosen.image {
         let image = resolve(published.spank, site, wanted)?;
-        published.image(&image, wanted);
+        published.image(&image, wanted, own.image.is_some() || own.ccm);
     }
-    if !chosen.volumes.is_empty() {
+    if !chosen.volumes.is_empty() && published.is_wanted("SHIFTER_VOLUME", !own.volumes.is_empty()) {
         published.both("SHIFTER_VOLUME", &chosen.volume_text(), Some(Choice::Volume));
     }
-    if let Some(modules) = &chosen.modules {
+    if let Some(modules) = &chosen.modules
+        && published.is_wanted("SHIFTER_MODULE", own.modules.is_some())
+    {
         published.both("SHIFTER_MODULE", modules, Some(Choice::Module));
     }
     if chosen.ccm {
@@ -135,15 +138,24 @@ struct Published<'a> {
 }
 
 impl Published<'_> {
-    fn image(&mut self, image: &Descriptor, wanted: &Descriptor) {
+    /// Whether a variable is to be set to what was chosen: not in a step that was only handed on what its job has, where a
+    /// script may have chosen otherwise for what it starts.
+    fn is_wanted(&self, name: &str, is_own: bool) -> bool {
+        is_own || !self.is_step || self.spank.variable(name).is_none()
+    }
+
+    fn image(&mut self, image: &Descriptor, wanted: &Descriptor, is_own: bool) {
         let kind = image.image_type.as_str();
         let same = |(name, value): &(&str, &str)| {
             self.spank.variable(&format!("SLURM_SPANK_{name}")).as_deref() == Some(*value)
         };
-        let own = [("SHIFTER_IMAGE", image.tag.as_str()), ("SHIFTER_IMAGETYPE", kind)];
-        let of_job = own.iter().all(same);
-        if of_job && is_step(self.spank) && own.iter().all(|(name, _)| self.spank.variable(name).is_some()) {
-            // The job's own, whose script may have chosen otherwise for what it starts.
+        let variables = [("SHIFTER_IMAGE", image.tag.as_str()), ("SHIFTER_IMAGETYPE", kind)];
+        let of_job = variables.iter().all(same);
+        let stays = |(name, value): &(&str, &str)| {
+            !self.is_wanted(name, is_own)
+                || self.is_step && self.spank.variable(name).as_deref() == Some(*value)
+        };
+        if of_job && variables.iter().all(stays) {
             return;
         }
         if !of_job {
@@ -151,13 +163,15 @@ impl Published<'_> {
         }
         self.both("SHIFTER_IMAGE", &image.tag, None);
         self.both("SHIFTER_IMAGETYPE", kind, None);
-        // Where the step's environment was emptied, the job's own name for its image is still known.
+        // Where the step's environment was emptied, the job's own name for its image is still known; and a job that was
+        // handed on no more than the identifier has that name, too.
         let named = [
             ("SHIFTER_IMAGEREQUEST", &*wanted.tag),
             ("SHIFTER_IMAGEREQUESTTYPE", wanted.image_type.as_str()),
         ];
+        let keeps_name = of_job && (self.is_step || wanted.image_type == ImageType::Id);
         let of_job =
-            named.map(|(name, _)| self.spank.variable(&format!("SLURM_SPANK_{name}")).filter(|_| of_job));
+            named.map(|(name, _)| self.spank.variable(&format!("SLURM_SPANK_{name}")).filter(|_| keeps_name));
         for ((name, value), of_job) in named.into_iter().zip(of_job) {
             self.both(name, of_job.as_deref().unwrap_or(value), None);
         }

@@ -4,7 +4,7 @@
 //! As in the original it fails only where there is no configuration: a node without a container, or without a burst
 //! buffer, is none of its business. What else goes wrong is said.
 
-use shifter_setup::leftovers::{mount_table, mounts_below};
+use shifter_setup::leftovers::{mount_table, mounts_below, outermost};
 use shifter_setup::{prepare, say};
 use shifter_sys::credentials::Caller;
 use shifter_sys::lockdown::lock_down_for;
@@ -48,9 +48,9 @@ fn udi_mount(config: Option<&str>) -> Result<String, Box<dyn std::error::Error>>
 
 fn show_in(root: &str) -> Result<(), Error> {
     let at = format!("{}{PLACE}", root.trim_end_matches('/'));
-    // The last first: it may cover others.
-    for point in mounts_below(&mount_table()?, &at).iter().rev() {
-        namespace::unmount_all(point.as_slice())?;
+    // Not those below others: there a user's file system could lead elsewhere.
+    for point in outermost(&mounts_below(&mount_table()?, &at)) {
+        namespace::unmount_all(point)?;
     }
     let container = trusted::open(root, trusted::Kind::Directory)?;
     let place = dir::find(&container, PLACE, dir::Links::Refuse)?;

@@ -1,6 +1,7 @@
 //! Submission against a Slurm that only records, and a shifterimg that knows one image.
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::options::Uses;
 use crate::recording::Recording;
 use shifter_core::udiroot::UdiRootConf;
 use std::collections::BTreeMap;
@@ -30,7 +31,7 @@ fn fixture() -> Fixture {
     let program = place.path().join("bin/shifterimg");
     fs::create_dir(place.path().join("bin")).unwrap();
     let script = format!(
-        "#!/bin/sh\necho \"$@\" >> {}/asked\n[ \"$2\" = docker:known ] && echo {NEW} || {{ echo no such image >&2; exit 1; }}\n",
+        "#!/bin/sh\necho \"$@\" >> {}/asked\n[ \"${{2%:2}}\" = docker:known ] && echo {NEW} || {{ echo no such image >&2; exit 1; }}\n",
         place.path().display()
     );
     fs::write(&program, script).unwrap();
@@ -44,11 +45,25 @@ fn fixture() -> Fixture {
 
 impl Fixture {
     fn submit(&self, spank: &mut Recording, uses: &[(Choice, &str)]) -> Result<(), String> {
-        let mut chosen = Chosen::default();
-        for (choice, value) in uses {
-            chosen.add(*choice, value, &self.site)?;
+        self.submit_upon(spank, &[], uses)
+    }
+
+    /// With what was handed on from a job.
+    fn submit_upon(
+        &self,
+        spank: &mut Recording,
+        handed_on: &[(Choice, &str)],
+        own: &[(Choice, &str)],
+    ) -> Result<(), String> {
+        let mut uses = Uses::default();
+        for (choice, value) in handed_on {
+            uses.add(*choice, value, Some(value), &self.site)?;
         }
-        submit(spank, &Arguments::default(), &chosen, &self.site)
+        for (choice, value) in own {
+            uses.add(*choice, value, None, &self.site)?;
+        }
+        let chosen = uses.all(is_step(spank))?;
+        submit(spank, &Arguments::default(), &chosen, uses.own(), &self.site)
     }
 
     fn asked(&self) -> String {
@@ -88,7 +103,7 @@ fn an_image_is_looked_up_once_and_published_under_the_originals_names() {
 fn a_job_without_options_is_left_alone_even_where_shifter_is_not_set_up() {
     let mut spank = Recording::new(Context::Allocator, &[("SHIFTER_IMAGE", "x")]);
     let nowhere = Err("cannot read /etc/shifter/udiRoot.conf".to_owned());
-    submit(&mut spank, &Arguments::default(), &Chosen::default(), &nowhere).unwrap();
+    submit(&mut spank, &Arguments::default(), &Chosen::default(), &Chosen::default(), &nowhere).unwrap();
     assert!(spank.for_prolog.is_empty() && spank.said.is_empty() && spank.variables.len() == 1);
 }
 
@@ -118,7 +133,7 @@ fn steps_keep_their_jobs_image_under_its_name_and_may_have_another() {
     let fixture = fixture();
     let [a, b, c, d, e] = IN_A_JOB;
     let job = [a, b, c, d, e, ("SHIFTER_IMAGE", OLD), ("SHIFTER_IMAGETYPE", "id")];
-    let inherited = format!("id:{OLD}");
+    let (inherited, inherited_new) = (format!("id:{OLD}"), format!("id:{NEW}"));
     // What Slurm remembers of the job, and the job's own name for it, whatever it means by now.
     for image in [inherited.as_str(), "docker:known"] {
         let mut spank = Recording::new(Context::Local, &job);
@@ -126,11 +141,25 @@ fn steps_keep_their_jobs_image_under_its_name_and_may_have_another() {
         assert_eq!(spank.for_prolog, BTreeMap::new(), "{image}");
         assert_eq!(fixture.asked(), "");
     }
-    // What the script has chosen for its steps stays.
-    let mut spank = Recording::new(Context::Local, &job);
-    spank.variables.insert("SHIFTER_IMAGE".to_owned(), "other".to_owned());
-    fixture.submit(&mut spank, &[(Choice::Image, &inherited)]).unwrap();
-    assert_eq!(spank.variables["SHIFTER_IMAGE"], "other");
+    // What the script has chosen for its steps stays, unless the command line says otherwise.
+    let handed_on = [(Choice::Image, inherited.as_str()), (Choice::Volume, "/a:/x"), (Choice::Module, "m")];
+    let scripts = [("SHIFTER_IMAGE", "other"), ("SHIFTER_VOLUME", "/s:/s"), ("SHIFTER_MODULE", "")];
+    for (own, expected) in [
+        (&[][..], ["other", "/s:/s", ""]),
+        (&[(Choice::Image, "docker:known")], [OLD, "/s:/s", ""]),
+        (&[(Choice::Image, inherited_new.as_str())], [NEW, "/s:/s", ""]),
+        (&[(Choice::Volume, "/b:/y")], ["other", "/a:/x;/b:/y", ""]),
+        (&[(Choice::Module, "none")], ["other", "/s:/s", "none"]),
+    ] {
+        let mut spank = Recording::new(Context::Local, &job);
+        spank.variables.extend(scripts.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        fixture.submit_upon(&mut spank, &handed_on, own).unwrap();
+        assert_eq!(scripts.map(|(name, _)| spank.variables[name].as_str()), expected, "{own:?}");
+    }
+    // Where the environment was emptied, it is the job's.
+    let mut spank = Recording::new(Context::Local, &job[..5]);
+    fixture.submit_upon(&mut spank, &handed_on, &[]).unwrap();
+    assert_eq!(scripts.map(|(name, _)| spank.variables[name].as_str()), [OLD, "/a:/x", "m"]);
     // Another job submitted from this one, and another image.
     let mut spank = Recording::new(Context::Allocator, &job);
     fixture.submit(&mut spank, &[(Choice::Image, "docker:known")]).unwrap();
@@ -143,6 +172,16 @@ fn steps_keep_their_jobs_image_under_its_name_and_may_have_another() {
     let mut spank = Recording::new(Context::Allocator, &job);
     fixture.submit(&mut spank, &[(Choice::Image, "docker:known")]).unwrap();
     assert_eq!(spank.for_prolog["SHIFTER_IMAGE"], NEW);
+    // It has the name that it was submitted with, and this one's where it was handed on.
+    for (handed_on, own, expected) in [
+        (&[][..], &[(Choice::Image, "docker:known:2")][..], "known:2"),
+        (&[(Choice::Image, inherited_new.as_str())], &[], "known"),
+    ] {
+        let mut spank = Recording::new(Context::Allocator, &job);
+        fixture.submit_upon(&mut spank, handed_on, own).unwrap();
+        assert_eq!(spank.for_prolog["SHIFTER_IMAGE"], NEW, "{expected}");
+        assert_eq!(spank.for_prolog["SHIFTER_IMAGEREQUEST"], expected);
+    }
 }
 
 #[test]

@@ -174,17 +174,21 @@ fn later_host_mounts_are_seen_in_prepared_and_private_containers_and_go_again() 
     let host = |words: &[&str]| machine.sandbox.root().run(words).unwrap().success().unwrap();
     let private = machine.start("alice", "read x; cat /dw/job/file; read x; ls /dw/job");
     let mut private = private;
-    let mut stdin = private.stdin.take().unwrap();
+    let (mut stdin, mut stdout) = (private.stdin.take().unwrap(), private.stdout.take().unwrap());
     use std::io::Write as _;
     host(&["mount", "-t", "tmpfs", "dw", "/home/dw/job"]);
     fs::write("/home/dw/job/file", "data warp\n").unwrap();
     assert_eq!(machine.run("alice", &["cat", "/dw/job/file"]).success().unwrap(), "data warp\n");
     stdin.write_all(b"\n").unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    let mut seen = [0; 10];
+    std::io::Read::read_exact(&mut stdout, &mut seen).unwrap();
+    assert_eq!(&seen, b"data warp\n");
     host(&["umount", "/home/dw/job"]);
     stdin.write_all(b"\n").unwrap();
     drop(stdin);
-    assert_eq!(String::from_utf8_lossy(&private.wait_with_output().unwrap().stdout), "data warp\n");
+    let mut left = String::new();
+    std::io::Read::read_to_string(&mut stdout, &mut left).unwrap();
+    assert!(private.wait().unwrap().success() && left.is_empty(), "{left}");
     assert_eq!(machine.run("alice", &["ls", "/dw/job"]).success().unwrap(), "");
     // What root mounts on the container itself after the job has begun.
     fs::create_dir(udi(&machine, "late")).unwrap();

@@ -41,13 +41,15 @@ impl Cluster {
         self.machine.sandbox.root().on(&self.nodes[node])
     }
 
-    /// `setupRoot` on one node, for alice's job 1.
+    /// `setupRoot` on one node, for alice's job 1 on all of them unless the words say otherwise.
     pub fn setup_on(&self, node: usize, words: &[&str]) -> Outcome {
         let program = self.machine.sandbox.program("setupRoot").unwrap().display().to_string();
         let hosts: Vec<String> = self.nodes.iter().map(|node| format!("{}/2", node.name)).collect();
         let hosts = hosts.join(" ");
+        let named: &[&str] = if words.contains(&"-N") { &[] } else { &["-N", &hosts] };
         let words = [
-            &[program.as_str(), "-U4201", "-G4201", "-ualice", "--job=1", "-s", &self.key, "-N", &hosts][..],
+            &[program.as_str(), "-U4201", "-G4201", "-ualice", "--job=1", "-s", &self.key][..],
+            named,
             words,
             &["id", &self.machine.id],
         ]

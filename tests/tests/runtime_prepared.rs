@@ -172,7 +172,7 @@ fn later_host_mounts_are_seen_in_prepared_and_private_containers_and_go_again() 
     machine.sandbox.write_udiroot(&[("siteFs", "/home/dw:/dw:rec:slave")]).unwrap();
     setup(&machine, &ALICE, &[]).success().unwrap();
     let host = |words: &[&str]| machine.sandbox.root().run(words).unwrap().success().unwrap();
-    let private = machine.start("alice", "read x; cat /dw/job/file; read x; ls /dw/job");
+    let private = machine.start("alice", "read x; cat /dw/job/file; echo seen; read x; ls /dw/job");
     let mut private = private;
     let (mut stdin, mut stdout) = (private.stdin.take().unwrap(), private.stdout.take().unwrap());
     use std::io::Write as _;
@@ -180,9 +180,9 @@ fn later_host_mounts_are_seen_in_prepared_and_private_containers_and_go_again() 
     fs::write("/home/dw/job/file", "data warp\n").unwrap();
     assert_eq!(machine.run("alice", &["cat", "/dw/job/file"]).success().unwrap(), "data warp\n");
     stdin.write_all(b"\n").unwrap();
-    let mut seen = [0; 10];
+    let mut seen = [0; 15];
     std::io::Read::read_exact(&mut stdout, &mut seen).unwrap();
-    assert_eq!(&seen, b"data warp\n");
+    assert_eq!(&seen, b"data warp\nseen\n");
     host(&["umount", "/home/dw/job"]);
     stdin.write_all(b"\n").unwrap();
     drop(stdin);

@@ -3,10 +3,13 @@
 
 mod common;
 
-use common::slurm::SlurmSite;
+use common::slurm::{SlurmSite, offer_openssh};
 use shifter_tests::harness::SlurmOptions;
 use std::fs;
 use std::time::{Duration, Instant};
+
+/// How long a job's things may take to be gone.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// A cluster with OpenSSH below optUdiImage.
 fn site(nodes: usize, arguments: &str, keys: &[(&str, &str)]) -> SlurmSite {
@@ -22,12 +25,7 @@ fn site_told(
 ) -> SlurmSite {
     let options = SlurmOptions { nodes, cpus: 4, more, ..SlurmOptions::default() };
     SlurmSite::with(arguments, options, |sandbox, _| {
-        let tree = sandbox.prefix().join("udiImage");
-        fs::create_dir(&tree).unwrap();
-        sandbox.install_openssh(&tree).unwrap();
-        let tree = tree.display().to_string();
-        let always = [("optUdiImage", tree.as_str()), ("siteEnvAppend", "PATH=/opt/udiImage/bin")];
-        sandbox.write_udiroot(&[&always[..], keys].concat()).unwrap();
+        offer_openssh(sandbox, keys);
     })
 }
 
@@ -38,7 +36,7 @@ fn nodes_of_a_job_reach_each_other_by_ssh_and_nobody_else_does() {
     let inside = "cd /tmp; for n in $(sort -u /var/nodeslist); do ssh $n 'echo on $SLURMD_NODENAME $(uname -n)'; done; \
         ssh -tt node3 'test -t 0 && echo a terminal'; \
         echo carried > /tmp/file; scp -q /tmp/file node4:/tmp/there && ssh node4 'cat /tmp/there; rm /tmp/there'; rm /tmp/file; \
-        i=0; while [ $i -lt 100 ]; do ssh node2 true || echo failed $i; i=$((i+1)); done; echo hundred";
+        i=0; while [ $i -lt 100 ]; do ssh node2 echo reached || echo failed $i; i=$((i+1)); done; echo hundred";
     let script = format!(
         "shifter sh -c '{}'; echo > up; while [ ! -e go ]; do sleep 0.05; done\n",
         inside.replace('\'', "'\\''")
@@ -54,18 +52,19 @@ fn nodes_of_a_job_reach_each_other_by_ssh_and_nobody_else_does() {
         assert!(out.contains(&format!("node{node}\n")), "{out}\n{}", site.logs());
     }
     assert!(out.contains("a terminal") && out.contains("carried\n") && out.ends_with("hundred\n"), "{out}");
+    assert!(out.matches("reached\n").count() == 100 && !out.contains("failed"), "{out}");
     // Another user, with the job's port and all of their own keys.
     let ssh = "mkdir -pm700 .ssh; ssh-keygen -q -t ed25519 -N '' -f .ssh/id_ed25519; \
         ssh -p 1204 -o StrictHostKeyChecking=no -o BatchMode=yes 10.250.0.12 id; ssh -p 1204 -o StrictHostKeyChecking=no -o BatchMode=yes alice@10.250.0.12 id";
     let said = site.run("bob", &["bash", "-c", ssh]);
     assert!(said.out().is_empty() && said.err().matches("denied").count() == 2, "{}", said.describe());
-    fs::write("/home/alice/go", "").unwrap();
-    assert_eq!(site.end_of(&job), "COMPLETED");
-    let started = Instant::now();
-    while (1..=4).any(|node| !site.on_node(node, "pgrep -x sshd || :").is_empty()) {
-        assert!(started.elapsed() < Duration::from_secs(5), "sshd outlives its job\n{}", site.logs());
-        std::thread::sleep(Duration::from_millis(20));
+    for node in 1..=4 {
+        site.on_node(node, "pgrep -x sshd; pgrep -x shifter-keeper; ls /run/shifter/jobs/*/sshd");
     }
+    let ended = Instant::now();
+    fs::write("/home/alice/go", "").unwrap();
+    site.assert_gone("alice", 4, ended, AT_ONCE);
+    assert_eq!(site.end_of(&job), "COMPLETED");
     site.finish();
 }
 
@@ -107,11 +106,8 @@ fn what_was_started_over_ssh_ends_with_a_cancelled_job() {
     let runs = || site.on_node(2, "pgrep -f '^sleep 86431$' || :");
     assert!(!runs().is_empty());
     site.run("alice", &["scancel", &job]).success().unwrap();
+    site.assert_gone("alice", 2, Instant::now(), AT_ONCE);
     assert_eq!(site.end_of(&job), "CANCELLED", "{}", site.logs());
-    let ended = Instant::now();
-    while !runs().is_empty() || !site.on_node(2, "pgrep -x sshd || :").is_empty() {
-        assert!(ended.elapsed() < Duration::from_secs(5), "{}\n{}", runs(), site.logs());
-    }
     site.finish();
 }
 

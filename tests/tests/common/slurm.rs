@@ -4,7 +4,7 @@ use super::shell_image;
 use shifter_tests::fixture::{Entry, file};
 use shifter_tests::harness::{Cluster, Munged, Outcome, Sandbox, SlurmOptions, UserCommand};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub struct SlurmSite {
@@ -140,6 +140,29 @@ impl SlurmSite {
         state()
     }
 
+    /// Fails unless all that these nodes ran for a user is gone in time: sshd, its keeper, every process of the user's,
+    /// mounts at udiMount, and what Shifter keeps of jobs. Counted from the end of the job's own work, not from the
+    /// moment that Slurm calls the job ended: its epilogs have run by then.
+    pub fn assert_gone(&self, user: &str, nodes: usize, ended: Instant, limit: Duration) {
+        let look = format!(
+            "pgrep -l -x 'sshd|shifter-keeper' || :; pgrep -a -u {user} || :; \
+             grep -F /opt/shifter-test/udi /proc/self/mountinfo || :; [ ! -d /run/shifter ] || \
+             find /run/shifter/jobs /run/shifter/slurm -mindepth 1 2>/dev/null || :"
+        );
+        for node in 1..=nodes {
+            loop {
+                let found = self.on_node(node, &look);
+                if found.is_empty() {
+                    break;
+                }
+                let elapsed = ended.elapsed();
+                assert!(elapsed < limit, "node{node} after {elapsed:?}: {found}\n{}", self.logs());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        println!("all gone: {:?}", ended.elapsed());
+    }
+
     /// What a file holds once it is there and not empty.
     pub fn text_of(&self, path: &str) -> String {
         let text = || fs::read_to_string(path).unwrap_or_default();
@@ -179,6 +202,17 @@ impl SlurmSite {
         self.cluster.finish(&mut self.sandbox).unwrap();
         self.sandbox.finish().unwrap();
     }
+}
+
+/// Puts OpenSSH below optUdiImage, and these keys into udiRoot.conf: where the tree is.
+pub fn offer_openssh(sandbox: &mut Sandbox, keys: &[(&str, &str)]) -> PathBuf {
+    let tree = sandbox.prefix().join("udiImage");
+    fs::create_dir(&tree).unwrap();
+    sandbox.install_openssh(&tree).unwrap();
+    let place = tree.display().to_string();
+    let always = [("optUdiImage", place.as_str()), ("siteEnvAppend", "PATH=/opt/udiImage/bin")];
+    sandbox.write_udiroot(&[&always[..], keys].concat()).unwrap();
+    tree
 }
 
 /// A script of root's in the sandbox, which all nodes see.

@@ -3,9 +3,11 @@
 
 mod common;
 
-use common::slurm::{SlurmSite, script};
+use common::groups::{Groups, JobGroups};
+use common::slurm::{SlurmSite, offer_openssh, script};
 use shifter_tests::harness::SlurmOptions;
 use std::fs;
+use std::time::{Duration, Instant};
 
 const JOINED: &str = "joined     the container prepared for this job";
 
@@ -133,44 +135,12 @@ fn st57_what_a_prolog_starts_is_in_the_jobs_cgroup_and_ends_with_the_job() {
     site.finish();
 }
 
-/// Control groups of the test, which no namespace takes away.
-struct Groups([String; 2]);
-
-impl Drop for Groups {
-    fn drop(&mut self) {
-        for group in &self.0 {
-            let _asserted_where_it_matters = fs::remove_dir(group);
-        }
-    }
-}
-
-/// Slurm's groups, by the kind of cgroups of this machine: where they are, what Slurm is told, which line of
-/// `/proc/PID/cgroup` is theirs, and a place for those of a site.
-fn groups_here() -> (&'static str, &'static str, &'static str, &'static str) {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    if fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap() {
-        // Slurm has its own in systemd's, whether or not that runs.
-        let slice = "/sys/fs/cgroup/system.slice";
-        return (slice, "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\n", "^0::", "/sys/fs/cgroup");
-    }
-    let has_freezer =
-        mounts.contains(" - cgroup cgroup rw,freezer") && fs::exists("/sys/fs/cgroup/freezer").unwrap();
-    assert!(has_freezer, "not to be seen here: there is neither cgroup v2 alone nor cgroup v1's freezer");
-    ("/sys/fs/cgroup/freezer", "CgroupPlugin=cgroup/v1\n", ":freezer:", "/sys/fs/cgroup/pids")
-}
-
 #[test]
 fn st57_what_runs_beside_the_steps_is_moved_into_the_extern_steps_cgroup() {
-    let (place, told, line, tree) = groups_here();
-    let made_place = fs::create_dir(place).is_ok();
-    let base = format!("{tree}/shifter-test-{}", std::process::id());
-    let made = Groups([format!("{base}/shifter"), base.clone()]);
-    fs::create_dir(&base).unwrap();
-    let more = vec![("ProctrackType", "proctrack/cgroup".to_owned())];
-    let files = vec![("cgroup.conf", told.to_owned())];
-    let options = SlurmOptions { nodes: 1, cpus: 2, more, files, ..SlurmOptions::default() };
-    let before = directories_of(place);
-    let site = SlurmSite::with(&format!("memory_cgroup={base} extern_cgroup=1"), options, |sandbox, _| {
+    let groups = JobGroups::new();
+    let (base, line) = (&groups.base, groups.line);
+    let arguments = format!("memory_cgroup={base} extern_cgroup=1");
+    let site = SlurmSite::with(&arguments, groups.options(), |sandbox, _| {
         fs::copy("/bin/sleep", "/opt/shifter-test/daemon").unwrap();
         script(sandbox, "hook.sh", "setsid /opt/shifter-test/daemon 1000 </dev/null >/dev/null 2>&1 &");
         sandbox.write_udiroot(&[("sitePostMountHook", "/opt/shifter-test/hook.sh")]).unwrap();
@@ -185,23 +155,57 @@ fn st57_what_runs_beside_the_steps_is_moved_into_the_extern_steps_cgroup() {
     }
     assert!(!site.cluster.log(1).contains("shifter: job "), "{}", site.logs());
     site.finish();
-    drop(made);
-    // Slurm keeps its own group of the node; it is the test's. Those of jobs are gone with them.
-    for group in directories_of(place).difference(&before) {
-        let find = |what: &[&str]| {
-            let out = std::process::Command::new("find").arg(group).args(what).output().unwrap();
-            String::from_utf8(out.stdout).unwrap()
-        };
-        assert_eq!(find(&["-name", "job_*"]), "");
-        find(&["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"]);
-    }
-    assert_eq!(directories_of(place), before);
-    if made_place {
-        fs::remove_dir(place).unwrap();
-    }
+    groups.finish();
 }
 
-fn directories_of(place: &str) -> std::collections::BTreeSet<String> {
-    let entries = fs::read_dir(place).unwrap().flatten().filter(|entry| entry.path().is_dir());
-    entries.map(|entry| entry.path().display().to_string()).collect()
+#[test]
+fn st57_a_jobs_sshd_is_in_the_extern_steps_cgroup_and_its_keeper_ends_what_is_in_neither() {
+    let groups = JobGroups::new();
+    let (base, line) = (&groups.base, groups.line);
+    let arguments = format!("enable_sshd=1 extern_cgroup=1 memory_cgroup={base}");
+    let site = SlurmSite::with(&arguments, groups.options(), |sandbox, _| {
+        offer_openssh(sandbox, &[]);
+    });
+    let detached = "setsid sleep 86431 > /dev/null 2>&1 < /dev/null &";
+    let script = format!(
+        "srun true; shifter sh -c \"ssh node1 '{detached}'\"; echo > up; while [ ! -e go ]; do sleep 0.05; done\n"
+    );
+    for (cancelled, state) in [(false, "COMPLETED"), (true, "CANCELLED")] {
+        let job = site.submit("alice", &["--exclusive", &site.image()], &script);
+        site.text_of("/home/alice/up");
+        let group_of = |process: &str| {
+            site.on_node(
+                1,
+                &format!("grep {line} /proc/$(pgrep -o {process} || cat ~alice/out-{job} >&2)/cgroup"),
+            )
+        };
+        let group = format!("/job_{job}/step_extern");
+        for process in ["-x sshd", "-f '^sleep 86431'"] {
+            assert!(group_of(process).contains(&group), "{process}: {}\n{}", group_of(process), site.logs());
+        }
+        // Slurm kills all that is in the step's.
+        let keeper = group_of("-x shifter-keeper");
+        assert!(!keeper.contains("/step_"), "{keeper}");
+        let own = fs::read_to_string(format!("{base}/shifter/uid_4201/job_{job}/cgroup.procs")).unwrap();
+        let names = own.lines().map(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap());
+        assert_eq!(names.filter(|name| name == "shifter-keeper\n").count(), 1, "{own}");
+        let ended = if cancelled {
+            site.run("alice", &["scancel", &job]).success().unwrap();
+            Instant::now()
+        } else {
+            let now = Instant::now();
+            fs::write("/home/alice/go", "").unwrap();
+            now
+        };
+        site.assert_gone("alice", 1, ended, Duration::from_secs(5));
+        assert_eq!(site.end_of(&job), state, "{}", site.logs());
+        site.cluster.wait_until_idle(&site.sandbox).unwrap();
+        assert!(!fs::exists(format!("{base}/shifter/uid_4201")).unwrap(), "{}", site.logs());
+        for file in ["up", "go"] {
+            let _of_one_that_ended = fs::remove_file(format!("/home/alice/{file}"));
+        }
+    }
+    assert!(!site.cluster.log(1).contains("shifter: job "), "{}", site.logs());
+    site.finish();
+    groups.finish();
 }

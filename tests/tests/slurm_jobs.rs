@@ -200,7 +200,14 @@ fn an_emptied_environment_leaves_the_job_its_image() {
 fn exit_codes_and_signals_are_those_of_plain_jobs() {
     let site = sharing(1, &[]);
     let image = site.image();
-    for script in ["exit 0", "exit 7", "exit 127", "kill -TERM $$", "kill -SEGV $$", "kill -KILL $$"] {
+    for (script, expected) in [
+        ("exit 0", "0:0"),
+        ("exit 7", "7:0"),
+        ("exit 127", "127:0"),
+        ("kill -TERM $$", "0:15"),
+        ("kill -SEGV $$", "0:11"),
+        ("kill -KILL $$", "0:9"),
+    ] {
         let plain = site.run("alice", &["srun", "-n1", "sh", "-c", script]);
         let ours = site.run("alice", &["srun", "-n1", &image, "shifter", "sh", "-c", script]);
         assert_eq!(
@@ -210,9 +217,12 @@ fn exit_codes_and_signals_are_those_of_plain_jobs() {
             ours.describe(),
             plain.describe()
         );
-        let (plain, _) = site.batch("alice", &[], script);
-        let (ours, out) = site.batch("alice", &[&image], &format!("exec shifter sh -c '{script}'"));
-        assert_eq!(ours, plain, "{script}: {out}");
+        let inside = format!("exec shifter sh -c '{script}'");
+        for (options, script) in [(&[][..], script), (&[image.as_str()], &inside)] {
+            let job = site.submit("alice", options, script);
+            let state = site.end_of(&job);
+            assert_eq!(site.code_and_signal_of(&job), expected, "{script}: {state}\n{}", site.logs());
+        }
     }
     site.finish();
 }
@@ -242,15 +252,25 @@ fn st54_scancel_and_asked_for_signals_reach_the_task() {
             fs::remove_file(format!("/home/alice/{file}")).unwrap();
         }
     }
-    // Before the time limit, which Slurm looks at twice a minute.
-    let job = site.submit("alice", &[&image, "--time=1", "--signal=USR1@60"], &waiting("srun "));
+    // Before the time limit, which Slurm looks at twice a minute: to the steps, and to the batch script alone.
+    let jobs = [("step", "--signal=USR1@60", "srun "), ("batch", "--signal=B:USR1@60", "")].map(
+        |(place, signal, exec)| {
+            let place = format!("/home/alice/{place}");
+            fs::create_dir(&place).unwrap();
+            std::os::unix::fs::chown(&place, Some(4201), None).unwrap();
+            let (place, got) = (format!("--chdir={place}"), format!("{place}/got"));
+            (site.submit("alice", &[&image, "-n1", "--time=1", signal, &place], &waiting(exec)), got)
+        },
+    );
     let started = Instant::now();
-    while got() != "USR1\n" {
-        assert!(started.elapsed() < Duration::from_secs(75), "no signal\n{}", site.logs());
-        std::thread::sleep(Duration::from_millis(100));
+    for (job, got) in &jobs {
+        while fs::read_to_string(got).unwrap_or_default() != "USR1\n" {
+            assert!(started.elapsed() < Duration::from_secs(75), "no signal: {got}\n{}", site.logs());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        site.run("alice", &["scancel", job]).success().unwrap();
+        site.end_of(job);
     }
-    site.run("alice", &["scancel", &job]).success().unwrap();
-    site.end_of(&job);
     site.finish();
 }
 

@@ -6,6 +6,7 @@ mod common;
 
 use common::slurm::{SlurmSite, script};
 use shifter_tests::harness::SlurmOptions;
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -170,6 +171,42 @@ fn st53_a_node_whose_daemons_were_killed_serves_the_next_job() {
 }
 
 #[test]
+fn st53_a_node_whose_daemons_died_with_all_their_mounts_serves_the_next_job() {
+    let site = SlurmSite::new(1, "");
+    // As a service manager may start them: with mounts of their own, while /run is the node's.
+    let start = || site.on_node(1, "unshare --mount --propagation slave slurmd -N node1");
+    site.cluster.kill_slurmd(&site.sandbox, 1).unwrap();
+    start();
+    site.cluster.wait_until_idle(&site.sandbox).unwrap();
+    let options = ["--exclusive", &site.image()];
+    let job = site.submit("alice", &options, "srun shifter -v sh -c 'echo > up; sleep 1000' 2>&1\n");
+    site.text_of("/home/alice/up");
+    let out = fs::read_to_string(format!("/home/alice/out-{job}")).unwrap();
+    assert!(out.contains(JOINED), "{out}");
+    let mounts = || site.on_node(1, "cat /proc/self/mountinfo");
+    assert!(!mounts().contains("shifter/udi ") && !mounts().contains("/run/shifter/jobs"), "{}", mounts());
+    let namespace = |process: &str| site.on_node(1, &format!("readlink /proc/$(pgrep -o {process})/ns/mnt"));
+    let before = namespace("slurmd");
+    // All of Slurm's, the extern step's own process with it.
+    let kill = "for p in /proc/[0-9]*; do [ \"$(readlink $p/ns/mnt)\" != $before ] || kill -9 ${p#/proc/}; done; \
+                pkill -9 -u alice; rm /run/slurmd.pid; true";
+    site.on_node(1, &format!("set +e; before={}; {kill}", before.trim()));
+    let daemons = "for p in /proc/[0-9]*; do readlink $p/ns/mnt || :; done";
+    site.until("without its daemons' mounts", || !site.on_node(1, daemons).contains(before.trim()));
+    assert!(site.on_node(1, "ls -d /run/shifter/jobs").contains("jobs"), "what is in /run stays");
+    site.run("alice", &["scancel", &job]).success().unwrap();
+    start();
+    site.cluster.wait_until_idle(&site.sandbox).unwrap();
+    for user in ["bob", "alice"] {
+        let out = site.batch_well(user, &options, "srun shifter -v cat /etc/which 2>&1\n");
+        assert!(out.contains(JOINED) && out.ends_with("first\n"), "{out}\n{}", site.logs());
+        site.cluster.wait_until_idle(&site.sandbox).unwrap();
+        assert_eq!(site.on_node(1, "find /run/shifter/slurm /run/shifter/jobs -mindepth 1"), "");
+    }
+    site.finish();
+}
+
+#[test]
 fn st55_without_loop_devices_the_job_is_told_and_the_next_one_runs() {
     let site = SlurmSite::new(1, "");
     site.on_node(1, "mount --bind /dev/null /dev/loop-control; for d in /dev/loop[0-9]*; do mount --bind /dev/null $d; done");
@@ -191,24 +228,39 @@ fn st55_without_loop_devices_the_job_is_told_and_the_next_one_runs() {
 fn st56_sixty_four_tasks_at_once_share_one_container_and_one_loop() {
     let site = SlurmSite::with("", nodes(1, 64), |_, _| {});
     let image = site.image();
-    let show = [
-        "-n64",
-        "shifter",
-        "-v",
-        "sh",
-        "-c",
-        "cat /etc/which; sleep 0.3; cat /proc/self/mountinfo | grep ' / / ' | cut -d' ' -f3",
-    ];
-    // Built by each task for itself: nothing was prepared for a job that shares its node.
-    let private = site.run("alice", &[&["srun", &image], &show[..]].concat());
-    let together = site.run("alice", &[&["srun", "--exclusive", &image], &show[..]].concat());
-    for (out, joined) in [(private, 0), (together, 64)] {
+    // Built by each task for itself: nothing was prepared for a job that shares its node. All are there at once.
+    for (place, more, joined) in [("private", &[][..], 0), ("together", &["--exclusive"], 64)] {
+        fs::create_dir(format!("/home/alice/{place}")).unwrap();
+        std::os::unix::fs::chown(format!("/home/alice/{place}"), Some(4201), None).unwrap();
+        let show = format!(
+            ": > {place}/$SLURM_PROCID; set -- {place}/*; while [ $# -lt 64 ]; do sleep 0.3; set -- {place}/*; done; \
+             cat /etc/which /proc/self/mountinfo"
+        );
+        let words = [&["srun", "-l", "-n64", &image][..], more, &["shifter", "-v", "sh", "-c", &show]];
+        let out = site.run("alice", &words.concat());
         assert_eq!(
             (out.out().matches("first").count(), out.err().matches(JOINED).count()),
             (64, joined),
             "{}",
             out.describe()
         );
+        let text = out.out();
+        let mut tables: Vec<Vec<&str>> = vec![Vec::new(); 64];
+        for (task, line) in text.lines().filter_map(|line| line.split_once(": ")) {
+            tables[task.trim().parse::<usize>().unwrap()].push(line);
+        }
+        let of_image = |table: &Vec<&str>| -> BTreeSet<String> {
+            let lines = table.iter().filter(|line| line.contains(" - squashfs "));
+            lines.map(|line| line.split(' ').nth(2).unwrap().to_owned()).collect()
+        };
+        let loops: BTreeSet<String> = tables.iter().flat_map(of_image).collect();
+        assert!(
+            tables.iter().all(|table| of_image(table).len() == 1) && loops.len() == 1,
+            "{loops:?}\n{text}"
+        );
+        // The numbers of mounts are of one namespace each.
+        let containers: BTreeSet<_> = tables.iter().collect();
+        assert_eq!(containers.len(), if joined == 64 { 1 } else { 64 }, "{place}");
     }
     site.finish();
 }
@@ -249,48 +301,4 @@ fn a_failed_setup_is_told_to_every_step_and_costs_only_this_job() {
     assert!(out.contains("\n1\n") && out.ends_with("first\n"), "{out}");
     assert_eq!(site.run("alice", &["srun", "-w", "node2", "hostname"]).success().unwrap(), "node2\n");
     site.finish();
-}
-
-#[test]
-fn a_task_with_a_tmp_and_a_shared_memory_of_its_own_sees_them_and_not_the_nodes() {
-    // From Linux 6.18 on the kernel may refuse to pin a new namespace, Slurm's own here (docs/decisions.md). Each attempt
-    // has a thread, and so a machine, of its own.
-    let happens = || std::thread::spawn(a_job_with_a_tmp_of_its_own_runs).join().unwrap();
-    assert!((0..5).any(|_| happens()), "the kernel refused Slurm's namespaces each time");
-}
-
-/// False where the kernel refused Slurm its namespace.
-fn a_job_with_a_tmp_of_its_own_runs() -> bool {
-    let more = vec![("JobContainerType", "job_container/tmpfs".to_owned())];
-    let text = "AutoBasePath=true\nBasePath=/opt/shifter-test/tmps\n";
-    let files = vec![("job_container.conf", text.to_owned())];
-    let options = SlurmOptions { nodes: 1, cpus: 2, more, files, ..SlurmOptions::default() };
-    let site = SlurmSite::with("", options, |_, _| {
-        fs::create_dir("/opt/shifter-test/tmps").unwrap();
-    });
-    // The places that this Slurm makes anew for each job.
-    const PLACES: [&str; 2] = ["/tmp", "/dev/shm"];
-    let remove = || PLACES.map(|place| site.on_node(1, &format!("rm {place}/whose")));
-    let script = PLACES.map(|place| {
-        site.on_node(1, &format!("echo node > {place}/whose"));
-        format!(
-            "cd {place}; echo job > whose; srun shifter cat {place}/whose; shifter cat {place}/whose; \
-             shifter sh -c 'echo inside > {place}/new'; cat new\n"
-        )
-    });
-    let job = site.submit("alice", &["--exclusive", &site.image()], &script.concat());
-    let is_refused = || site.cluster.log(1).contains("ns base mount failed: Invalid argument");
-    let state = || site.run("alice", &["squeue", "-h", "-t", "all", "-j", &job, "-o", "%T"]);
-    site.until("at an end", || is_refused() || ["COMPLETED", "FAILED"].contains(&state().out().trim()));
-    if is_refused() {
-        site.run("alice", &["scancel", &job]);
-        remove();
-        site.give_up();
-        return false;
-    }
-    assert_eq!(fs::read_to_string(format!("/home/alice/out-{job}")).unwrap(), "job\njob\ninside\n".repeat(2));
-    site.cluster.wait_until_idle(&site.sandbox).unwrap();
-    remove();
-    site.finish();
-    true
 }

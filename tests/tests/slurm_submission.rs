@@ -65,13 +65,16 @@ fn what_cannot_be_is_said_at_submission_by_every_command_and_no_job_comes_of_it(
         (&[&image, "--module=zz"], "--module: Unknown shifter module: zz"),
         (&["--volume=/home:/mnt"], "Cannot specify shifter volumes without specifying the image first!"),
     ] {
-        for command in [&["srun"][..], &["salloc"], &["sbatch", "--wrap=true"]] {
-            let mut words = [command, options].concat();
-            if command != ["sbatch", "--wrap=true"] {
-                words.push("true");
-            }
-            let out = site.run("alice", &words);
-            let name = command[0];
+        // In a script's own lines the shell has no say, and Slurm splits words at blanks.
+        let lines: String = options.iter().map(|option| format!("#SBATCH {option}\n")).collect();
+        fs::write("/home/alice/lines.sh", format!("#!/bin/bash\n{lines}true\n")).unwrap();
+        for (name, before, after) in [
+            ("srun", options, "true"),
+            ("salloc", options, "true"),
+            ("sbatch", options, "--wrap=true"),
+            ("sbatch", &[], "lines.sh"),
+        ] {
+            let out = site.run("alice", &[&[name], before, &[after]].concat());
             assert!(
                 !out.status.success() && out.err().contains(&format!("{name}: error: shifter: ")),
                 "{}",
@@ -231,19 +234,23 @@ fn a_submit_host_without_shifter_runs_plain_jobs_and_refuses_images_in_a_sentenc
     site.sandbox.root().run(&["umount", "/etc/shifter"]).unwrap().success().unwrap();
     // With a configuration, and without shifterimg.
     fs::rename("/opt/shifter-test/bin/shifterimg", "/opt/shifter-test/bin/away").unwrap();
-    let out = site.run("alice", &["srun", "--image=docker:a", "true"]);
-    assert!(
-        out.err().contains("Aborting. docker:a: cannot run /opt/shifter-test/bin/shifterimg"),
-        "{}",
-        out.describe()
-    );
+    let said = "Aborting. docker:a: cannot run /opt/shifter-test/bin/shifterimg";
+    for (name, word) in [("srun", "true"), ("salloc", "true"), ("sbatch", "--wrap=true")] {
+        let out = site.run("alice", &[name, "--image=docker:a", word]).failure(1).unwrap();
+        let ours: Vec<&str> = out.lines().filter(|line| line.contains("shifter: ")).collect();
+        assert!(ours.len() == 1 && ours[0].contains(said), "{name}: {out}");
+        assert!(ours[0].starts_with(&format!("{name}: error: ")), "{name}: {out}");
+    }
+    assert_eq!(site.run("alice", &["squeue", "-h"]).out(), "");
     assert_eq!(site.run("alice", &["srun", "hostname"]).success().unwrap(), "node1\n");
     site.finish();
 }
 
 #[test]
 fn a_site_may_give_the_options_longer_names() {
-    let site = SlurmSite::new(1, "long_options");
+    let site = SlurmSite::with("long_options", one_node(), |sandbox, _| {
+        sandbox.write_udiroot(&[("module_m_siteEnv", "M=1"), ("module_n_siteEnv", "M=2")]).unwrap();
+    });
     fs::create_dir("/home/alice/data").unwrap();
     let image = site.image().replace("--image", "--shifter.image");
     let options =
@@ -253,8 +260,38 @@ fn a_site_may_give_the_options_longer_names() {
         out.contains("joined     the container prepared") && out.ends_with("/a/data\n/b/data\n"),
         "{out}"
     );
-    let out = site.run("alice", &["srun", "--image=a", "true"]);
-    assert!(out.err().contains("unrecognized option '--image=a'"), "{}", out.describe());
+    let module = "--shifter.module=m";
+    let show = "shifter sh -c 'ls -d /a/data; echo M=$M'";
+    // A step in a step, with a module of its own; and a job of salloc's.
+    fs::write(
+        "/home/alice/nested.sh",
+        format!("srun --overlap {show}\nsrun --overlap --shifter.module=n {show}\n"),
+    )
+    .unwrap();
+    let volume = "--shifter.volume=/home/alice:/a";
+    let words = ["salloc", "-n1", &image, module, volume, "srun", "bash", "./nested.sh"];
+    let out = site.run("alice", &words).success().unwrap();
+    assert_eq!(out, "/a/data\nM=1\n/a/data\nM=2\n");
+    for (bad, expected) in [
+        ("--shifter.module=zz", "shifter: --shifter.module: Unknown shifter module: zz"),
+        ("--shifter.image=local:/", "local: images are not allowed here (allowLocalChroot)"),
+        ("--image=a", "unrecognized option '--image=a'"),
+        ("--module=m", "unrecognized option '--module=m'"),
+        ("--volume=/home:/mnt", "unrecognized option '--volume=/home:/mnt'"),
+    ] {
+        fs::write("/home/alice/lines.sh", format!("#!/bin/bash\n#SBATCH {image}\n#SBATCH {bad}\ntrue\n"))
+            .unwrap();
+        let nested = format!("srun --overlap {bad} true; exit $?");
+        for words in [
+            &["srun", bad, "true"][..],
+            &["salloc", bad, "true"],
+            &["sbatch", "lines.sh"],
+            &["salloc", "-n1", &image, "srun", "bash", "-c", &nested],
+        ] {
+            let out = site.run("alice", words);
+            assert!(!out.status.success() && out.err().contains(expected), "{words:?} {}", out.describe());
+        }
+    }
     site.finish();
 }
 

@@ -57,7 +57,8 @@ fn option(choice: Choice, value: &str, remote: bool) -> Result<(), String> {
     known(|known| {
         // What the job that this process runs in was submitted with.
         let memory = std::env::var(format!("SLURM_SPANK_{}", choice.memory(&known.arguments))).ok();
-        known.uses.add(choice, value, memory.as_deref(), &known.site)
+        let name = choice.name(&known.arguments);
+        known.uses.add(choice, &name, value, memory.as_deref(), &known.site)
     })
     .unwrap_or(Ok(()))
 }

@@ -39,7 +39,8 @@ impl Choice {
         }
     }
 
-    fn word(self) -> &'static str {
+    /// The name where the site has chosen no other.
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Choice::Image => "image",
             Choice::Volume => "volume",
@@ -93,12 +94,18 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    /// Takes one use of an option in; a sentence says why not.
-    pub fn add(&mut self, choice: Choice, value: &str, site: &Result<Site, String>) -> Result<(), String> {
+    /// Takes one use of an option in, which has this name here; a sentence says why not.
+    pub fn add(
+        &mut self,
+        choice: Choice,
+        name: &str,
+        value: &str,
+        site: &Result<Site, String>,
+    ) -> Result<(), String> {
         let site = site.as_ref().map_err(|reason| {
-            format!("--{} cannot be used: Shifter is not set up on this host: {reason}", choice.word())
+            format!("--{name} cannot be used: Shifter is not set up on this host: {reason}")
         })?;
-        let named = |said: String| format!("--{}: {said}", choice.word());
+        let named = |said: String| format!("--{name}: {said}");
         // What C's bytes become where they are no text; it would be another name.
         if value.contains(char::REPLACEMENT_CHARACTER) {
             return Err(named("it is not UTF-8, or has U+FFFD in it, which stands for that".to_owned()));
@@ -158,11 +165,12 @@ pub struct Uses {
 }
 
 impl Uses {
-    /// Takes one use in. `memory` is what Slurm remembers of the option ([`Choice::memory`]) and hands on once: so the
+    /// Takes one use in, of an option that has this name here. `memory` is what Slurm remembers of the option ([`Choice::memory`]) and hands on once: so the
     /// first use that says the same is that one, and whatever else is used counts more.
     pub fn add(
         &mut self,
         choice: Choice,
+        name: &str,
         value: &str,
         memory: Option<&str>,
         site: &Result<Site, String>,
@@ -174,9 +182,9 @@ impl Uses {
         }
         if remembered && !self.handed_on.contains(&choice) {
             self.handed_on.push(choice);
-            return self.inherited.add(choice, value, site);
+            return self.inherited.add(choice, name, value, site);
         }
-        self.own.add(choice, value, site)
+        self.own.add(choice, name, value, site)
     }
 
     /// What was chosen in this process itself, and not handed on to it.
@@ -228,7 +236,7 @@ mod tests {
             (Choice::Module, "n"),
             (Choice::Ccm, ""),
         ] {
-            chosen.add(choice, value, &site()).unwrap();
+            chosen.add(choice, choice.word(), value, &site()).unwrap();
         }
         assert_eq!(chosen.image.as_ref().unwrap().to_string(), "docker:debian:12");
         assert_eq!(chosen.volume_text(), "/d:/x/:ro;/b:/y:ro;/c:/z");
@@ -278,7 +286,7 @@ mod tests {
             let mut uses = Uses::default();
             for (choice, value) in script.iter().chain(memory).chain(command) {
                 let known = memory.iter().find(|(known, _)| known == choice).map(|(_, value)| *value);
-                uses.add(*choice, value, known, &site()).unwrap();
+                uses.add(*choice, choice.word(), value, known, &site()).unwrap();
             }
             let shown = |is_step: bool| {
                 let all = uses.own.upon(&uses.inherited, is_step);
@@ -297,9 +305,13 @@ mod tests {
         let nowhere = Err("cannot read".to_owned());
         let mut uses = Uses::default();
         for _ in 0..2 {
-            uses.add(Choice::Image, "id:1", Some("id:1"), &nowhere).unwrap();
+            uses.add(Choice::Image, "image", "id:1", Some("id:1"), &nowhere).unwrap();
         }
-        assert!(uses.add(Choice::Image, "id:2", Some("id:1"), &nowhere).unwrap_err().contains("not set up"));
+        assert!(
+            uses.add(Choice::Image, "image", "id:2", Some("id:1"), &nowhere)
+                .unwrap_err()
+                .contains("not set up")
+        );
         assert_eq!(uses.all(true), Ok(Chosen::default()));
     }
 
@@ -326,12 +338,12 @@ mod tests {
         ] {
             let mut uses = Uses::default();
             for (choice, value) in first {
-                uses.add(*choice, value, None, &site()).unwrap();
+                uses.add(*choice, choice.word(), value, None, &site()).unwrap();
             }
             let came_to = uses.all(false).unwrap();
             for (choice, value) in second.iter().chain(memory) {
                 let known = memory.iter().find(|(known, _)| known == choice).map(|(_, value)| *value);
-                uses.add(*choice, value, known, &site()).unwrap();
+                uses.add(*choice, choice.word(), value, known, &site()).unwrap();
             }
             let all = uses.all(false);
             assert_eq!(all.is_ok(), good, "{first:?} {second:?}: {all:?}");
@@ -365,10 +377,13 @@ mod tests {
             ),
         ] {
             let mut chosen = Chosen::default();
-            let said = chosen.add(choice, value, &site).unwrap_err();
+            let said = chosen.add(choice, choice.word(), value, &site).unwrap_err();
             assert!(said.starts_with(expected), "{said}");
             assert_eq!(chosen, Chosen::default());
         }
+        // By the name that the site gave it.
+        let said = Chosen::default().add(Choice::Module, "shifter.module", "q", &site()).unwrap_err();
+        assert!(said.starts_with("--shifter.module: Unknown"), "{said}");
     }
 
     #[test]

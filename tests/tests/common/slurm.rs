@@ -87,10 +87,15 @@ impl SlurmSite {
 
     /// The exit code of an ended job; none if a signal ended it.
     pub fn code_of(&self, job: &str) -> Option<i32> {
-        let shown = self.run("alice", &["scontrol", "show", "job", job]).success().unwrap();
-        let code = shown.split_whitespace().find_map(|word| word.strip_prefix("ExitCode=")).unwrap();
-        let (code, signal) = code.split_once(':').unwrap();
+        let end = self.code_and_signal_of(job);
+        let (code, signal) = end.split_once(':').unwrap();
         (signal == "0").then(|| code.parse().unwrap())
+    }
+
+    /// Exit code and signal of an ended job, as Slurm writes them: `7:0`, `0:15`.
+    pub fn code_and_signal_of(&self, job: &str) -> String {
+        let shown = self.run("alice", &["scontrol", "show", "job", job]).success().unwrap();
+        shown.split_whitespace().find_map(|word| word.strip_prefix("ExitCode=")).unwrap().to_owned()
     }
 
     /// The same of a job that must succeed: its output.

@@ -57,10 +57,10 @@ impl Fixture {
     ) -> Result<(), String> {
         let mut uses = Uses::default();
         for (choice, value) in handed_on {
-            uses.add(*choice, value, Some(value), &self.site)?;
+            uses.add(*choice, choice.word(), value, Some(value), &self.site)?;
         }
         for (choice, value) in own {
-            uses.add(*choice, value, None, &self.site)?;
+            uses.add(*choice, choice.word(), value, None, &self.site)?;
         }
         let chosen = uses.all(is_step(spank))?;
         submit(spank, &Arguments::default(), &chosen, uses.own(), &self.site)

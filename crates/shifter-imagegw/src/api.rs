@@ -321,16 +321,13 @@ impl Api {
     }
 
     /// Whether the registry need not be asked: somebody else was accepted for the tag within
-    /// `PullUpdateTimeout` and it is open to this caller. Who pulls a second time wants to know whether
-    /// the tag has moved, and who gives an access list wants it taken up: both are asked for anew.
+    /// `PullUpdateTimeout`, in one of these grants, which let the caller in. Who pulls a second time wants to
+    /// know whether the tag has moved, and who gives an access list wants it taken up: both are asked for anew.
     fn is_fresh(&self, new: &NewJob, grants: &[Grant]) -> bool {
         let oldest = now() - self.config.pull_update.as_secs_f64();
         let asks_nothing = new.acl.is_public();
         !grants.iter().any(|grant| grant.puller == new.uid)
-            && grants
-                .iter()
-                .filter(|grant| grant.checked > oldest)
-                .any(|grant| grant.public || (asks_nothing && grant.acl.uids.contains(&new.uid)))
+            && grants.iter().filter(|grant| grant.checked > oldest).any(|grant| grant.public || asks_nothing)
     }
 
     /// Whether somebody's pull is about to end with the tag, of which other gateways' lookups need not know yet.

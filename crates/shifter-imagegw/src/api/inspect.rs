@@ -6,7 +6,7 @@ use shifter_api::wire;
 use shifter_core::image_type::ImageType;
 
 use super::manage::whole_id;
-use super::{Api, Refusal};
+use super::{Api, Found, Refusal};
 use crate::acl;
 use crate::auth::Caller;
 use crate::catalog::Record;
@@ -25,16 +25,24 @@ impl Api {
         if itype == ImageType::Id.as_str() {
             return self.inspect_id(system, tag, caller).await;
         }
+        let mut refusal = Refusal::NoImage;
         for tag in self.spellings(itype, tag) {
             let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
-            let Some((image, grants)) = self.usable(&key, caller).await? else { continue };
+            let (image, grants) = match self.find(&key, Some(caller)).await? {
+                Found::Usable(image, grants) => (image, grants),
+                Found::Denied(id) => {
+                    refusal = Refusal::Denied(id);
+                    continue;
+                }
+                Found::Nothing => continue,
+            };
             let Some(record) = self.catalog.record(system, &image.id).await? else { continue };
             self.catalog.doubt(Some(&key));
             let tags = self.visible_tags(&record, Some(itype), caller).await;
             let lookup = self.show(&image, itype, vec![key.tag], &grants);
             return whole(lookup, &image, record.pinned, &tags);
         }
-        Err(Refusal::NoImage)
+        Err(refusal)
     }
 
     /// The same of an image named by its identifier, to whom one of its tags is granted: as `.meta` lets them run it.
@@ -74,10 +82,16 @@ impl Api {
         tag: &str,
         caller: &Caller,
     ) -> Result<Value, Refusal> {
+        let mut refusal = Refusal::NoImage;
         for tag in self.spellings(itype, tag) {
             let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
-            if self.usable(&key, caller).await?.is_none() {
-                continue;
+            match self.find(&key, Some(caller)).await? {
+                Found::Usable(..) => {}
+                Found::Denied(id) => {
+                    refusal = Refusal::Denied(id);
+                    continue;
+                }
+                Found::Nothing => continue,
             }
             let mut list = Vec::new();
             for (id, since) in self.catalog.history(&key).await? {
@@ -90,7 +104,7 @@ impl Api {
             self.catalog.doubt(Some(&key));
             return Ok(json!({ "list": list }));
         }
-        Err(Refusal::NoImage)
+        Err(refusal)
     }
 }
 

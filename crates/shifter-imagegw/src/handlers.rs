@@ -71,6 +71,9 @@ pub(crate) async fn lookup(ask: &Ask<'_>) -> Answer {
 pub(crate) async fn pull(ask: &Ask<'_>) -> Answer {
     let (names, caller, api) = (&ask.names, ask.caller()?, &ask.service.api);
     let wait = Wait::parse(&ask.query).map_err(|error| Problem::unprocessable(error.to_string()))?;
+    if wait.as_ref().is_some_and(Wait::begins) {
+        api.forget_cancellation(names.system, names.itype, names.tag, caller).await?;
+    }
     let once = || api.pull(names.system, names.itype, names.tag, &ask.body, caller);
     let pulled = match wait {
         None => counted(ask, once().await?),
@@ -125,6 +128,9 @@ pub(crate) async fn import(ask: &Ask<'_>) -> Answer {
     let (caller, api) = (ask.caller()?, &ask.service.api);
     let names = (ask.names.system, ask.names.itype, ask.names.tag);
     let wait = Wait::parse(&ask.query).map_err(|error| Problem::unprocessable(error.to_string()))?;
+    if wait.as_ref().is_some_and(Wait::begins) {
+        api.forget_cancellation(names.0, names.1, names.2, caller).await?;
+    }
     let once = || api.import(names, ask.platform, &ask.body, caller);
     let pulled = match wait {
         None => counted(ask, once().await?),

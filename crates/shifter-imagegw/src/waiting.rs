@@ -43,6 +43,11 @@ impl Wait {
         let longest = Duration::from_secs(seconds.unwrap_or(0));
         Ok(is_asked.then(|| Wait { longest, seen: seen.to_owned() }))
     }
+
+    /// Whether the client has seen nothing yet: it begins, where others follow what they began.
+    pub(crate) fn begins(&self) -> bool {
+        self.seen.is_empty()
+    }
 }
 
 /// The answer to a pull: the record that old clients know, and for those who wait how far it is.

@@ -45,9 +45,9 @@ impl Pace {
         Pace { interval: Some(Duration::from_millis(500)), hold, patience: Duration::from_secs(60) }
     }
 
-    /// What is to be sent for a held request.
+    /// What is to be sent for a held request; also where none is to be held, since it tells who begins from who follows.
     pub(crate) fn wait<'s>(&self, seen: &'s str) -> Option<(u64, &'s str)> {
-        (self.hold > 0).then_some((self.hold, seen))
+        Some((self.hold, seen))
     }
 }
 

@@ -17,6 +17,9 @@ fn alone(itype: &str) -> String {
     )
 }
 
+/// What a pull that was ended by `cancel` says of itself.
+const CANCELED: &str = "canceled by its user";
+
 /// Shortest time between two looks for a waiting client.
 const BREATH: Duration = Duration::from_millis(50);
 
@@ -93,12 +96,32 @@ impl Api {
         for tag in self.spellings(itype, tag) {
             let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
             if let Some(job) = self.catalog.job_of(&key, caller.uid).await?
-                && self.jobs.cancel(job.number, "canceled by its user").await?
+                && self.jobs.cancel(job.number, CANCELED).await?
             {
                 return Ok(());
             }
         }
         Err(Refusal::NoJob)
+    }
+
+    /// Who begins anew need not hear that they ended the one before; who waited for that one follows the new one.
+    pub(crate) async fn forget_cancellation(
+        &self,
+        system: &str,
+        itype: &str,
+        tag: &str,
+        caller: &Caller,
+    ) -> Result<(), Refusal> {
+        for tag in self.spellings(itype, tag) {
+            let key = TagKey { system: system.to_owned(), itype: itype.to_owned(), tag };
+            if let Some(job) = self.catalog.job_of(&key, caller.uid).await?
+                && job.status.is_over()
+                && job.message == CANCELED
+            {
+                self.catalog.forget_end(job.number).await?;
+            }
+        }
+        Ok(())
     }
 
     /// An unfinished pull.

@@ -140,11 +140,16 @@ impl UserCommand {
 
     /// Starts the program with pipes on its standard streams.
     pub fn spawn(&self, words: &[&str]) -> Result<Child> {
+        self.spawn_on(words, [Stdio::piped(), Stdio::piped(), Stdio::piped()])
+    }
+
+    /// Starts the program with these standard streams: input, output, errors.
+    pub fn spawn_on(&self, words: &[&str], [stdin, stdout, stderr]: [Stdio; 3]) -> Result<Child> {
         let prefixed = self.prefixed(words);
         let Some((program, arguments)) = prefixed.split_first() else { bail!("no program was named") };
         let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(&self.environment).current_dir(&self.directory);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(stdin).stdout(stdout).stderr(stderr);
         command.spawn().with_context(|| format!("start {words:?}"))
     }
 

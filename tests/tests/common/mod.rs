@@ -1,6 +1,7 @@
 //! A test machine with one image in place, and short ways to run things in its containers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, unreachable_pub, missing_docs)]
 
+pub mod asked;
 pub mod cluster;
 pub mod groups;
 pub mod jobs;
@@ -8,6 +9,7 @@ pub mod mpi;
 pub mod operated;
 pub mod site;
 pub mod slurm;
+pub mod terminal;
 
 use std::io::Read as _;
 use std::process::Child;

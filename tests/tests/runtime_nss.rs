@@ -12,8 +12,15 @@ const PLACE: &str = "/var/lib/extrausers";
 /// A machine that knows nora, her group and one project from the service alone.
 fn machine() -> Machine {
     let machine = Machine::new(&shell_image(), "");
-    fs::create_dir_all(PLACE).unwrap();
-    machine.sandbox.root().run(&["mount", "-t", "tmpfs", "extrausers", PLACE]).unwrap().success().unwrap();
+    // Not in sight of other tests: who removes a directory takes what others have mounted on it along.
+    machine
+        .sandbox
+        .root()
+        .run(&["mount", "-t", "tmpfs", "extrausers", "/var/lib"])
+        .unwrap()
+        .success()
+        .unwrap();
+    fs::create_dir(PLACE).unwrap();
     fs::write(format!("{PLACE}/passwd"), "nora:x:5300:5300:Nora, of LDAP:/home/nora:/bin/bash\n").unwrap();
     fs::write(format!("{PLACE}/group"), "nora:x:5300:\nproject:x:5400:nora,other\nunused:x:5500:other\n")
         .unwrap();
@@ -23,8 +30,7 @@ fn machine() -> Machine {
 }
 
 fn finish(machine: Machine) {
-    machine.sandbox.root().run(&["umount", PLACE]).unwrap().success().unwrap();
-    let _another_test_may_use_it = fs::remove_dir(PLACE);
+    machine.sandbox.root().run(&["umount", "/var/lib"]).unwrap().success().unwrap();
     machine.finish();
 }
 

@@ -27,7 +27,7 @@ fn export(images: &[(&str, &str, Option<u32>)]) -> String {
             "_id": {"$oid": format!("5f00000000000000000000{number:02}")}, "system": "testsystem", "itype": "docker",
             "id": id, "tag": [tag], "status": "READY", "format": "squashfs", "arch": "amd64",
             "last_pull": 1795210150.8, "expiration": {"$numberLong": "1700000000"}, "ENV": [], "ENTRY": null,
-            "private": user.is_some(), "userACL": user.into_iter().collect::<Vec<_>>(), "groupACL": [],
+            "private": user.is_some(), "userACL": user.iter().collect::<Vec<_>>(), "groupACL": [],
         });
         format!("{document}\n")
     };

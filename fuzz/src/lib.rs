@@ -173,6 +173,7 @@ fn records_read_back_as_they_were_written_and_give_no_rights_away() {
                 labels: vec![(word(0), word(3))],
                 ..Rich::default()
             }),
+            ..Meta::default()
         };
         let written = meta.render();
         assert_eq!(Meta::parse(&written).expect("what we write we read"), meta);

@@ -14,6 +14,10 @@ mod render;
 
 /// Start of the comment line that carries the exact record.
 const RICH_PREFIX: &str = "#shifter1 ";
+/// The comment line that stands where the gateway was told to leave the access list out, with `DISABLE_ACL_METADATA`.
+/// Nodes, old and new, read past it, as the site wants; who rebuilds a catalog must not take the silence for "everybody".
+#[cfg(feature = "gateway")]
+const ACL_LEFT_OUT: &str = "#shifter1-acl left out";
 /// Most ids in one access list, as in the original.
 const MOST_IDS: usize = 1000;
 
@@ -80,6 +84,9 @@ pub struct Meta {
     pub acl: Acl,
     /// The exact record, where the gateway that wrote it was ours.
     pub rich: Option<Rich>,
+    /// Whether there was an access list, which was left out.
+    #[cfg(feature = "gateway")]
+    pub is_acl_left_out: bool,
 }
 
 /// Why a record cannot be used.
@@ -146,6 +153,10 @@ impl Meta {
             }
         }
         for (index, line) in text.lines().enumerate() {
+            #[cfg(feature = "gateway")]
+            if line == ACL_LEFT_OUT {
+                meta.is_acl_left_out = true;
+            }
             if let Some(json) = line.strip_prefix(RICH_PREFIX) {
                 meta.apply_rich(json, index + 1)?;
             }

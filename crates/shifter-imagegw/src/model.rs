@@ -201,6 +201,7 @@ impl Image {
                 labels: self.config.labels.clone().into_iter().collect(),
                 source: self.config.source.clone().unwrap_or_default(),
             }),
+            is_acl_left_out: false,
         }
     }
 }

@@ -214,7 +214,11 @@ fn fault_of(scope: &Scope<'_>, contents: &Contents, record: &Record, grants: &[G
             Ok(meta) if same_ids(&meta.acl.uids, &wanted.uids) && same_ids(&meta.acl.gids, &wanted.gids) => {
                 return None;
             }
-            Ok(_) if scope.config.environment.no_acl_in_meta => return None,
+            Ok(meta) if scope.config.environment.no_acl_in_meta => {
+                // Written before that was noted there; a catalog that is rebuilt would let everybody in.
+                let is_silent = meta.acl.is_public() && !meta.is_acl_left_out;
+                (is_silent.then(|| "its .meta does not say that its access list was left out".to_owned()))?
+            }
             Ok(_) => "its .meta names other users than the catalog".to_owned(),
         },
     };
@@ -308,8 +312,7 @@ async fn write_meta(scope: &Scope<'_>, place: &Place<'_>, found: &Record) -> any
     let records = known(scope, place, &record.image.id).await?;
     let grants: Vec<Grant> = records.into_iter().flat_map(|record| record.grants).collect();
     let acl = acl::for_meta(&grants, scope.gateway_uid)?;
-    let acl = if scope.config.environment.no_acl_in_meta { Default::default() } else { acl };
-    let meta = record.image.to_meta(acl);
+    let meta = scope.config.environment.as_written(record.image.to_meta(acl));
     place.write_meta(&record.image.id, &meta.render()).await?;
     Ok(true)
 }

@@ -1,9 +1,15 @@
 //! Writing `.meta`: the original's lines, then the exact record.
 
-use super::{Meta, RICH_PREFIX, Rich};
+use super::{ACL_LEFT_OUT, Acl, Meta, RICH_PREFIX, Rich};
 use crate::json::{Value, write};
 
 impl Meta {
+    /// The same without its access list, and with the line that says so. What everybody may run had none.
+    #[must_use]
+    pub fn without_acl(self) -> Meta {
+        Meta { is_acl_left_out: !self.acl.is_public(), acl: Acl::default(), ..self }
+    }
+
     /// The record's text. A value that a line of the original cannot hold unchanged is left out of the legacy
     /// lines, so that no image can write lines of its own (`USERACL:` …) into it.
     pub fn render(&self) -> String {
@@ -31,6 +37,9 @@ impl Meta {
         }
         for variable in self.env.iter().filter(|variable| variable.contains('=')) {
             line("ENV", variable);
+        }
+        if self.is_acl_left_out {
+            out.push_str(&format!("{ACL_LEFT_OUT}\n"));
         }
         if let Some(rich) = &self.rich {
             out.push_str(&format!("{RICH_PREFIX}{}\n", self.render_rich(rich)));

@@ -98,6 +98,7 @@ fn hostile_values_cannot_write_lines_and_survive_exactly() {
             source: "tar:00".into(),
             ..Rich::default()
         }),
+        is_acl_left_out: false,
     };
     let text = meta.render();
     let legacy: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
@@ -117,13 +118,37 @@ fn an_ordinary_record_is_written_as_the_original_wrote_it() {
         workdir: Some("/work".into()),
         env: vec!["PATH=/bin".into(), "X=1=2".into()],
         acl: Acl { uids: vec![4242, 65534], gids: vec![7] },
-        rich: None,
+        ..Meta::default()
     };
     assert_eq!(
         meta.render(),
         "FORMAT: squashfs\nENTRY: ['/bin/sh', '-c']\nCMD: ['echo', 'hi']\nWORKDIR: /work\nUSERACL: 4242,65534\n\
          GROUPACL: 7\nENV: PATH=/bin\nENV: X=1=2\n"
     );
+}
+
+#[test]
+fn an_access_list_that_was_left_out_is_a_comment_to_nodes() {
+    let acl = Acl { uids: vec![42], gids: vec![7] };
+    for (acl, is_marked) in [(acl, true), (Acl::default(), false)] {
+        let whole = Meta { format: "squashfs".into(), env: vec!["A=1".into()], acl, ..Meta::default() };
+        let rich = Meta { rich: Some(Rich { size: 9, ..Rich::default() }), ..whole.clone() };
+        for meta in [whole, rich] {
+            let bare = meta.without_acl();
+            let text = bare.render();
+            assert_eq!(Meta::parse(&text).unwrap(), bare);
+            assert_eq!((bare.is_acl_left_out, bare.acl.is_public()), (is_marked, true), "{text}");
+            // Old readers know no line that begins with #, and find no other key.
+            let legacy: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+            assert_eq!(legacy, ["FORMAT: squashfs", "ENV: A=1"]);
+            assert_eq!(text.lines().any(|line| line.starts_with("#shifter1-acl")), is_marked, "{text}");
+        }
+    }
+    // No value of an image's writes that line, or hides it.
+    let text = "FORMAT: squashfs\nENV: A=#shifter1-acl left out\n #shifter1-acl left out\n";
+    assert!(!Meta::parse(text).unwrap().is_acl_left_out);
+    let hidden = "FORMAT: squashfs\nWORKDIR: /w\\\n#shifter1-acl left out\n/x\n";
+    assert!(Meta::parse(hidden).unwrap().is_acl_left_out);
 }
 
 #[test]

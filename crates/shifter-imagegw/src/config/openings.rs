@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use shifter_core::meta::Meta;
+
 use super::{Authentication, Config};
 
 /// The variables that change what the gateway does, as in the original.
@@ -20,6 +22,11 @@ impl Environment {
             no_acl_in_meta: variable("DISABLE_ACL_METADATA").is_some(),
             show_labels: variable("ENABLE_LABELS").is_some_and(|value| !value.is_empty()),
         }
+    }
+
+    /// What is to be written of a record; one without its access list says that it had one.
+    pub(crate) fn as_written(self, meta: Meta) -> Meta {
+        if self.no_acl_in_meta { meta.without_acl() } else { meta }
     }
 }
 

@@ -109,8 +109,7 @@ impl Puller {
         grants: &[Grant],
     ) -> Result<(), PullError> {
         let acl = acl::for_meta(grants, self.gateway_uid)?;
-        let acl = if self.config.environment.no_acl_in_meta { Default::default() } else { acl };
-        let meta = image.to_meta(acl).render();
+        let meta = self.config.environment.as_written(image.to_meta(acl)).render();
         Ok(self.store_of(platform)?.publish_meta(&image.id, &meta).await?)
     }
 

@@ -74,8 +74,10 @@ fn record(scope: &Scope<'_>, system: &str, id: &str, meta: &Meta) -> Record {
     };
     let itype = if source.is_some() { ImageType::Custom } else { ImageType::Docker };
     let key = TagKey { system: system.to_owned(), itype: itype.as_str().to_owned(), tag: id.to_owned() };
-    // Where .meta was told to leave access lists out, its silence means nothing.
-    let is_silent = std::env::var_os("DISABLE_ACL_METADATA").is_some();
+    // Where .meta was told to leave access lists out, its silence means nothing. It says so itself, unless an original
+    // gateway or an earlier version wrote it: of such a file only our own setting is known.
+    let is_told = meta.is_acl_left_out || scope.config.environment.no_acl_in_meta;
+    let is_silent = meta.acl.is_public() && is_told;
     let nobody = Acl { uids: vec![scope.gateway_uid], gids: Vec::new() };
     let grant = Grant {
         id: id.to_owned(),

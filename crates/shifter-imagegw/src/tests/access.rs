@@ -165,6 +165,7 @@ async fn the_original_s_rules_for_private_images_labels_and_meta_return_when_ask
     assert!(matches!(refused, Err(Refusal::Denied(_))), "{refused:?}");
     let meta = gateway.meta(&seen.id.unwrap());
     assert!(!meta.contains("ACL"), "{meta}");
+    assert!(meta.contains("\n#shifter1-acl left out\n"), "who rebuilds the catalog is to know: {meta}");
     let open = gateway.api().lookup("sysa", "docker", "open/app:1", &bob).await.unwrap();
     assert_eq!(open.labels, None, "ENABLE_LABELS is not set");
 }

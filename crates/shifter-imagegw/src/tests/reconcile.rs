@@ -4,16 +4,12 @@ use shifter_core::meta::Acl;
 
 use super::*;
 use crate::catalog::{Catalog, Record, State, Tag, Turn};
+use crate::config::Environment;
 use crate::model::{Grant, Image, RunConfig, TagKey, now};
 use crate::reconcile::{Orders, Scope, run};
 
-/// Publishes an image as pulls do: its files, then its record.
-async fn publish(catalog: &dyn Catalog, images: &Path, id: &str) {
-    publish_as("docker", catalog, images, id).await;
-}
-
-async fn publish_as(itype: &str, catalog: &dyn Catalog, images: &Path, id: &str) {
-    let image = Image {
+fn image(id: &str) -> Image {
+    Image {
         system: "sysa".into(),
         id: id.into(),
         format: "squashfs".into(),
@@ -22,7 +18,16 @@ async fn publish_as(itype: &str, catalog: &dyn Catalog, images: &Path, id: &str)
         sha256: "00".repeat(32),
         last_pull: now(),
         expiration: now() + 1000.0,
-    };
+    }
+}
+
+/// Publishes an image as pulls do: its files, then its record.
+async fn publish(catalog: &dyn Catalog, images: &Path, id: &str) {
+    publish_as("docker", catalog, images, id).await;
+}
+
+async fn publish_as(itype: &str, catalog: &dyn Catalog, images: &Path, id: &str) {
+    let image = image(id);
     let acl = Acl { uids: vec![7], gids: Vec::new() };
     let meta = image.to_meta(acl.clone()).render();
     std::fs::write(images.join(format!("{id}.squashfs")), "image").unwrap();
@@ -105,5 +110,49 @@ async fn an_imported_image_that_is_taken_away_is_not_said_to_come_back_by_a_pull
         let is_told =
             |line: &&String| line.contains(&id) && line.ends_with(&format!("; taken away, {expected}"));
         assert!(answer.lines.iter().any(|line| is_told(&line)), "{:?}", answer.lines);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_image_without_its_list_in_meta_is_rebuilt_for_nobody_whoever_rebuilds() {
+    const NOBODY: u32 = 999;
+    let private = || Acl { uids: vec![7], gids: vec![8] };
+    // Of what list; whether that was left out, whether that was noted, whether the variable is set at the rebuilding; who
+    // may use it then, everybody where nobody is named.
+    for (acl, is_left_out, is_noted, is_set, expected) in [
+        (private(), true, true, false, vec![NOBODY]),
+        (private(), true, true, true, vec![NOBODY]),
+        (private(), true, false, true, vec![NOBODY]),
+        (private(), false, true, false, vec![7]),
+        (private(), false, true, true, vec![7]),
+        (Acl::default(), true, true, false, vec![]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let gateway = Gateway::start(dir.path(), SocketAddr::from(([127, 0, 0, 1], 1)), 0).await;
+        let (catalog, images) = (gateway.api().catalog.clone(), dir.path().join("images"));
+        let id = sha256(b"a");
+        let written = Environment { no_acl_in_meta: is_left_out, ..Environment::default() };
+        let meta = written.as_written(image(&id).to_meta(acl)).render();
+        let is_mark = |line: &&str| line.starts_with("#shifter1-acl") && !is_noted;
+        let meta: Vec<&str> = meta.lines().filter(|line| !is_mark(line)).collect();
+        std::fs::write(images.join(format!("{id}.meta")), meta.join("\n") + "\n").unwrap();
+        std::fs::write(images.join(format!("{id}.squashfs")), "image").unwrap();
+        let mut config = gateway.api().config.now().clone();
+        config.environment.no_acl_in_meta = is_set;
+        let scope =
+            Scope { config: &config, catalog: &*catalog, gateway_uid: NOBODY, asker: 0, puller: None };
+        let orders = Orders { rebuild: true, system: Some("sysa".into()), ..Orders::default() };
+        let answer = run(&scope, &orders).await.unwrap();
+        assert!(answer.is_well, "{:?}", answer.lines);
+        let record = catalog.record("sysa", &id).await.unwrap().unwrap();
+        let grant = &record.grants[0];
+        let what = format!("{is_left_out} {is_noted} {is_set}");
+        assert_eq!((&grant.acl.uids, grant.public), (&expected, expected.is_empty()), "{what}");
+        // What an earlier version left out without a word is put right as long as that is known.
+        let orders = Orders { fix: true, ..orders };
+        let answer = run(&scope, &Orders { rebuild: false, ..orders }).await.unwrap();
+        assert!(answer.is_well, "{:?}", answer.lines);
+        let meta = std::fs::read_to_string(images.join(format!("{id}.meta"))).unwrap();
+        assert_eq!(meta.contains("ACL: ") || meta.contains("#shifter1-acl"), !expected.is_empty(), "{meta}");
     }
 }

@@ -176,7 +176,7 @@ fn on_a_host_nobody_imports_what_they_could_not_read_there() {
         ("alice", "testsystem", "link", "is not a regular file"),
         ("alice", "testsystem", "../data/own.squashfs", "absolute path without"),
         ("alice", "testsystem", "/dev/zero", "is not a regular file"),
-        ("alice", "testsystem", &mine, "directory of the image gateway's own"),
+        ("alice", "testsystem", &mine, "is the image gateway's own"),
         ("alice", "testsystem", "/opt/elsewhere.squashfs", "from which this site allows imports"),
         ("alice", "none", "own.squashfs", "cannot be run there"),
         ("alice", "other", "own.squashfs", "no whole answer"),

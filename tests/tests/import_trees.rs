@@ -146,7 +146,7 @@ fn of_a_directory_nobody_gets_what_they_could_not_read() {
         ("alice", "/home/missing", "is not there, or you cannot read it"),
         ("alice", "/opt/elsewhere", "from which this site allows imports"),
         ("bob", "/home/alice", "you cannot read /home/alice/odd/etc;"),
-        ("alice", &images, "directory of the image gateway's own"),
+        ("alice", &images, "is the image gateway's own"),
     ] {
         let out = site.shifterimg(user, &["import", "--format", "directory", path, "custom:no"]);
         assert!(!out.status.success() && out.err().contains(expected), "{user} {path}: {}", out.describe());

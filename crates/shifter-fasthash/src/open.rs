@@ -38,7 +38,7 @@ pub struct Asker {
 pub struct Places {
     /// If there are some, the file must be below one of them.
     pub allowed: Vec<PathBuf>,
-    /// The gateway's own directories.
+    /// The gateway's own directories and files.
     pub forbidden: Vec<PathBuf>,
 }
 
@@ -57,8 +57,8 @@ pub enum OpenError {
     /// A file, a link, a device.
     #[error("{0} is not a directory; name the directory itself, not a link to it")]
     NotADirectory(String),
-    /// Below one of the gateway's directories.
-    #[error("{0} lies in a directory of the image gateway's own")]
+    /// Below one of the gateway's directories, or one of its files.
+    #[error("{0} is the image gateway's own, or lies in a directory of its own")]
     Forbidden(String),
     /// Below none of those that the site names.
     #[error("{0} is not in a directory from which this site allows imports")]
@@ -156,7 +156,7 @@ struct Way<'a> {
     here: OwnedFd,
     to_do: VecDeque<OsString>,
     links: usize,
-    /// Device and inode of every directory on the way.
+    /// Device and inode of every directory on the way, and of the file at its end.
     passed: HashSet<(u64, u64)>,
 }
 
@@ -188,6 +188,7 @@ impl Way<'_> {
                 FileType::Symlink if !self.to_do.is_empty() => self.follow(&next).ok_or_else(denied)?,
                 kind @ FileType::RegularFile if self.to_do.is_empty() && kind == self.wanted => {
                     self.allows(&next, &status, 0o4, text)?;
+                    self.passed.insert(identity(&status));
                     return Ok(next);
                 }
                 _ => return Err(other(text.to_owned())),
@@ -375,9 +376,11 @@ mod tests {
         symlink("images/deep", tree.path("link")).unwrap();
         let places = Places {
             allowed: vec![tree.path("scratch"), tree.path("images"), "/nonexistent".into()],
-            forbidden: vec![tree.path("images"), "/nonexistent".into()],
+            forbidden: vec![tree.path("images"), "/nonexistent".into(), tree.path("scratch/key")],
         };
-        for path in [own, tree.path("link/file")] {
+        let key = tree.file("scratch/key", ALICE, ALICE, 0o644);
+        std::fs::hard_link(&key, tree.path("scratch/other")).unwrap();
+        for path in [own, tree.path("link/file"), key, tree.path("scratch/other")] {
             assert!(matches!(open(&path, &alice(), &places), Err(OpenError::Forbidden(..))));
         }
         open(&scratch, &alice(), &places).unwrap();

@@ -57,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) private_is_public: bool,
     /// Where decisions are noted.
     pub(crate) audit_log: Option<PathBuf>,
+    /// The file it was read from, an absolute path; none until somebody says it.
+    pub(crate) file: Option<PathBuf>,
     /// What the environment says; the default until somebody reads it.
     pub(crate) environment: Environment,
     /// Who may import files, and from where.
@@ -231,6 +233,7 @@ fn read(top: &mut Section<'_>) -> Config {
         allow_anonymous_reads: top.bool("AllowAnonymousReads").unwrap_or(false),
         private_is_public: top.choice("PrivateWithoutACL", &["puller", "public"]) == Some("public"),
         audit_log: top.path("AuditLog"),
+        file: None,
         environment: Environment::default(),
         examiner: read_examiner(top),
         auto_expire: top.bool("AutoExpire").unwrap_or_default(),

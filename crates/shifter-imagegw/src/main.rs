@@ -225,6 +225,7 @@ fn load(path: &Path) -> anyhow::Result<(Config, Vec<String>)> {
     if let Some(examiner) = &mut config.examiner {
         examiner.configuration = path.to_owned();
     }
+    config.file = Some(std::path::absolute(path).context("the configuration's name cannot be used")?);
     config.environment = Environment::read(|name| std::env::var_os(name));
     Ok((config, warnings))
 }

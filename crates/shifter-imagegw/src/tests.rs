@@ -4,9 +4,11 @@
 
 mod access;
 mod administrators;
+mod crowded;
 mod http;
 mod hung_up;
 mod import;
+mod import_files;
 mod malformed;
 mod manage;
 mod pull;

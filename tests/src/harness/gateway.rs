@@ -113,7 +113,11 @@ impl Sandbox {
     ) -> Result<(DaemonId, String)> {
         let program = self.program("shifter-imagegw")?.display().to_string();
         let (config, listen) = (config.display().to_string(), format!("{}:{port}", self.address()));
-        let words = [program.as_str(), "serve", "--config", &config, "--listen", &listen];
+        let mut words = vec![program.as_str(), "serve", "--listen", &listen];
+        // Where the environment names it, the command line need not.
+        if !more.iter().any(|(name, _)| name == "GWCONFIG") {
+            words.extend(["--config", &config]);
+        }
         let account = accounts::find("gateway")?;
         let mut environment = vec![("HOME", "/home/gateway")];
         environment.extend(more.iter().map(|(name, value)| (name.as_str(), value.as_str())));

@@ -199,10 +199,7 @@ impl Api {
         gids.push(caller.gid);
         let asker = Asker { uid: caller.uid, gids };
         let config = self.config.now();
-        let mut forbidden = vec![config.cache_directory.clone(), config.expand_directory.clone()];
-        forbidden.extend(config.platforms.values().map(|platform| platform.image_dir.clone()));
-        forbidden.push(PathBuf::from(shifter_core::paths::SYSCONFDIR));
-        let places = Places { allowed: config.import.paths.clone(), forbidden };
+        let places = Places { allowed: config.import.paths.clone(), forbidden: config.own_places() };
         if platform.access == Access::Remote && form == Form::Directory {
             let why = "directories of remote systems are not read from here; upload a tar of the directory";
             return Err(Refusal::Unprocessable(why.to_owned()));

@@ -26,7 +26,7 @@ pub(crate) struct Tree {
     /// What it was called.
     pub(crate) path: PathBuf,
     pub(crate) asker: Asker,
-    /// Directories that must not be below it.
+    /// Directories and files that must not be below it.
     pub(crate) forbidden: Vec<PathBuf>,
 }
 
@@ -60,7 +60,7 @@ pub(crate) enum TreeError {
     Gateway(String, Errno),
     #[error("{0} changed while it was read; import it again when nobody writes to the directory")]
     Changed(String),
-    #[error("{0} is a directory of the image gateway's own")]
+    #[error("{0} is the image gateway's own")]
     Forbidden(String),
     #[error("{0} means in a layer that a file is removed, and cannot be in an image; rename it")]
     Whiteout(String),
@@ -97,7 +97,7 @@ pub(crate) fn archive(tree: &Tree, most: u64, out: &mut dyn Write) -> Result<(),
 
 struct Walk<'a> {
     tree: &'a Tree,
-    /// Device and inode of directories that must not be met.
+    /// Device and inode of what must not be met.
     closed: Vec<(u64, u64)>,
     limits: Limits,
     entries: u64,
@@ -180,6 +180,9 @@ impl Walk<'_> {
     }
 
     fn file(&mut self, found: &OwnedFd, status: &Stat, path: &[u8]) -> Result<(), TreeError> {
+        if self.closed.contains(&identity(status)) {
+            return Err(TreeError::Forbidden(self.said(path)));
+        }
         self.may(found, status, 0o4, path)?;
         if status.st_nlink > 1 {
             if let Some(first) = self.names.get(&identity(status)) {

@@ -19,19 +19,29 @@ async fn start(dir: &Path) -> Gateway {
 
 /// A gateway where everybody may import, and no registry is. Systems `sysa` and `twin` share a directory.
 async fn start_on(dir: &Path, place: &Place) -> Gateway {
+    start_changed(dir, place, |_| ()).await
+}
+
+/// The same with its configuration changed.
+pub(super) async fn start_as(dir: &Path, change: impl Fn(&mut Config)) -> Gateway {
+    start_changed(dir, &Place::Sqlite(dir.join("c.db")), change).await
+}
+
+async fn start_changed(dir: &Path, place: &Place, more: impl Fn(&mut Config)) -> Gateway {
     let change = |config: &mut Config| {
         config.import.users = Importers::Everybody;
         config.platforms.insert("twin".to_owned(), config.platforms["sysa"].clone());
+        more(config);
     };
     Gateway::start_as(dir, SocketAddr::from(([127, 0, 0, 1], 1)), 300, place, change).await
 }
 
 /// `POST doimport`, as root, who can read everything.
-async fn import(gateway: &Gateway, tag: &str, path: &Path, format: &str) -> wire::Image {
+pub(super) async fn import(gateway: &Gateway, tag: &str, path: &Path, format: &str) -> wire::Image {
     try_import(gateway, tag, path, format, "").await.unwrap()
 }
 
-async fn try_import(
+pub(super) async fn try_import(
     gateway: &Gateway,
     tag: &str,
     path: &Path,
@@ -75,7 +85,7 @@ async fn upload_to(
 }
 
 /// How an import ends: its identifier, or why it failed.
-async fn end(gateway: &Gateway, uid: u32, tag: &str) -> Result<String, String> {
+pub(super) async fn end(gateway: &Gateway, uid: u32, tag: &str) -> Result<String, String> {
     end_on(gateway, "sysa", uid, tag).await
 }
 

@@ -23,6 +23,17 @@ const NETWORK_FUSE: &[&str] = &["fuse.ceph", "fuse.glusterfs", "fuse.juicefs", "
 
 /// Creates the directory where it is missing, checks its file system and takes the lock.
 pub(super) fn lock(database: &Path) -> Result<File, CatalogError> {
+    let table = Path::new("/proc/self/mountinfo");
+    let mounts = std::fs::read(table).map_err(|source| CatalogError::Io {
+        operation: "reading",
+        path: table.to_owned(),
+        source,
+    })?;
+    lock_where(database, &mounts)
+}
+
+/// The same with this table of mounts.
+fn lock_where(database: &Path, mounts: &[u8]) -> Result<File, CatalogError> {
     let io = |operation, path: &Path| {
         let path = path.to_owned();
         move |source| CatalogError::Io { operation, path, source }
@@ -31,9 +42,7 @@ pub(super) fn lock(database: &Path) -> Result<File, CatalogError> {
     // The rows hold names and environments of private images.
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io("creating", directory))?;
     let real = directory.canonicalize().map_err(io("resolving", directory))?;
-    let mounts =
-        std::fs::read("/proc/self/mountinfo").map_err(io("reading", Path::new("/proc/self/mountinfo")))?;
-    if let Some(kind) = file_system_of(&real, &mounts)
+    if let Some(kind) = file_system_of(&real, mounts)
         && (NETWORK.contains(&kind.as_str()) || NETWORK_FUSE.contains(&kind.as_str()))
     {
         return Err(CatalogError::Network { path: database.to_owned(), kind });
@@ -118,6 +127,38 @@ garbage
             ("/images/local/db", "xfs"),
         ] {
             assert_eq!(file_system_of(Path::new(path), mounts).as_deref(), Some(kind), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_catalog_on_a_network_file_system_is_refused_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink(real.join("far"), real.join("link")).unwrap();
+        let point = real.join("far").display().to_string();
+        for (kind, is_refused) in
+            [("nfs4", true), ("lustre", true), ("gpfs", true), ("fuse.sshfs", true), ("ext4", false)]
+        {
+            let mounts = format!(
+                "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 22 0:40 / {point} rw shared:1 - {kind} server:/v rw\n"
+            );
+            for name in ["far", "link"] {
+                std::fs::create_dir_all(real.join("far")).unwrap();
+                let database = real.join(name).join("shifter.db");
+                let locked = lock_where(&database, mounts.as_bytes());
+                match is_refused {
+                    true => {
+                        let error = locked.unwrap_err();
+                        assert!(matches!(error, CatalogError::Network { .. }), "{error}");
+                        let expected = format!("on a network file system ({kind})");
+                        assert!(error.to_string().contains(&expected), "{error}");
+                        assert_eq!(std::fs::read_dir(real.join("far")).unwrap().count(), 0);
+                    }
+                    false => drop(locked.unwrap()),
+                }
+            }
+            // Beside it, and not on it.
+            drop(lock_where(&real.join("near/shifter.db"), mounts.as_bytes()).unwrap());
         }
     }
 

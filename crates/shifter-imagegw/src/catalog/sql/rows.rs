@@ -29,12 +29,13 @@ impl<T> Operation<T> for Result<T, sqlx::Error> {
 
 /// Whether the server, the way to it or its patience failed, and not the statement.
 fn is_passing(error: &sqlx::Error) -> bool {
-    // SQLSTATE classes of connections, resources, shutdown and serialization; SQLite's BUSY and LOCKED.
+    // SQLSTATE classes of connections, resources, shutdown and serialization; SQLite's BUSY, LOCKED and FULL, and
+    // IOERR_SHMSIZE, which a full disk gives instead for the log's index.
     let is_passing_code = |error: &dyn DatabaseError| {
         error.code().is_some_and(|code| match code.len() {
             // 25006: a standby that is not promoted yet; 57014: a statement that took too long.
             5 => ["08", "53", "57P", "40", "25006", "57014"].iter().any(|class| code.starts_with(class)),
-            _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6)),
+            _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 13) || code == 4874),
         })
     };
     match error {

@@ -130,9 +130,12 @@ fn what_the_user_could_not_read_or_an_image_cannot_hold_is_named() {
 fn the_gateway_s_own_directories_are_not_read_below_a_user_s() {
     let home = Home::new();
     home.directory("images", ALICE, ALICE, 0o755);
-    let tree = Tree { forbidden: vec![home.path("images"), "/nonexistent".into()], ..home.tree() };
-    let error = archive(&tree, 1 << 20, &mut io::sink()).unwrap_err();
-    assert!(matches!(error, TreeError::Forbidden(_)), "{error}");
+    home.file("key", ALICE, ALICE, 0o644);
+    for own in ["images", "key"] {
+        let tree = Tree { forbidden: vec![home.path(own), "/nonexistent".into()], ..home.tree() };
+        let error = archive(&tree, 1 << 20, &mut io::sink()).unwrap_err();
+        assert!(matches!(error, TreeError::Forbidden(_)), "{error}");
+    }
 }
 
 /// Writes nothing, and does something when it is first written to.

@@ -10,7 +10,7 @@ mod layout;
 mod release;
 
 use layout::SpankOption;
-use release::{NEWEST, OLDEST, number, release};
+use release::{BETWEEN, INSIST, OLDEST, READ, number, refusal, release};
 use std::collections::BTreeMap;
 use std::mem::{offset_of, size_of};
 use std::path::Path;
@@ -70,9 +70,47 @@ fn the_number_of_every_release_is_what_its_own_headers_make_of_it() {
         assert_eq!(number(release(name).unwrap()), value.parse::<u32>().unwrap() & !0xff, "{name}");
     }
     assert_everywhere("value SLURM_VERSION_NUM(24, 5, 3)", &(number((24, 5)) + 3).to_string());
-    let ends = [releases.first(), releases.last()].map(|name| release(name.unwrap()).unwrap());
-    assert_eq!(ends, [OLDEST, NEWEST], "release.rs and the table end elsewhere");
+    let read: Vec<(u32, u32)> = releases.iter().map(|name| release(name).unwrap()).collect();
+    assert_eq!(read, READ, "release.rs and the table name others");
+    assert!(BETWEEN.iter().all(|between| !READ.contains(between) && (OLDEST..READ[6]).contains(between)));
     assert!(releases.is_sorted(), "check-headers looks for the last that is not newer");
+}
+
+/// Runs the build script itself, as cargo does but with another Slurm in mind.
+#[test]
+fn a_plugin_for_a_release_that_nobody_has_looked_at_is_refused_unless_the_site_insists() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("script");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/build.rs");
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    let built = Command::new(rustc).args(["--edition=2024", source, "-o"]).arg(&script).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let unknown = "is none of the releases that the plugin is known to fit";
+    for (version, insist, expected) in [
+        ("20.11", "", "rustc-env=SHIFTER_SLURM_NUMBER=1313536"),
+        ("22.05.8", "", "rustc-env=SHIFTER_SLURM_NUMBER=1443072"),
+        ("23.02", "", "rustc-env=SHIFTER_SLURM_NUMBER=1507840"),
+        ("24.05", "", "rustc-env=SHIFTER_SLURM_NUMBER=1574144"),
+        ("25.05", "", "rustc-env=SHIFTER_SLURM_NUMBER=1639680"),
+        ("26.05", "", "rustc-env=SHIFTER_SLURM_NUMBER=1705216"),
+        ("22.06", "", unknown),
+        ("26.11", "", unknown),
+        ("26.11", "yes", unknown),
+        ("26.11", "1", "rustc-env=SHIFTER_SLURM_NUMBER=1706752"),
+        ("20.02", "1", "error=Slurm 20.02 is older than 20.11: no plugin is built for it"),
+        ("new", "1", "error=SHIFTER_SLURM_VERSION=new is no release of Slurm"),
+    ] {
+        let mut command = Command::new(&script);
+        let out = command.env("SHIFTER_SLURM_VERSION", version).env(INSIST, insist).output().unwrap();
+        let said = String::from_utf8(out.stdout).unwrap();
+        let is_built = said.contains("rustc-env=");
+        assert!(out.status.success() && said.contains(expected), "{version} {insist}: {said}");
+        assert_eq!(is_built, expected.starts_with("rustc-env="), "{version} {insist}: {said}");
+        assert_ne!(is_built, said.contains("cargo::error="), "{version} {insist}: {said}");
+    }
+    for known in READ.into_iter().chain(BETWEEN) {
+        assert_eq!(refusal(known, false), None);
+    }
 }
 
 #[test]

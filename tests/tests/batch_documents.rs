@@ -80,6 +80,9 @@ fn the_original_settings_of_sshd_let_a_job_reach_all_its_nodes() {
     cluster.setup();
     let out = run(&cluster, include_str!("../documents/batch.inside-ssh.sh"));
     assert_eq!(out.success().unwrap(), "mine on n1\nmine on n2\n");
+    // The cheap handshake, also with settings that say nothing of it.
+    let out = cluster.inside(0, "alice", "ssh -v n2 true 2>&1 | grep -o 'kex: algorithm: .*'");
+    assert!(out.out().starts_with("kex: algorithm: curve25519-sha256"), "{}", out.describe());
     cluster.unsetup();
     cluster.machine.finish();
 }

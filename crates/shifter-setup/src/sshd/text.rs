@@ -13,6 +13,9 @@ pub const USUAL_SSHD: &str = include_str!("../../../../dist/openssh/sshd_config"
 pub const USUAL_SSH: &str = include_str!("../../../../dist/openssh/ssh_config");
 /// The port of sites that name none.
 const PORT: u16 = 1204;
+/// Cheap for a server without OpenSSL, and every client since OpenSSH 6.5 knows it. It is the server's to say: a client
+/// older than 8.0, as an image may have, refuses settings with names it does not know.
+const KEY_EXCHANGE: &str = "KexAlgorithms curve25519-sha256,curve25519-sha256@libssh.org\n";
 /// Longest `Host` line, in bytes: ssh before OpenSSH 7.8 reads 1,024 at a time.
 const LONGEST: usize = 900;
 /// Variables that sshd sets by itself, from the user's account.
@@ -56,6 +59,9 @@ pub fn sshd_config(site: &str, user: &str, environment: &[Vec<u8>]) -> String {
     );
     if before_match(site).all(|line| value(line, "Port").is_none()) {
         text.push_str(&format!("Port {PORT}\n"));
+    }
+    if before_match(site).all(|line| value(line, "KexAlgorithms").is_none()) {
+        text.push_str(KEY_EXCHANGE);
     }
     // Only one such line counts, and in it the first of a name.
     let of_site = before_match(site).filter_map(|line| value(line, "SetEnv")).map(str::to_owned);
@@ -177,6 +183,25 @@ mod tests {
         assert_eq!(port(site), 2204);
         assert_eq!((port(""), port("Match all\nPort 7")), (1204, 1204));
         assert!(sshd_config("", "alice", &[]).contains("\nPort 1204\n"));
+    }
+
+    #[test]
+    fn handshakes_are_cheap_whatever_settings_the_site_has_kept_unless_it_says_otherwise() {
+        let original = include_str!("../../../../tests/documents/sshd_config.original");
+        for (site, expected) in [
+            (original, KEY_EXCHANGE.trim_end()),
+            (USUAL_SSHD, KEY_EXCHANGE.trim_end()),
+            ("", KEY_EXCHANGE.trim_end()),
+            ("Match all\nKexAlgorithms x\n", KEY_EXCHANGE.trim_end()),
+            (
+                "Port 7\nkexalgorithms=diffie-hellman-group14-sha256\n",
+                "kexalgorithms=diffie-hellman-group14-sha256",
+            ),
+        ] {
+            let text = sshd_config(site, "alice", &[]);
+            let first = text.lines().find(|line| value(line, "KexAlgorithms").is_some());
+            assert_eq!(first, Some(expected), "{site}");
+        }
     }
 
     #[test]

@@ -124,6 +124,17 @@ fn slurms_prolog_prepares_the_job_and_its_epilog_takes_everything_down() {
     let nhc = site.cluster.machine.sandbox.program("shifter-nhc").unwrap().display().to_string();
     let out = site.root(0).run(&[&nhc, "--jobs=3,77"]).unwrap();
     assert!(out.status.success(), "{}", out.describe());
+    let record = "/run/shifter/jobs/77/sshd";
+    let keeper = "cut -d' ' -f2 /run/shifter/record | tr -d '\n'";
+    let hide = format!(
+        "mv {record} /run/shifter/record; mkdir /run/shifter/slurm; : > /run/shifter/slurm/88.failed; {keeper}"
+    );
+    let keeper = site.root(0).run(&["sh", "-c", &hide]).unwrap().success().unwrap();
+    let said = site.root(0).run(&[&nhc, "--jobs=3,77"]).unwrap().failure(1).unwrap();
+    let expected = format!("shifter-nhc: notes on job 88 are left, process {keeper} is left of an sshd\n");
+    assert_eq!(said, expected);
+    let show = format!("mv /run/shifter/record {record}; rm -r /run/shifter/slurm");
+    site.root(0).run(&["sh", "-c", &show]).unwrap().success().unwrap();
     let said = site.root(0).run(&[&nhc, "--jobs=3"]).unwrap().failure(1).unwrap();
     assert!(said.starts_with("shifter-nhc: a container prepared for job 77 is left, "), "{said}");
     assert!(

@@ -1,17 +1,20 @@
 //! What is left of jobs on a node, for health checks between jobs. It looks, and changes nothing.
 
+use crate::sshd;
 use crate::teardown::OWNER;
 use shifter_core::mountinfo::mounts;
+use shifter_core::paths::RUN_DIRECTORY;
 use shifter_runtime::config::TrustedConfig;
 use shifter_runtime::prepared;
 use shifter_sys::{Error, directory as dir, trusted};
+use std::collections::BTreeSet;
 
 /// `shifter-nhc`'s help.
 pub const USAGE: &str = "\
 Usage: shifter-nhc [--jobs=NUMBER,...] [--config=FILE]
 
-Tells what jobs have left on this node: prepared containers of jobs other than those named, which run, and mounts
-where containers are assembled. Exit status 0 for none; 1 and one line, the findings separated by commas.
+Tells what jobs have left on this node: prepared containers of jobs other than those named, which run, what the Slurm
+plugin has noted of them, processes beside their sshd, and mounts where containers are assembled. Exit status 0 for none; 1 and one line, the findings separated by commas.
 ";
 
 /// Largest mount table, in bytes.
@@ -20,7 +23,7 @@ const LARGEST: u64 = 64 << 20;
 /// Every finding, as part of a sentence.
 pub fn findings(config: &TrustedConfig, running: &[&str]) -> Result<Vec<String>, Error> {
     let mut found = Vec::new();
-    let mut owner = None;
+    let (mut owner, mut kept, mut begins) = (None, BTreeSet::new(), false);
     match trusted::open(&prepared::directory(), trusted::Kind::Directory) {
         Err(error) if error.errno() == Some(2) => {}
         Err(error) => return Err(error),
@@ -28,11 +31,27 @@ pub fn findings(config: &TrustedConfig, running: &[&str]) -> Result<Vec<String>,
             owner = dir::link_target(&jobs, OWNER);
             for entry in dir::entries(&jobs, "the jobs", usize::MAX)? {
                 let name = entry.name.to_string_lossy();
-                if prepared::is_key(&name) && !running.contains(&&*name) {
+                if !prepared::is_key(&name) {
+                    continue;
+                }
+                if let Some(job) = dir::find_if_present(&jobs, &name, dir::Links::Refuse)? {
+                    // Told by its container, whether or not that one's job runs.
+                    kept.extend(sshd::keeper(&job));
+                    begins |= !dir::has(&job, prepared::RECORD)?;
+                }
+                if !running.contains(&&*name) {
                     found.push(format!("a container prepared for job {name} is left"));
                 }
             }
         }
+    }
+    let is_over = |job: &str| prepared::is_key(job) && !running.contains(&job);
+    for job in noted()?.into_iter().filter(|job| is_over(job)) {
+        found.push(format!("notes on job {job} are left"));
+    }
+    // One that is just being started is recorded nowhere yet.
+    for pid in keepers()?.into_iter().filter(|pid| !begins && !kept.contains(pid)) {
+        found.push(format!("process {pid} is left of an sshd"));
     }
     // The first container of a node stands there.
     if owner.is_none_or(|owner| !running.contains(&owner.as_str())) {
@@ -45,6 +64,33 @@ pub fn findings(config: &TrustedConfig, running: &[&str]) -> Result<Vec<String>,
         }
     }
     Ok(found)
+}
+
+/// The jobs that the Slurm plugin has notes on.
+fn noted() -> Result<BTreeSet<String>, Error> {
+    let place = format!("{RUN_DIRECTORY}/slurm");
+    let notes = match trusted::open(&place, trusted::Kind::Directory) {
+        Err(error) if error.errno() == Some(2) => return Ok(BTreeSet::new()),
+        other => dir::entries(&other?, &place, usize::MAX)?,
+    };
+    let names = notes.iter().filter_map(|entry| entry.name.to_str().ok()?.split_once('.'));
+    Ok(names.map(|(job, _)| job.to_owned()).collect())
+}
+
+/// All keepers of sshds that see the node as this process does: by the name that they give themselves, and by being root's.
+fn keepers() -> Result<BTreeSet<String>, Error> {
+    let view = |pid: &str| dir::link_target(&dir::open_to_list(&format!("/proc/{pid}/ns")).ok()?, "mnt");
+    let own = view("self");
+    let is_keeper = |pid: &String| {
+        let text = dir::read_host(&format!("/proc/{pid}/status"), 1 << 16).unwrap_or_default();
+        let mut lines = text.lines();
+        lines.next() == Some("Name:\tshifter-keeper")
+            && lines.any(|line| line.starts_with("Uid:\t0\t0\t"))
+            && view(pid) == own
+    };
+    let pids = dir::entries(&dir::open_to_list("/proc")?, "/proc", usize::MAX)?;
+    let pids = pids.into_iter().filter_map(|entry| entry.name.into_string().ok());
+    Ok(pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit())).filter(is_keeper).collect())
 }
 
 /// The node's table of mounts (proc_pid_mountinfo(5)). It is no text: users name the places of their own mounts.

@@ -165,6 +165,12 @@ pub fn end(job: &OwnedFd) -> Result<(), Error> {
     Ok(())
 }
 
+/// The process id of the keeper of a job's sshd, as recorded.
+pub fn keeper(job: &OwnedFd) -> Option<String> {
+    let (file, _) = trusted::open_file_in(job, RECORD, &[]).ok()?;
+    trusted::read_all(file, RECORD, LARGEST).ok()?.split_whitespace().nth(1).map(str::to_owned)
+}
+
 /// What a session starts with: what a start of `shifter --clearenv` has.
 pub fn variables(config: &TrustedConfig, image: &Image, modules: &[Module]) -> Vec<Vec<u8>> {
     let mut variables = environment::build(&Sources {

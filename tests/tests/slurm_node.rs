@@ -166,7 +166,10 @@ fn st53_a_node_whose_daemons_were_killed_serves_the_next_job() {
     assert!(out.contains(JOINED) && out.ends_with("first\n"), "{out}");
     site.cluster.wait_until_idle(&site.sandbox).unwrap();
     assert_eq!(site.containers(1), "");
-    site.on_node(1, "rm -f /run/shifter/slurm/88.failed");
+    assert_eq!(site.on_node(1, "ls /run/shifter/slurm"), "");
+    // A plain job knows nothing of an older one that had its number.
+    site.on_node(1, "echo no > /run/shifter/slurm/3.failed");
+    assert_eq!(site.batch_well("alice", &["-w", "node1"], "srun echo $SLURM_JOB_ID\n"), "3\n");
     site.finish();
 }
 

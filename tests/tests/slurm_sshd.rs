@@ -6,6 +6,7 @@ mod common;
 use common::slurm::{SlurmSite, offer_openssh};
 use shifter_tests::harness::SlurmOptions;
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::time::{Duration, Instant};
 
 /// How long a job's things may take to be gone.
@@ -23,7 +24,11 @@ fn site_told(
     keys: &[(&str, &str)],
     more: Vec<(&'static str, String)>,
 ) -> SlurmSite {
-    let options = SlurmOptions { nodes, cpus: 4, more, ..SlurmOptions::default() };
+    site_with(SlurmOptions { nodes, cpus: 4, more, ..SlurmOptions::default() }, arguments, keys)
+}
+
+/// The same with all that Slurm may be told.
+fn site_with(options: SlurmOptions, arguments: &str, keys: &[(&str, &str)]) -> SlurmSite {
     SlurmSite::with(arguments, options, |sandbox, _| {
         offer_openssh(sandbox, keys);
     })
@@ -68,15 +73,16 @@ fn nodes_of_a_job_reach_each_other_by_ssh_and_nobody_else_does() {
     site.finish();
 }
 
+/// What lies on file systems of its own is seen by siteFs, as in any container: homes, Slurm's spool, munge's socket.
+const OF_CCM: [(&str, &str); 3] = [
+    ("usersToImport", "slurm"),
+    ("allowLocalChroot", "1"),
+    ("siteFs", "/home:/home;/opt/shifter-test:/opt/shifter-test:rec;/run:/run;/etc/slurm:/etc/slurm"),
+];
+
 #[test]
 fn a_ccm_job_runs_as_a_whole_in_a_container_of_the_nodes_system_with_ssh() {
-    // What lies on file systems of its own is seen by siteFs, as in any container: homes, Slurm's spool, munge's socket.
-    let keys = [
-        ("usersToImport", "slurm"),
-        ("allowLocalChroot", "1"),
-        ("siteFs", "/home:/home;/opt/shifter-test:/opt/shifter-test:rec;/run:/run;/etc/slurm:/etc/slurm"),
-    ];
-    let site = site(2, "enable_sshd=1 enable_ccm=1", &keys);
+    let site = site(2, "enable_sshd=1 enable_ccm=1", &OF_CCM);
     fs::create_dir("/home/alice/work").unwrap();
     let script = "#!/bin/bash\ncd work\nls -d /opt/udiImage/bin/ssh; id -un; id -G; grep -c NoNewPrivs:.1 /proc/self/status\n\
         until ssh node2 'echo from $(uname -n)'; do sleep 0.1; done; srun -n2 -N2 sh -c 'ls -d /opt/udiImage/bin/scp; pwd'\n";
@@ -86,12 +92,94 @@ fn a_ccm_job_runs_as_a_whole_in_a_container_of_the_nodes_system_with_ssh() {
     for line in ["/opt/udiImage/bin/scp\n", "/home/alice/work\n"] {
         assert_eq!(out.matches(line).count(), 2, "{out}");
     }
+    // A directory that only a further group of the user's opens.
+    let place = "/home/of-group";
+    fs::create_dir(place).unwrap();
+    chown(place, Some(0), Some(4302)).unwrap();
+    fs::set_permissions(place, fs::Permissions::from_mode(0o750)).unwrap();
+    let options = ["-N2", "--exclusive", "--ccm", "--chdir=/home/of-group"];
+    let out = site.batch_well("alice", &options, "pwd; srun pwd\n");
+    assert_eq!(out, format!("{place}\n").repeat(3), "{}", site.logs());
     // Where the nodes are shared there is none.
     let (code, out) = site.batch("alice", &["-n1", "--ccm"], "echo ran\n");
     assert!(
         code != Some(0) && out.contains("--ccm is for jobs that have their nodes to themselves"),
         "{out}"
     );
+    site.finish();
+}
+
+#[test]
+fn a_ccm_job_with_a_tmp_and_a_shared_memory_of_its_own_sees_them_and_not_the_nodes() {
+    // The kernel may refuse, as in slurm_node.rs.
+    let happens = || std::thread::spawn(a_ccm_job_with_a_tmp_of_its_own_runs).join().unwrap();
+    assert!((0..5).any(|_| happens()), "the kernel refused Slurm's namespaces each time");
+}
+
+/// False where the kernel refused Slurm its namespace.
+fn a_ccm_job_with_a_tmp_of_its_own_runs() -> bool {
+    let more = vec![("JobContainerType", "job_container/tmpfs".to_owned())];
+    let text = "AutoBasePath=true\nBasePath=/opt/shifter-test/tmps\n";
+    let files = vec![("job_container.conf", text.to_owned())];
+    let options = SlurmOptions { nodes: 1, cpus: 2, more, files, ..SlurmOptions::default() };
+    let site = site_with(options, "enable_sshd=1 enable_ccm=1", &OF_CCM);
+    let places = "/tmp /dev/shm";
+    let on_node = |what: &str| site.on_node(1, &format!("for d in {places}; do {what}; done"));
+    on_node("echo node > $d/whose");
+    let script = format!(
+        "for d in {places}; do echo job > $d/whose; mkdir $d/sub; cd $d/sub; srun sh -c \"cat $d/whose; pwd\" 2>/dev/null; \
+         cat $d/whose; grep \" $d \" /proc/self/mountinfo | grep -q nosuid,nodev && echo safe; done\n"
+    );
+    let job = site.submit("alice", &["--exclusive", "--ccm", "--chdir=/home/alice"], &script);
+    let is_refused = || site.cluster.log(1).contains("ns base mount failed: Invalid argument");
+    let state = || site.run("alice", &["squeue", "-h", "-t", "all", "-j", &job, "-o", "%T"]);
+    site.until("at an end", || is_refused() || ["COMPLETED", "FAILED"].contains(&state().out().trim()));
+    if is_refused() {
+        site.run("alice", &["scancel", &job]);
+        on_node("rm $d/whose");
+        site.give_up();
+        return false;
+    }
+    let expected = |place| format!("job\n{place}/sub\njob\nsafe\n");
+    let out = fs::read_to_string(format!("/home/alice/out-{job}")).unwrap();
+    assert_eq!(out, expected("/tmp") + &expected("/dev/shm"), "{}", site.logs());
+    site.cluster.wait_until_idle(&site.sandbox).unwrap();
+    assert_eq!(on_node("cat $d/whose; rm $d/whose"), "node\nnode\n");
+    site.finish();
+    true
+}
+
+#[test]
+fn st53_a_second_prolog_of_a_job_leaves_its_container_and_its_sshd_alone() {
+    let site = site(1, "enable_sshd=1", &[]);
+    // The plugin once more, of which Slurm finds the prolog alone.
+    let mut twin = fs::read(site.sandbox.program("shifter_slurm.so").unwrap()).unwrap();
+    for hook in ["slurm_spank_init", "slurm_spank_task"] {
+        let places: Vec<usize> = twin
+            .windows(hook.len())
+            .enumerate()
+            .filter(|(_, at)| *at == hook.as_bytes())
+            .map(|(at, _)| at)
+            .collect();
+        assert!(!places.is_empty(), "{hook}");
+        places.into_iter().for_each(|at| twin[at + hook.len() - 4] = b'x');
+    }
+    let place = "/opt/shifter-test/lib/twin.so";
+    fs::write(place, twin).unwrap();
+    let conf = "/etc/slurm/plugstack.conf";
+    let once = fs::read_to_string(conf).unwrap();
+    fs::write(conf, format!("{once}required {place} enable_sshd=1\n")).unwrap();
+    let script = "srun shifter -v cat /etc/which 2>&1; shifter sh -c 'ssh node1 echo by ssh'\n";
+    for job in 1..=2 {
+        let out = site.batch_well("alice", &["--exclusive", &site.image()], script);
+        assert!(out.contains("joined     the container prepared for this job"), "{out}\n{}", site.logs());
+        assert!(out.contains("first\n") && out.ends_with("by ssh\n"), "{out}\n{}", site.logs());
+        let log = site.cluster.log(1);
+        let said = format!("shifter: job {job}: its container is prepared already");
+        assert_eq!((log.matches(&said).count(), log.matches("taking down").count()), (1, 0), "{log}");
+        site.cluster.wait_until_idle(&site.sandbox).unwrap();
+        assert_eq!(site.containers(1), "");
+    }
     site.finish();
 }
 

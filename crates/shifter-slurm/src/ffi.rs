@@ -46,6 +46,14 @@ unsafe extern "C" {
     fn slurm_debug(format: *const c_char, ...);
 }
 
+// SAFETY: declared as unshare(2) has it.
+unsafe extern "C" {
+    fn unshare(flags: c_int) -> c_int;
+}
+
+/// `CLONE_NEWNS` of linux/sched.h.
+const NEW_MOUNTS: c_int = 0x2_0000;
+
 /// `plugin_name`: a part of the names of the variables that Slurm keeps options in.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]
@@ -284,6 +292,14 @@ impl Spank for Slurm {
         let (name, value) = (c_text(name), c_text(value));
         // SAFETY: Slurm's own handle; both strings are NUL-terminated and copied.
         unsafe { spank_job_control_setenv(self.0, name.as_ptr(), value.as_ptr(), 1) };
+    }
+
+    fn unshare_mounts(&mut self) -> std::io::Result<()> {
+        // SAFETY: takes a number; mount namespaces hold no memory and no descriptors.
+        match unsafe { unshare(NEW_MOUNTS) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
     }
 
     fn say(&mut self, level: Level, text: &str) {

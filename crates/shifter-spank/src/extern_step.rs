@@ -82,7 +82,7 @@ fn run_setup(program: &str, job: &Job) -> Result<(), String> {
 
 /// Moves what the prolog has started into the cgroups of this step, which end with the job.
 fn join_cgroups(arguments: &Arguments, node: &Node, job: &Job) -> Result<(), String> {
-    let (sshd, keeper) = sshd_of(node, job);
+    let (sshd, keeper) = node.sshd(job.id).unzip();
     let in_memory_cgroup = || {
         let base = arguments.memory_cgroup.as_deref();
         base.map(|base| cgroup::processes(base, job)).unwrap_or_default()
@@ -142,14 +142,6 @@ fn own_child() -> Option<i32> {
     let threads = fs::read_dir("/proc/self/task").ok()?.flatten();
     let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
     children.filter_map(|pids| pids.split_whitespace().next()?.parse().ok()).next()
-}
-
-/// The sshd of the job's container, and the process that keeps it, as `setupRoot` has recorded them in this order.
-fn sshd_of(node: &Node, job: &Job) -> (Vec<i32>, Option<i32>) {
-    let record = fs::read_to_string(node.container(job.id).join("sshd")).unwrap_or_default();
-    let mut pids = record.split_whitespace().map(|word| word.parse().ok().filter(|pid: &i32| *pid > 1));
-    let (sshd, keeper) = (pids.next().flatten(), pids.next().flatten());
-    (sshd.into_iter().collect(), keeper)
 }
 
 /// The directories of the cgroups of a job's extern step, by the cgroups of a process of it: no others are ours to fill.

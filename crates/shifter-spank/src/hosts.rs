@@ -101,10 +101,13 @@ pub struct Layout {
     pub cpus_per_task: u32,
     /// All processors.
     pub cpus: u32,
+    /// How often it has begun anew.
+    pub restarts: u32,
 }
 
 /// What [`Layout::parse`] reads: fields of squeue that no user has any say in.
-pub const FIELDS: &str = "JobID:20,OverSubscribe:20,NumTasks:20,NTPerNode:20,cpus-per-task:20,NumCPUs:20";
+pub const FIELDS: &str =
+    "JobID:20,OverSubscribe:20,NumTasks:20,NTPerNode:20,cpus-per-task:20,NumCPUs:20,RestartCnt:20";
 
 /// What [`unended`] reads.
 pub const STATES: &str = "JobID:20,State:30";
@@ -147,7 +150,8 @@ impl Layout {
         let exclusive = words.next()? == "NO";
         let mut number = || words.next().map(|word| word.parse::<u32>().unwrap_or(0));
         let (tasks, tasks_per_node, cpus_per_task) = (number()?, number()?, number()?.max(1));
-        Some(Self { exclusive, tasks, tasks_per_node, cpus_per_task, cpus: number()? })
+        let (cpus, restarts) = (number()?, number().unwrap_or(0));
+        Some(Self { exclusive, tasks, tasks_per_node, cpus_per_task, cpus, restarts })
     }
 
     /// Tasks of each node, in the way srun places them by itself (`_task_layout_block` of Slurm's
@@ -240,8 +244,7 @@ mod tests {
 
     #[test]
     fn the_most_tasks_that_slurm_allows_are_placed_at_once() {
-        let layout =
-            Layout { exclusive: true, tasks: u32::MAX, tasks_per_node: 0, cpus_per_task: 1, cpus: 0 };
+        let layout = Layout { tasks: u32::MAX, ..Layout::parse("7 NO 1 0 1 0", 7).unwrap() };
         let cpus: Vec<u32> = (0..MOST as u32).map(|number| 64 + number % 3).collect();
         let begun = std::time::Instant::now();
         let tasks = layout.spread(&cpus);
@@ -282,7 +285,8 @@ mod tests {
         ] {
             assert_eq!(Layout::parse(line, 7).map(|layout| layout.exclusive), exclusive, "{line}");
         }
-        let layout = Layout { exclusive: true, tasks: 3, tasks_per_node: 0, cpus_per_task: 1, cpus: 4 };
+        let layout = Layout::parse("7 NO 3 0 1 4 2", 7).unwrap();
+        assert_eq!(layout.restarts, 2);
         for (cpus, tasks, expected) in [
             (Some("1,2"), 3, "n1/1 n2/2"),
             (Some("4(x2)"), 5, "n1/3 n2/2"),

@@ -9,6 +9,7 @@
 
 pub mod arguments;
 pub mod cgroup;
+mod enter;
 pub mod epilog;
 pub mod extern_step;
 pub mod hosts;
@@ -83,6 +84,8 @@ pub trait Spank {
     fn set_variable(&mut self, name: &str, value: &str);
     /// Sets what prolog and epilog see as `SPANK_NAME`, and the job as `SLURM_SPANK_NAME`. Clients only.
     fn set_for_prolog(&mut self, name: &str, value: &str);
+    /// Leaves this process's mount namespace for a copy of it, see unshare(2). Tasks only, which have one thread.
+    fn unshare_mounts(&mut self) -> std::io::Result<()>;
     /// Says something, in Slurm's own way.
     fn say(&mut self, level: Level, text: &str);
 }

@@ -5,11 +5,13 @@
 
 use crate::arguments::Arguments;
 use crate::hosts::{FIELDS, Layout, STATES, hosts_of_job, unended};
-use crate::node::{Node, Note};
+use crate::node::{Node, Note, Prepared};
 use crate::program::{self, Ended, last_words};
 use crate::request::Request;
 use crate::site::{Site, must_be_roots};
 use crate::{Job, Level, Spank, cgroup, key};
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,10 +30,13 @@ pub fn prolog(spank: &mut dyn Spank, arguments: &Arguments, node: &Node, asked: 
     let Some(job) = spank.job() else { return };
     let wants = asked.is_some() || variable(spank, "SHIFTER_IMAGE").is_some();
     if !wants {
+        // What killed daemons have left of an older job of this number would refuse this one's tasks.
+        forget(spank, node, job.id);
         return;
     }
     if let Err(reason) = prepare(spank, arguments, node, &job, asked) {
         spank.say(Level::Error, &format!("shifter: job {}: no container was prepared: {reason}", job.id));
+        forget(spank, node, job.id);
         if let Err(fault) = node.write(job.id, Note::Failed, &reason) {
             spank.say(Level::Error, &format!("shifter: {fault}"));
         }
@@ -45,16 +50,22 @@ fn prepare(
     job: &Job,
     asked: Option<&str>,
 ) -> Result<(), String> {
-    for fault in node.forget(job.id) {
-        spank.say(Level::Error, &format!("shifter: {fault}"));
-    }
     let site = Site::read_trusted(arguments.config.as_deref())?;
     let find = |name: &str| variable(spank, name);
-    let Some(request) = Request::read(&find, asked, &site)? else { return Ok(()) };
+    let Some(request) = Request::read(&find, asked, &site)? else {
+        forget(spank, node, job.id);
+        return Ok(());
+    };
     let layout = layout(spank, job)?;
     if request.ccm && !(arguments.enable_ccm && layout.exclusive) {
         return Err("--ccm is for jobs that have their nodes to themselves (--exclusive)".to_owned());
     }
+    let what = told_apart(spank, job, &request, &layout);
+    if node.is_whole(job.id) && Prepared::of(node, job.id).is_some_and(|known| known.request == what) {
+        spank.say(Level::Info, &format!("shifter: job {}: its container is prepared already", job.id));
+        return Ok(());
+    }
+    forget(spank, node, job.id);
     if !layout.exclusive && !arguments.shared_jobs {
         spank.say(Level::Debug, &format!("shifter: job {} shares its nodes: nothing is prepared", job.id));
         return Ok(());
@@ -90,8 +101,24 @@ fn prepare(
     if !ended.well() {
         return Err(last_words(&ended.err));
     }
-    let how = if request.ccm { "ccm" } else { "" };
-    node.write(job.id, Note::Prepared, how)
+    let groups = words.iter().find_map(|word| word.strip_prefix("--groups=")).unwrap_or("");
+    let groups = groups.split(',').filter_map(|group| group.parse().ok()).collect();
+    Prepared { ccm: request.ccm, request: what, groups }.write(node, job.id)
+}
+
+/// What another prolog has to be for, to be the same job's: a number alone is given again to a job that begins anew, and
+/// to others where Slurm has lost its count.
+fn told_apart(spank: &dyn Spank, job: &Job, request: &Request, layout: &Layout) -> String {
+    let mut hasher = DefaultHasher::new();
+    let nodes = spank.variable("SLURM_JOB_NODELIST").or_else(|| spank.variable("SLURM_NODELIST"));
+    format!("{} {} {request:?} {layout:?} {nodes:?}", job.uid, job.gid).hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+fn forget(spank: &mut dyn Spank, node: &Node, job: u32) {
+    for fault in node.forget(job) {
+        spank.say(Level::Error, &format!("shifter: {fault}"));
+    }
 }
 
 /// What `setupRoot` is called with.
@@ -156,17 +183,23 @@ fn clear_away(
 ) -> Vec<u32> {
     let (mine, mut others): (Vec<u32>, Vec<u32>) =
         node.containers().into_iter().partition(|old| *old == job.id);
+    let mut noted = node.noted();
+    noted.retain(|other| *other != job.id && !others.contains(other));
     if !alone {
         others.clear();
+        noted.clear();
     }
-    let living = match others.as_slice() {
-        [] => Vec::new(),
-        _ => living(spank, job).unwrap_or_else(|reason| {
+    let living = match others.is_empty() && noted.is_empty() {
+        true => Vec::new(),
+        false => living(spank, job).unwrap_or_else(|reason| {
             let what = format!("job {}: what other jobs have left here stays: {reason}", job.id);
             spank.say(Level::Error, &format!("shifter: {what}"));
-            others.clone()
+            others.iter().chain(&noted).copied().collect()
         }),
     };
+    for old in noted.into_iter().filter(|old| !living.contains(old)) {
+        forget(spank, node, old);
+    }
     let (stay, go): (Vec<u32>, Vec<u32>) = others.into_iter().partition(|other| living.contains(other));
     for old in mine.into_iter().chain(go) {
         spank.say(Level::Info, &format!("shifter: taking down what job {old} has left here"));
@@ -174,7 +207,7 @@ fn clear_away(
             spank.say(Level::Error, &format!("shifter: {fault}"));
         }
         if old != job.id {
-            node.forget(old);
+            forget(spank, node, old);
         }
     }
     stay
@@ -231,7 +264,75 @@ fn squeue() -> String {
     found.as_deref().unwrap_or(Path::new("/usr/bin/squeue")).display().to_string()
 }
 
-/// What the submission has left for this prolog; else what the site gives all prologs.
+/// What the submission has left for this prolog; else what the site gives all prologs. The original takes the image, but
+/// not its type, the other way around: then a site's default would undo every user's choice.
 fn variable(spank: &dyn Spank, name: &str) -> Option<String> {
     spank.variable(&format!("SPANK_{name}")).or_else(|| spank.variable(name))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::Context;
+    use crate::recording::Recording;
+
+    const JOB: Job = Job { id: 7, uid: 1, gid: 1, step: 0 };
+
+    #[test]
+    fn what_a_user_has_chosen_comes_before_what_the_site_gives_all_prologs() {
+        for name in ["SHIFTER_IMAGE", "SHIFTER_IMAGETYPE", "SHIFTER_VOLUME", "SHIFTER_MODULE"] {
+            let users = format!("SPANK_{name}");
+            for (variables, expected) in [
+                (&[(name, "site"), (users.as_str(), "user")][..], Some("user")),
+                (&[(users.as_str(), "user")], Some("user")),
+                (&[(name, "site")], Some("site")),
+                (&[], None),
+            ] {
+                let spank = Recording::new(Context::JobScript, variables);
+                assert_eq!(variable(&spank, name).as_deref(), expected, "{variables:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_plain_jobs_tasks_are_not_refused_for_what_an_older_job_of_its_number_has_left() {
+        let place = tempfile::tempdir().unwrap();
+        let node = Node::at(place.path());
+        node.write(JOB.id, Note::Failed, "an older job's").unwrap();
+        let mut spank = Recording::new(Context::JobScript, &[]);
+        spank.job = Some(JOB);
+        let refused = crate::task::task(&mut spank, &Arguments::default(), &node).unwrap_err();
+        assert!(refused.contains("an older job's"), "{refused}");
+        prolog(&mut spank, &Arguments::default(), &node, None);
+        assert_eq!(crate::task::task(&mut spank, &Arguments::default(), &node), Ok(()));
+        assert!(!node.knows(JOB.id));
+    }
+
+    #[test]
+    fn a_job_that_begins_anew_is_told_from_one_whose_prolog_runs_twice() {
+        let place = tempfile::tempdir().unwrap();
+        let conf = place.path().join("udiRoot.conf");
+        std::fs::write(&conf, "imagePath=/i\nudiRootPath=/usr\n").unwrap();
+        let site = Site::read(conf.to_str()).unwrap();
+        let of = |job: Job, image: &str, layout: &str, nodes: &str| {
+            let spank = Recording::new(Context::JobScript, &[("SLURM_JOB_NODELIST", nodes)]);
+            let request = Request::read(&|_| None, Some(&format!("id:{}", image.repeat(64))), &site);
+            let layout = Layout::parse(layout, JOB.id).unwrap();
+            told_apart(&spank, &job, &request.unwrap().unwrap(), &layout)
+        };
+        let (line, nodes) = ("7 NO 1 0 1 1 0", "n[1-2]");
+        let first = of(JOB, "a", line, nodes);
+        assert_eq!(of(Job { step: 9, ..JOB }, "a", line, nodes), first);
+        for other in [
+            of(Job { uid: 2, ..JOB }, "a", line, nodes),
+            of(Job { gid: 2, ..JOB }, "a", line, nodes),
+            of(JOB, "b", line, nodes),
+            of(JOB, "a", "7 NO 1 0 1 1 1", nodes),
+            of(JOB, "a", "7 NO 2 0 1 1 0", nodes),
+            of(JOB, "a", line, "n[1-3]"),
+        ] {
+            assert_ne!(other, first);
+        }
+    }
 }

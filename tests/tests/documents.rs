@@ -1,53 +1,12 @@
-//! The original's documented configurations and hooks, retyped under `tests/documents/`, do what the documents say.
+//! The original's documented configurations of nodes and their hooks, retyped under `tests/documents/`, do what the documents say.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
-use common::site::{Site, local};
+use common::documented::{at_home, document};
 use common::{Machine, shell_image};
-use serde_json::{Map, Value, json};
-use shifter_tests::fixture::{Image, Layer, request};
-use shifter_tests::harness::{GatewayOptions, Location, Mongo, RegistryOptions};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::{Duration, Instant};
-
-/// Compiled in: a sandbox covers `/tmp` and `/home`, where the sources may lie.
-macro_rules! documents {
-    ($($name:literal)*) => { [$(($name, include_str!(concat!("../documents/", $name)))),*] };
-}
-
-fn document(name: &str) -> String {
-    let all = documents!(
-        "imagemanager.json.example" "imagemanager.local.json" "imagemanager.registries.json"
-        "imagemanager.remote.json" "postmount.sh" "premount.mpi.sh" "premount.sh" "udiRoot.conf.cluster"
-        "udiRoot.conf.example" "udiRoot.conf.mpi"
-    );
-    all.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no document {name}")).1.to_owned()
-}
-
-/// The document with the host's directories moved into the test machine.
-fn at_home(machine: &Machine, text: &str) -> String {
-    let prefix = machine.sandbox.prefix().display().to_string();
-    let images = machine.sandbox.images().display().to_string();
-    [
-        ("/var/udiMount", format!("{prefix}/udi")),
-        ("/var/udiLoopMount", format!("{prefix}/loop")),
-        ("/images", images),
-        ("udiRootPath=/usr", format!("udiRootPath={prefix}")),
-        ("udiRootPath=/opt/shifter/udiRoot", format!("udiRootPath={prefix}")),
-        ("/usr/libexec/shifter/opt/udiImage", format!("{prefix}/udiImage")),
-        ("/scratch:/", "/home/scratch:/".to_owned()),
-        ("/var/opt/cray/alps:/", format!("{prefix}/alps:/")),
-        ("/var/opt/cray/dws:/", format!("{prefix}/dws:/")),
-        ("/etc/opt/cray/wlm_detect:/", format!("{prefix}/wlm_detect:/")),
-        ("/usr/lib/shifter/", format!("{prefix}/lib/")),
-        ("/shared/shifter/", format!("{prefix}/shared/")),
-        ("/cvmfs_nfs:/", format!("{prefix}/cvmfs_nfs:/")),
-    ]
-    .iter()
-    .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
-}
 
 #[test]
 fn the_example_configuration_and_its_hooks_start_containers() {
@@ -60,7 +19,8 @@ fn the_example_configuration_and_its_hooks_start_containers() {
     for hook in ["premount.sh", "postmount.sh"] {
         fs::write(format!("/etc/shifter/{hook}"), document(hook)).unwrap();
     }
-    fs::write("/etc/shifter/udiRoot.conf", at_home(&machine, &document("udiRoot.conf.example"))).unwrap();
+    fs::write("/etc/shifter/udiRoot.conf", at_home(&machine.sandbox, &document("udiRoot.conf.example")))
+        .unwrap();
     let script = "site-tool; ls /scratch; echo $PATH; echo modules=$LOADEDMODULES; cut -d: -f1 /etc/passwd; ls -d /var/opt/cray";
     let out = machine.run("alice", &["sh", "-c", script]).success().unwrap();
     assert!(out.starts_with("site tool\ndata\n/site/bin:"), "{out}");
@@ -85,7 +45,8 @@ fn the_example_configurations_modules_bring_libraries_file_systems_and_their_use
     for hook in ["premount.sh", "postmount.sh"] {
         fs::write(format!("/etc/shifter/{hook}"), document(hook)).unwrap();
     }
-    fs::write("/etc/shifter/udiRoot.conf", at_home(&machine, &document("udiRoot.conf.example"))).unwrap();
+    fs::write("/etc/shifter/udiRoot.conf", at_home(&machine.sandbox, &document("udiRoot.conf.example")))
+        .unwrap();
     let script = "cat ${LD_LIBRARY_PATH%%:*}/libmpi.so; echo cvmfs=$SHIFTER_MODULE_CVMFS; ls /cvmfs; true";
     let libraries = "/opt/udiImage/modules/mpich/lib64:/usr/lib";
     let mpi = format!("hook of alice, {libraries}\nthe site's\n");
@@ -115,7 +76,8 @@ fn the_documented_cluster_configuration_starts_containers() {
     {
         fs::copy(source, format!("/etc/shifter/shifter_etc_files/{name}")).unwrap();
     }
-    fs::write("/etc/shifter/udiRoot.conf", at_home(&machine, &document("udiRoot.conf.cluster"))).unwrap();
+    fs::write("/etc/shifter/udiRoot.conf", at_home(&machine.sandbox, &document("udiRoot.conf.cluster")))
+        .unwrap();
     let out =
         machine.run("alice", &["sh", "-c", "id -un; ls /scratch; ls -d /home/alice"]).success().unwrap();
     assert_eq!(out, "alice\ndata\n/home/alice\n");
@@ -138,7 +100,7 @@ fn the_documented_mpi_and_datawarp_configuration_shows_libraries_and_late_mounts
         fs::write(path, text).unwrap();
     }
     fs::write("/etc/shifter/premount.mpi.sh", document("premount.mpi.sh")).unwrap();
-    fs::write("/etc/shifter/udiRoot.conf", at_home(&machine, &document("udiRoot.conf.mpi"))).unwrap();
+    fs::write("/etc/shifter/udiRoot.conf", at_home(&machine.sandbox, &document("udiRoot.conf.mpi"))).unwrap();
     let script = "cat /var/opt/cray/alps/state /etc/opt/cray/wlm_detect/active; echo $SHIFTER_MODULE_MPICH; \
         echo $LD_LIBRARY_PATH; cat ${LD_LIBRARY_PATH%%:*}/libmpi.so";
     let run =
@@ -154,89 +116,4 @@ fn the_documented_mpi_and_datawarp_configuration_shows_libraries_and_late_mounts
     assert_eq!(String::from_utf8_lossy(&out.stdout), "data warp\n");
     machine.sandbox.root().run(&["umount", &late]).unwrap().success().unwrap();
     machine.finish();
-}
-
-#[test]
-fn every_documented_gateway_configuration_is_accepted_and_its_mongodb_is_the_catalog() {
-    // The port that the documents mean by naming none.
-    let mongo = Mongo::start(27017).unwrap();
-    let machine = Machine::new(&shell_image(), "");
-    let program = machine.sandbox.program("shifter-imagegw").unwrap().display().to_string();
-    fs::create_dir("/home/shifter/.ssh").unwrap();
-    fs::write("/home/shifter/.ssh/ssh.key", "").unwrap();
-    fs::set_permissions("/home/shifter/.ssh/ssh.key", fs::Permissions::from_mode(0o600)).unwrap();
-    for (name, is_served) in [
-        ("imagemanager.local.json", true),
-        ("imagemanager.remote.json", true),
-        ("imagemanager.registries.json", true),
-        // On a host "mongo", which is not here.
-        ("imagemanager.json.example", false),
-    ] {
-        let path = format!("/etc/shifter/{name}");
-        let run =
-            |words: &[&str]| machine.sandbox.root().run(&[&[program.as_str()], words].concat()).unwrap();
-        fs::write(&path, at_home(&machine, &document(name))).unwrap();
-        let checked = run(&["check-config", "--config", &path]);
-        assert!(checked.status.success(), "{name}: {}", checked.describe());
-        let listen = format!("127.0.0.1:{}", unused_port());
-        let words = ["serve", "--config", &path, "--listen", &listen];
-        if is_served {
-            let words = [&[program.as_str()], &words[..]].concat();
-            let mut serving = machine.sandbox.root().spawn(&words).unwrap();
-            let begun = Instant::now();
-            let ready = loop {
-                match request(&listen, "GET", "/readyz", &[], b"") {
-                    Ok(answer) => break answer,
-                    Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{name}: {error:#}"),
-                }
-                assert!(serving.try_wait().unwrap().is_none(), "{name}: the gateway ended");
-                std::thread::sleep(Duration::from_millis(50));
-            };
-            let ready: Value = serde_json::from_slice(&ready.body).unwrap();
-            assert_eq!(
-                (&ready["catalog"], &ready["images"]),
-                (&json!(true), &json!(true)),
-                "{name}: {ready}"
-            );
-            serving.kill().unwrap();
-            serving.wait().unwrap();
-        } else {
-            let said = run(&words).failure(1).unwrap();
-            assert!(said.contains("opening the catalog mongodb://"), "{name}: {said}");
-        }
-    }
-    drop(mongo);
-    machine.finish();
-}
-
-/// The pull of the original's manual, word for word.
-#[test]
-fn the_documented_pull_of_a_tag_with_dashes_works_on_a_catalog_in_mongodb() {
-    let built = Image::new(vec![Layer::new(shell_image())]).build().unwrap();
-    let mongo = Mongo::start(0).unwrap();
-    let mut site = Site::with(|sandbox| {
-        let registry = sandbox.registry(RegistryOptions::default()).unwrap();
-        sandbox.push(&registry, &built, "biocontainers/barrnap", "0.9--3").unwrap();
-        let elsewhere = sandbox.registry(RegistryOptions::default()).unwrap();
-        let quay = Location { name: "quay.io".to_owned(), ..local(&registry.url) };
-        let uri = json!(format!("mongodb://127.0.0.1:{}/Shifter", mongo.port));
-        let more = Map::from_iter([("DatabaseURI".to_owned(), uri)]);
-        GatewayOptions { locations: vec![local(&elsewhere.url), quay], more, ..GatewayOptions::default() }
-    });
-    let image = "quay.io/biocontainers/barrnap:0.9--3";
-    site.shifterimg("alice", &["pull", image]).success().unwrap();
-    // What a restart does not take along is not in memory alone.
-    site.sandbox.stop(site.gateway.daemon).unwrap();
-    site.sandbox.restart(&mut site.gateway).unwrap();
-    let images = site.shifterimg("bob", &["images"]).success().unwrap();
-    assert!(images.contains(image), "{images}");
-    assert_eq!(site.shifterimg("bob", &["lookup", image]).success().unwrap().trim(), built.id());
-    assert_eq!(site.run("bob", image, &["echo", "runs"]).success().unwrap(), "runs\n");
-    site.sandbox.stop(site.gateway.daemon).unwrap();
-    drop(mongo);
-    site.finish();
-}
-
-fn unused_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -51,7 +51,8 @@ fn a_registry_with_a_private_authority_is_refused_without_its_certificate() {
 fn a_registry_behind_htpasswd_lets_only_its_user_in() {
     let mut sandbox = Sandbox::new().unwrap();
     let login = Some(("ada", "pass:word"));
-    let registry = sandbox.registry(RegistryOptions { tls: true, login, tokens: None }).unwrap();
+    let registry =
+        sandbox.registry(RegistryOptions { tls: true, login, ..RegistryOptions::default() }).unwrap();
     let built = busybox_image().unwrap();
     sandbox.push(&registry, &built, "private", "1").unwrap();
     let url = format!("{}/v2/private/manifests/1", registry.url);

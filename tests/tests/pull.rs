@@ -197,7 +197,8 @@ fn a_private_image_behind_tls_and_a_password_is_its_pullers_alone() {
     let built = small("secret", Compression::Gzip, Flavor::Oci);
     let site = Site::new(|sandbox| {
         let login = Some(("ada", "pass:word"));
-        let registry = sandbox.registry(RegistryOptions { tls: true, login, tokens: None }).unwrap();
+        let registry =
+            sandbox.registry(RegistryOptions { tls: true, login, ..RegistryOptions::default() }).unwrap();
         sandbox.push(&registry, &built, "secret", "1").unwrap();
         vec![Location { name: "vault".to_owned(), url: registry.url.clone(), ca: registry.ca.clone() }]
     });

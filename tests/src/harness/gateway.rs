@@ -85,6 +85,13 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Starts a gateway on a configuration that is there already, on this port.
+    pub fn gateway_on(&mut self, config: PathBuf, images: PathBuf, port: u16) -> Result<Gateway> {
+        let (daemon, authority) = self.serve(&config, port, &[])?;
+        let state = images.clone();
+        Ok(Gateway { daemon, authority, images, state, config, environment: Vec::new() })
+    }
+
     /// Starts one more `serve` on a gateway's configuration, on a port of its own.
     pub fn another(&mut self, gateway: &Gateway) -> Result<Gateway> {
         let (daemon, authority) = self.serve(&gateway.config, free_port()?, &gateway.environment)?;

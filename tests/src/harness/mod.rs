@@ -34,7 +34,7 @@ pub use gateway::{Gateway, GatewayOptions, Location};
 pub use minter::Minter;
 pub use mongo::Mongo;
 pub use munged::Munged;
-pub use network::FarHost;
+pub use network::{FarHost, enter_own_network};
 pub use nodes::Node;
 pub use postgres::Postgres;
 pub use proxies::{Proxy, ProxyKind};

@@ -9,6 +9,7 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use rustix::thread::gettid;
 
+use super::command::UserCommand;
 use super::namespace;
 use super::sandbox::Sandbox;
 use super::sshd::{Keys, Sshd, SshdOptions};
@@ -22,11 +23,17 @@ pub struct FarHost {
     link: String,
 }
 
+/// Moves this thread, and what is started from it, into a network that has nothing but itself: for what must be there
+/// before the sandbox is.
+pub fn enter_own_network() -> Result<()> {
+    namespace::enter_network()?;
+    UserCommand::new(None).run(&["ip", "link", "set", "lo", "up"])?.success().map(drop)
+}
+
 impl Sandbox {
-    /// Moves this thread, and what is started from it, into a network that has nothing but itself.
+    /// The same once the sandbox is there.
     pub fn own_network(&mut self) -> Result<()> {
-        namespace::enter_network()?;
-        self.root().run(&["ip", "link", "set", "lo", "up"])?.success().map(drop)
+        enter_own_network()
     }
 
     /// Starts a host in a network namespace of its own. The test must be in its own network.

@@ -15,6 +15,8 @@ use crate::fixture::{Built, Target, push};
 /// Names under which distributions install the registry's program.
 const PROGRAMS: [&str; 4] = ["docker-registry", "registry", "docker-distribution", "distribution"];
 
+const HTTPS: u16 = 443;
+
 /// What kind of registry to start.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RegistryOptions<'a> {
@@ -24,6 +26,9 @@ pub struct RegistryOptions<'a> {
     pub login: Option<(&'a str, &'a str)>,
     /// Who gives bearer tokens for it.
     pub tokens: Option<&'a TokenService>,
+    /// Names that it has in the world: https at port 443, by an authority that this machine trusts. The test must be in
+    /// its own network.
+    pub names: &'a [&'a str],
 }
 
 /// A running registry.
@@ -62,8 +67,12 @@ impl Sandbox {
         chown(&storage, Some(account.uid), Some(account.gid)).context("give the storage to the registry")?;
         let mut sections = String::new();
         let mut ca = None;
-        if options.tls {
-            let made = self.certificate(&directory)?;
+        let is_public = !options.names.is_empty();
+        if options.tls || is_public {
+            let made = self.certificate(&directory, options.names)?;
+            if is_public {
+                self.make_known(options.names, &made)?;
+            }
             sections.push_str(&format!(
                 "  tls:\n    certificate: {0}/server.pem\n    key: {0}/server.key\n",
                 directory.display()
@@ -80,8 +89,9 @@ impl Sandbox {
         if let Some(tokens) = options.tokens {
             sections.push_str(&tokens.registry_section());
         }
-        let (daemon, authority) = self.start_registry(&directory, &storage, &sections)?;
-        let scheme = if options.tls { "https" } else { "http" };
+        let port = if is_public { HTTPS } else { free_port()? };
+        let (daemon, authority) = self.start_registry(&directory, &storage, port, &sections)?;
+        let scheme = if ca.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{authority}");
         Ok(Registry { daemon, authority, url, ca, storage })
     }
@@ -91,7 +101,7 @@ impl Sandbox {
     pub fn push(&mut self, registry: &Registry, built: &Built, repository: &str, tag: &str) -> Result<()> {
         let directory = self.new_directory("push")?;
         let storage = registry.storage.clone();
-        let (daemon, authority) = self.start_registry(&directory, &storage, "")?;
+        let (daemon, authority) = self.start_registry(&directory, &storage, free_port()?, "")?;
         let target =
             Target { authority, repository: repository.to_owned(), tag: tag.to_owned(), login: None };
         push(built, &target)?;
@@ -99,10 +109,15 @@ impl Sandbox {
         Ok(())
     }
 
-    fn start_registry(&mut self, directory: &Path, storage: &Path, more: &str) -> Result<(DaemonId, String)> {
+    fn start_registry(
+        &mut self,
+        directory: &Path,
+        storage: &Path,
+        port: u16,
+        more: &str,
+    ) -> Result<(DaemonId, String)> {
         let program = PROGRAMS.into_iter().find(|name| self.find_program(name).is_some());
         let program = program.context("no registry is installed (Debian's package is docker-registry)")?;
-        let port = free_port()?;
         let config = format!(
             "version: 0.1\nlog:\n  level: warn\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    \
              rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{more}",
@@ -118,19 +133,32 @@ impl Sandbox {
         Ok((daemon, format!("127.0.0.1:{port}")))
     }
 
-    /// Makes an authority and a server certificate for 127.0.0.1 and localhost; returns the authority's.
-    fn certificate(&self, directory: &Path) -> Result<PathBuf> {
+    /// Gives names to this machine, makes everybody on it trust an authority, and lets accounts have low ports.
+    fn make_known(&self, names: &[&str], authority: &Path) -> Result<()> {
+        let script = format!(
+            "echo 127.0.0.1 {} >> /etc/hosts; cat {} >> /etc/ssl/certs/ca-certificates.crt; \
+             echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start",
+            names.join(" "),
+            authority.display()
+        );
+        self.root().run(&["sh", "-ec", &script])?.success().context("make a registry known").map(drop)
+    }
+
+    /// Makes an authority and a server certificate for 127.0.0.1, localhost and these names; returns the authority's.
+    fn certificate(&self, directory: &Path, names: &[&str]) -> Result<PathBuf> {
+        let names: String = names.iter().map(|name| format!("DNS:{name},")).collect();
         let script = "set -e; umask 022
             openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj '/CN=test authority' \
                 -addext basicConstraints=critical,CA:TRUE -keyout ca.key -out ca.pem
             openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj '/CN=localhost' \
                 -keyout server.key -out server.csr
-            printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' > server.ext
+            printf 'subjectAltName=%sDNS:localhost,IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' \"$NAMES\" > server.ext
             openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
                 -extfile server.ext -out server.pem
             chmod 0644 server.key";
         self.root()
             .directory(directory)
+            .env("NAMES", &names)
             .run(&["sh", "-c", script])?
             .success()
             .context("make certificates")?;

@@ -3,6 +3,7 @@
 
 pub mod asked;
 pub mod cluster;
+pub mod documented;
 pub mod groups;
 pub mod jobs;
 pub mod mpi;

@@ -1,0 +1,1 @@
+shifter --image=custom:load_test:v1 /bin/app

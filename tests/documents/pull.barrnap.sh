@@ -1,0 +1,1 @@
+shifterimg pull quay.io/biocontainers/barrnap:0.9--3

@@ -1,0 +1,1 @@
+shifterimg pull dmjacobsen/mpitest:latest

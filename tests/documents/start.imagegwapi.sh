@@ -1,0 +1,1 @@
+/usr/sbin/shifter-imagegw serve > /var/log/imagegwapi.log 2>&1 &

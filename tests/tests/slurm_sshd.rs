@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::slurm::{SlurmSite, offer_openssh};
+use common::documented_jobs::{CCM, site_with_ssh, site_with_ssh_as, site_with_ssh_told};
 use shifter_tests::harness::SlurmOptions;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -12,31 +12,9 @@ use std::time::{Duration, Instant};
 /// How long a job's things may take to be gone.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-/// A cluster with OpenSSH below optUdiImage.
-fn site(nodes: usize, arguments: &str, keys: &[(&str, &str)]) -> SlurmSite {
-    site_told(nodes, arguments, keys, Vec::new())
-}
-
-/// The same with more lines of slurm.conf.
-fn site_told(
-    nodes: usize,
-    arguments: &str,
-    keys: &[(&str, &str)],
-    more: Vec<(&'static str, String)>,
-) -> SlurmSite {
-    site_with(SlurmOptions { nodes, cpus: 4, more, ..SlurmOptions::default() }, arguments, keys)
-}
-
-/// The same with all that Slurm may be told.
-fn site_with(options: SlurmOptions, arguments: &str, keys: &[(&str, &str)]) -> SlurmSite {
-    SlurmSite::with(arguments, options, |sandbox, _| {
-        offer_openssh(sandbox, keys);
-    })
-}
-
 #[test]
 fn nodes_of_a_job_reach_each_other_by_ssh_and_nobody_else_does() {
-    let site = site(4, "enable_sshd=1", &[]);
+    let site = site_with_ssh(4, "enable_sshd=1", &[]);
     let image = site.image();
     let inside = "cd /tmp; for n in $(sort -u /var/nodeslist); do ssh $n 'echo on $SLURMD_NODENAME $(uname -n)'; done; \
         ssh -tt node3 'test -t 0 && echo a terminal'; \
@@ -73,16 +51,9 @@ fn nodes_of_a_job_reach_each_other_by_ssh_and_nobody_else_does() {
     site.finish();
 }
 
-/// What lies on file systems of its own is seen by siteFs, as in any container: homes, Slurm's spool, munge's socket.
-const OF_CCM: [(&str, &str); 3] = [
-    ("usersToImport", "slurm"),
-    ("allowLocalChroot", "1"),
-    ("siteFs", "/home:/home;/opt/shifter-test:/opt/shifter-test:rec;/run:/run;/etc/slurm:/etc/slurm"),
-];
-
 #[test]
 fn a_ccm_job_runs_as_a_whole_in_a_container_of_the_nodes_system_with_ssh() {
-    let site = site(2, "enable_sshd=1 enable_ccm=1", &OF_CCM);
+    let site = site_with_ssh(2, "enable_sshd=1 enable_ccm=1", &CCM);
     fs::create_dir("/home/alice/work").unwrap();
     let script = "#!/bin/bash\ncd work\nls -d /opt/udiImage/bin/ssh; id -un; id -G; grep -c NoNewPrivs:.1 /proc/self/status\n\
         until ssh node2 'echo from $(uname -n)'; do sleep 0.1; done; srun -n2 -N2 sh -c 'ls -d /opt/udiImage/bin/scp; pwd'\n";
@@ -122,7 +93,7 @@ fn a_ccm_job_with_a_tmp_of_its_own_runs() -> bool {
     let text = "AutoBasePath=true\nBasePath=/opt/shifter-test/tmps\n";
     let files = vec![("job_container.conf", text.to_owned())];
     let options = SlurmOptions { nodes: 1, cpus: 2, more, files, ..SlurmOptions::default() };
-    let site = site_with(options, "enable_sshd=1 enable_ccm=1", &OF_CCM);
+    let site = site_with_ssh_as(options, "enable_sshd=1 enable_ccm=1", &CCM);
     let places = "/tmp /dev/shm";
     let on_node = |what: &str| site.on_node(1, &format!("for d in {places}; do {what}; done"));
     on_node("echo node > $d/whose");
@@ -151,7 +122,7 @@ fn a_ccm_job_with_a_tmp_of_its_own_runs() -> bool {
 
 #[test]
 fn st53_a_second_prolog_of_a_job_leaves_its_container_and_its_sshd_alone() {
-    let site = site(1, "enable_sshd=1", &[]);
+    let site = site_with_ssh(1, "enable_sshd=1", &[]);
     // The plugin once more, of which Slurm finds the prolog alone.
     let mut twin = fs::read(site.sandbox.program("shifter_slurm.so").unwrap()).unwrap();
     for hook in ["slurm_spank_init", "slurm_spank_task"] {
@@ -185,7 +156,7 @@ fn st53_a_second_prolog_of_a_job_leaves_its_container_and_its_sshd_alone() {
 
 #[test]
 fn what_was_started_over_ssh_ends_with_a_cancelled_job() {
-    let site = site(2, "enable_sshd=1", &[]);
+    let site = site_with_ssh(2, "enable_sshd=1", &[]);
     let inside = "ssh node2 \"setsid sleep 86431 > /dev/null 2>&1 & : > /home/alice/ready\"; sleep 60";
     let image = site.image();
     let job =
@@ -201,7 +172,7 @@ fn what_was_started_over_ssh_ends_with_a_cancelled_job() {
 
 #[test]
 fn sshd_ends_with_its_job_where_the_configuration_has_become_unusable() {
-    let site = site(1, "enable_sshd=1", &[]);
+    let site = site_with_ssh(1, "enable_sshd=1", &[]);
     let conf = "/etc/shifter/udiRoot.conf";
     let good = fs::read_to_string(conf).unwrap();
     let wait = "echo > up; while [ ! -e go ]; do sleep 0.1; done\n";
@@ -268,7 +239,7 @@ fn suspended(arguments: &str) {
         ("PartitionName", "low Nodes=ALL OverSubscribe=FORCE:1 PriorityTier=2 State=UP".to_owned()),
         ("PartitionName", "high Nodes=ALL OverSubscribe=FORCE:1 PriorityTier=10 State=UP".to_owned()),
     ];
-    let site = site_told(1, arguments, &[], more);
+    let site = site_with_ssh_told(1, arguments, &[], more);
     let with_sshd = !arguments.is_empty();
     let image = site.image();
     let show = "srun shifter -v cat /etc/which 2>&1";

@@ -4,6 +4,7 @@
 pub mod asked;
 pub mod cluster;
 pub mod documented;
+pub mod documented_jobs;
 pub mod groups;
 pub mod jobs;
 pub mod mpi;

@@ -73,6 +73,20 @@ fn the_documented_cluster_and_its_gateway_are_installed_by_the_documented_comman
 }
 
 #[test]
+fn the_examples_become_a_site_by_the_documented_commands() {
+    let mut site = Documented::new(None);
+    for name in ["imagemanager.json.example", "udiRoot.conf.example", "premount.sh", "postmount.sh"] {
+        fs::write(format!("/etc/shifter/{name}"), at_home(&site.sandbox, &document(name))).unwrap();
+    }
+    site.root("mkdir /home/scratch /etc/shifter/shifter_etc_files /opt/shifter-test/udiImage");
+    site.root(&document("install.rhel7.sh"));
+    let config = fs::read_to_string("/etc/shifter/imagemanager.json").unwrap();
+    site.serve(&config);
+    pulls(&site, "install.rhel7.sh", "pull.mpitest.sh", MPITEST);
+    site.finish();
+}
+
+#[test]
 fn the_documented_curl_imports_an_image_that_the_documented_command_runs() {
     let mut site = Documented::new(None);
     let mut config: Map<String, Value> =
@@ -97,12 +111,16 @@ fn the_documented_curl_imports_an_image_that_the_documented_command_runs() {
         if said.contains("\"READY\"") {
             break;
         }
-        assert!(!said.contains("FAILURE") && begun.elapsed() < Duration::from_secs(60), "{said}");
+        assert!(said.contains("\"status\"") && !said.contains("FAILURE"), "{said}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{said}");
         std::thread::sleep(Duration::from_millis(400));
     }
     for user in ["alice", "bob"] {
         assert_eq!(site.run(user, "import.run.sh").success().unwrap(), "imported\n");
     }
+    let id = site.user("bob", &["shifterimg", "lookup", "custom:load_test:v1"]).success().unwrap();
+    let fasthash = site.user("bob", &["fasthash", "/tmp/myimage.squashfs"]).success().unwrap();
+    assert_eq!(fasthash.split_whitespace().next(), Some(id.trim()));
     site.root("rm -r /tmp/images /tmp/myimage.squashfs");
     site.finish();
 }

@@ -1,4 +1,4 @@
-//! Images from files, end to end: by the documents' curl, by `shifterimg`, by path and by upload, and what is refused.
+//! Images from files, end to end: by `shifterimg`, by path and by upload, and what is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -61,32 +61,6 @@ fn word(site: &Site, user: &str, image: &str) -> String {
     let image = format!("--image={image}");
     let out = site.sandbox.user(user).unwrap().run(&["shifter", &image, "--", "cat", "/etc/word"]).unwrap();
     out.success().unwrap()
-}
-
-#[test]
-fn the_documents_curl_imports_an_image_that_runs() {
-    let site = site(&[]);
-    let path = squashfs(&site, "documented");
-    let socket = site.munged.socket.display().to_string();
-    let url = format!("http://{}/api/doimport/testsystem/custom/load_test:v1/", site.gateway.authority);
-    let script = format!(
-        "curl -s -d '{{\"filepath\":\"{path}\",\"format\":\"squashfs\"}}' \
-         -H \"authentication: $(munge -n -S {socket})\" {url}"
-    );
-    let mut said = String::new();
-    for _ in 0..100 {
-        said = site.sandbox.user("alice").unwrap().run(&["sh", "-c", &script]).unwrap().success().unwrap();
-        if said.contains("\"READY\"") {
-            break;
-        }
-        assert!(!said.contains("FAILURE"), "{said}");
-        std::thread::sleep(std::time::Duration::from_millis(400));
-    }
-    assert!(said.contains("\"READY\""), "{said}");
-    assert_eq!(word(&site, "bob", "custom:load_test:v1"), "documented");
-    let id = site.shifterimg("bob", &["lookup", "custom:load_test:v1"]).success().unwrap();
-    assert_eq!(site.image_files(), [format!("{}.meta", id.trim()), format!("{}.squashfs", id.trim())]);
-    site.finish();
 }
 
 #[test]

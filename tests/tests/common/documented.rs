@@ -16,7 +16,7 @@ pub fn document(name: &str) -> String {
     let all = documents!(
         "authorized_locations.json" "imagemanager.import.json" "imagemanager.json.example"
         "imagemanager.json.local" "imagemanager.local.json" "imagemanager.registries.json"
-        "imagemanager.remote.json" "import.curl.sh" "import.run.sh" "install.greina.sh" "postmount.sh"
+        "imagemanager.remote.json" "import.curl.sh" "import.run.sh" "install.greina.sh" "install.rhel7.sh" "postmount.sh"
         "premount.mpi.sh" "premount.sh" "pull.barrnap.sh" "pull.mpitest.sh" "start.gunicorn.sh"
         "start.imagegwapi.sh" "udiRoot.conf.cluster" "udiRoot.conf.example" "udiRoot.conf.mpi"
     );

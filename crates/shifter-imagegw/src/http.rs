@@ -20,6 +20,7 @@ use crate::auth::{AuthError, Authenticator, Caller};
 use crate::config::Platform;
 use crate::convert::sentence;
 use crate::front::Probes;
+use crate::listen::Arrival;
 use crate::prometheus::METRICS;
 use crate::route::{self, Names, Query, RouteError};
 use crate::routes::{FILE, Route, Run, Who};
@@ -220,8 +221,12 @@ async fn respond(
         Some(FILE) => (Bytes::new(), Some(body)),
         _ => (read(parts, body).await?, None),
     };
+    let arrived = || parts.extensions.get::<Arrival>().into_iter().for_each(Arrival::is_whole);
     let run = match route.run {
-        Run::Open(run) => return run(service).await,
+        Run::Open(run) => {
+            arrived();
+            return run(service).await;
+        }
         Run::System(run) => run,
     };
     let platform = service.api.config.platforms.get(names.system).ok_or_else(|| {
@@ -238,6 +243,7 @@ async fn respond(
     };
     known.uid = caller.as_ref().map(|caller| caller.uid);
     known.gid = caller.as_ref().map(|caller| caller.gid);
+    arrived();
     run(&Ask { service, platform, names, query, body, stream: Mutex::new(stream), caller }).await
 }
 

@@ -1,25 +1,32 @@
 //! Accepting connections with limits: how many at a time, how long a request's head may take, how
-//! large it may be. Whoever opens connections and says nothing costs a slot for some seconds only.
+//! large it may be. Whoever opens connections and says nothing costs a slot for some seconds only, and none that
+//! another needs ([`places`]).
 //!
 //! Addresses, with TLS or without, and unix sockets are the same from here on. Own, because the
 //! framework's ready-made server has none of these limits.
 
+mod places;
+
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+pub(crate) use self::places::Arrival;
+use self::places::{Peer, Place, Places};
 use crate::config::Endpoint;
 use crate::patient::Patient;
 use crate::tls::Tls;
@@ -27,7 +34,7 @@ use crate::tls::Tls;
 /// What one listener puts up with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Connections at a time; more wait in the kernel's queue.
+    /// Connections at a time; more wait in the kernel's queue while all are being answered.
     pub(crate) connections: usize,
     /// Time for a request's head to arrive, and for an open connection to stay without a request.
     pub(crate) head_timeout: Duration,
@@ -89,12 +96,17 @@ impl Listener {
         }
     }
 
-    async fn accept(&self) -> io::Result<Raw> {
+    async fn accept(&self) -> io::Result<(Raw, Peer)> {
         match self {
             Listener::Tcp(listener, tls) => {
-                listener.accept().await.map(|(stream, _)| Raw::Tcp(stream, tls.clone()))
+                let (stream, address) = listener.accept().await?;
+                Ok((Raw::Tcp(stream, tls.clone()), Peer::at(address.ip())))
             }
-            Listener::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| Raw::Unix(stream)),
+            Listener::Unix { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                let peer = Peer::User(stream.peer_cred()?.uid());
+                Ok((Raw::Unix(stream), peer))
+            }
         }
     }
 }
@@ -142,18 +154,18 @@ pub(crate) async fn serve(
     limits: Limits,
 ) {
     let listener = listener.into();
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(limits.connections);
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = async {
-            let slot = slots.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-            listener.accept().await.map(|stream| (slot, stream))
+            let (stream, peer) = listener.accept().await?;
+            io::Result::Ok((stream, places.take(peer).await))
         };
         let accepted = tokio::select! {
             () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
             accepted = accepted => accepted,
         };
-        let (slot, stream) = match accepted {
+        let (stream, place) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: others have to end first.
@@ -164,94 +176,45 @@ pub(crate) async fn serve(
         };
         let (watcher, router) = (graceful.watcher(), router.clone());
         tokio::spawn(async move {
-            let stream = match tokio::time::timeout(limits.head_timeout, stream.ready()).await {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
-                Err(_) => return tracing::debug!("a TLS handshake took too long"),
-            };
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                // Who has nothing more to say may still want to hear.
-                .half_close(true)
-                .header_read_timeout(limits.head_timeout)
-                .max_buf_size(limits.head_bytes)
-                .max_headers(limits.head_lines)
-                .serve_connection(
-                    TokioIo::new(Patient::new(stream, limits.answer_timeout)),
-                    TowerToHyperService::new(router),
-                );
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!(%error, "a connection ended badly");
+            tokio::select! {
+                () = talk(stream, &place, router, watcher, limits) => {}
+                () = place.told_to_leave() => tracing::debug!("a connection was closed for another one"),
             }
-            drop(slot);
         });
     }
     drop(listener);
     graceful.shutdown().await;
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
-
-    use super::*;
-
-    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: gw\r\nConnection: close\r\n\r\n";
-
-    async fn ask(address: std::net::SocketAddr) -> String {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(REQUEST).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    }
-
-    /// ST42.
-    #[tokio::test]
-    async fn silent_connections_are_closed_and_give_their_slot_back() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = Router::new().fallback(|| async { "hello" });
-        let (stop, stopped) = watch::channel(false);
-        let limits = Limits { connections: 1, head_timeout: Duration::from_millis(200), ..Limits::default() };
-        let server = tokio::spawn(serve(listener, router, stopped, limits));
-
-        let mut silent = TcpStream::connect(address).await.unwrap();
-        silent.write_all(b"GET / HTTP/1.1\r\nHost: g").await.unwrap();
-        let begun = std::time::Instant::now();
-        // The only slot is taken until the silent one is closed.
-        assert!(ask(address).await.ends_with("hello"));
-        assert!(begun.elapsed() >= Duration::from_millis(100), "{:?}", begun.elapsed());
-        let mut rest = Vec::new();
-        tokio::time::timeout(Duration::from_secs(5), silent.read_to_end(&mut rest)).await.unwrap().unwrap();
-
-        stop.send_replace(true);
-        tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap();
-        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
-    }
-
-    #[tokio::test]
-    async fn who_stops_sending_after_the_request_still_hears_the_answer() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let slow = || async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            "hello"
-        };
-        let (_stop, stopped) = watch::channel(false);
-        tokio::spawn(serve(listener, Router::new().fallback(slow), stopped, Limits::default()));
-        // Also where the connection could be kept: nobody can ask again.
-        for request in [REQUEST, b"GET / HTTP/1.1\r\nHost: gw\r\n\r\n"] {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(request).await.unwrap();
-            stream.shutdown().await.unwrap();
-            let mut answer = String::new();
-            let read = stream.read_to_string(&mut answer);
-            tokio::time::timeout(Duration::from_secs(5), read).await.unwrap().unwrap();
-            assert!(answer.ends_with("hello"), "{answer}");
+/// One connection from its first byte to its last.
+async fn talk(stream: Raw, place: &Place, router: Router, watcher: Watcher, limits: Limits) {
+    let stream = match tokio::time::timeout(limits.head_timeout, stream.ready()).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => return tracing::debug!("a TLS handshake took too long"),
+    };
+    let (router, arrival) = (TowerToHyperService::new(router), place.arrival.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(arrival.clone());
+        let (answer, arrival) = (router.call(request), arrival.clone());
+        async move {
+            let answer = answer.await;
+            arrival.is_over();
+            answer
         }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // Who has nothing more to say may still want to hear.
+        .half_close(true)
+        .header_read_timeout(limits.head_timeout)
+        .max_buf_size(limits.head_bytes)
+        .max_headers(limits.head_lines)
+        .serve_connection(TokioIo::new(Patient::new(stream, limits.answer_timeout)), service);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "a connection ended badly");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -191,15 +191,13 @@ fn schemas() -> Map<String, Value> {
         ("done", json!({ "type": "integer", "minimum": 0 })),
         ("total", json!({ "type": "integer", "minimum": 0 })),
     ]));
-    let progress = object(map([
+    let mut progress = object(map([
         ("stage", text()),
         ("done", json!({ "type": "integer", "minimum": 0 })),
         ("total", json!({ "type": ["integer", "null"], "minimum": 0 })),
-        (
-            "layers",
-            json!({ "type": "array", "items": layer, "description": "oldest first; absent where none is made" }),
-        ),
     ]));
+    progress["properties"]["layers"] =
+        json!({ "type": "array", "items": layer, "description": "oldest first; absent where none is made" });
     let pulled = json!({ "allOf": [reference("Image"), {
         "type": "object",
         "properties": { "state": text(), "progress": progress },
@@ -211,7 +209,7 @@ fn schemas() -> Map<String, Value> {
             object(map([("status", json!({ "type": "integer" })), ("error", text()), ("message", text())])),
         ),
         ("Status", object(map([("status", text())]))),
-        ("Document", json!({ "type": "object" })),
+        ("Document", json!({ "type": "object", "additionalProperties": true })),
         (
             READINESS,
             object(map(

@@ -5,6 +5,7 @@
 mod access;
 mod administrators;
 mod crowded;
+mod documented;
 mod http;
 mod hung_up;
 mod import;

@@ -7,7 +7,7 @@ use super::*;
 const ALICE: &str = "good:alice:users::1:10001";
 const BOB: &str = "good:bob:users::2:10002";
 
-/// Sends one request; returns the status, the head and the body of the answer.
+/// Sends one request; returns the status, the head and the body of the answer, which is as the OpenAPI document says.
 pub(crate) async fn exchange(
     address: SocketAddr,
     method: &str,
@@ -26,7 +26,10 @@ pub(crate) async fn exchange(
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, head.to_ascii_lowercase(), body.to_owned())
+    let head = head.to_ascii_lowercase();
+    documented::check_answer(method, target, status, &head, body)
+        .unwrap_or_else(|wrong| panic!("{wrong}: {method} {target}: {status} {body}"));
+    (status, head, body.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]

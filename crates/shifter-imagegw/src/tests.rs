@@ -14,6 +14,7 @@ mod malformed;
 mod manage;
 mod pull;
 mod reconcile;
+mod slow;
 mod waiting;
 
 use std::collections::HashMap;
@@ -228,12 +229,16 @@ pub(crate) fn caller(uid: u32, credentials: &[(&str, &str)]) -> Caller {
 }
 
 async fn listen(router: Router) -> SocketAddr {
+    listen_with(router, Default::default()).await
+}
+
+async fn listen_with(router: Router, limits: crate::listen::Limits) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     // The sender is kept alive by the task: nobody stops the server before the test ends.
     let (stop, stopped) = tokio::sync::watch::channel(false);
     tokio::spawn(async move {
-        crate::listen::serve(listener, router, stopped, Default::default()).await;
+        crate::listen::serve(listener, router, stopped, limits).await;
         drop(stop);
     });
     address

@@ -13,6 +13,7 @@ mod import_files;
 mod malformed;
 mod manage;
 mod pull;
+mod queue;
 mod reconcile;
 mod slow;
 mod waiting;

@@ -274,7 +274,7 @@ impl Machines {
                 let server = sandbox.postgres().unwrap();
                 options.more.insert("DatabaseURI".into(), json!(server.uri));
                 options.more.insert("WorkerThreads".into(), json!(0));
-                options.more.insert("SealKeyFile".into(), json!(seal_key(sandbox)));
+                options.more.insert("SealKeyFile".into(), json!(sandbox.seal_key().unwrap()));
                 database = Some(server);
             }
             options
@@ -349,14 +349,6 @@ impl Machines {
         self.site.sandbox.restart_postgres(postgres).unwrap();
         "databases crashed"
     }
-}
-
-/// A key file that the gateway's account alone can read.
-fn seal_key(sandbox: &mut Sandbox) -> String {
-    let path = sandbox.new_directory("key").unwrap().join("seal.key");
-    let script = format!("umask 077; head -c 32 /dev/urandom > {0} && chown gateway: {0}", path.display());
-    sandbox.root().run(&["sh", "-c", &script]).unwrap().success().unwrap();
-    path.display().to_string()
 }
 
 fn number(variable: &str) -> Option<u64> {

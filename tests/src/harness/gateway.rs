@@ -112,6 +112,15 @@ impl Sandbox {
         self.start_daemon(&start, &|| true)
     }
 
+    /// A `SealKeyFile` that the gateway's account alone can read.
+    pub fn seal_key(&mut self) -> Result<PathBuf> {
+        let path = self.new_directory("key")?.join("seal.key");
+        let script =
+            format!("umask 077; head -c 32 /dev/urandom > {0} && chown gateway: {0}", path.display());
+        self.root().run(&["sh", "-c", &script])?.success()?;
+        Ok(path)
+    }
+
     fn serve(
         &mut self,
         config: &std::path::Path,

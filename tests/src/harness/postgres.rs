@@ -1,4 +1,4 @@
-//! A real PostgreSQL on a unix socket, that a test may crash and start again.
+//! A real PostgreSQL on a unix socket, that a test may crash and start again; or by TCP with a password.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::accounts;
-use super::daemon::{DaemonId, Start};
+use super::daemon::{DaemonId, Start, free_port};
 use super::sandbox::Sandbox;
 
 /// A running server with one empty database.
@@ -16,6 +16,8 @@ pub struct Postgres {
     daemon: DaemonId,
     directory: PathBuf,
     program: PathBuf,
+    /// Where it listens beside its socket.
+    port: Option<u16>,
     /// For `DatabaseURI`.
     pub uri: String,
 }
@@ -23,6 +25,15 @@ pub struct Postgres {
 impl Sandbox {
     /// Makes a server and starts it.
     pub fn postgres(&mut self) -> Result<Postgres> {
+        self.make_postgres(None)
+    }
+
+    /// The same on the loopback address, where this password is asked for.
+    pub fn postgres_by_password(&mut self, password: &str) -> Result<Postgres> {
+        self.make_postgres(Some(password))
+    }
+
+    fn make_postgres(&mut self, password: Option<&str>) -> Result<Postgres> {
         let directory = self.new_directory("postgres")?;
         let account = accounts::find("registry")?;
         chown(&directory, Some(account.uid), Some(account.gid)).context("give a directory to PostgreSQL")?;
@@ -36,12 +47,26 @@ impl Sandbox {
         };
         let (init, server) = (program("initdb")?.display().to_string(), program("postgres")?);
         let data = directory.join("data").display().to_string();
-        let trusting = ["--no-sync", "--auth=trust", "--username=shifter", "--encoding=UTF8", "--locale=C"];
-        let words = [&[init.as_str()], &trusting[..], &["--pgdata", &data]].concat();
+        let fixed = ["--no-sync", "--username=shifter", "--encoding=UTF8", "--locale=C"];
+        let mut words = [&[init.as_str()], &fixed[..], &["--pgdata", &data]].concat();
+        let file = directory.join("password");
+        let file_word = format!("--pwfile={}", file.display());
+        if let Some(password) = password {
+            fs::write(&file, password).context("write the database's password")?;
+            words.extend(["--auth=scram-sha-256", &file_word]);
+        } else {
+            words.push("--auth=trust");
+        }
         self.user("registry")?.run(&words)?.success()?;
-        let daemon = self.start_postgres(&directory, &server)?;
-        let uri = format!("postgres:///postgres?host={}&user=shifter", directory.display());
-        Ok(Postgres { daemon, directory, program: server, uri })
+        let port = password.map(|_| free_port()).transpose()?;
+        let daemon = self.start_postgres(&directory, &server, port)?;
+        let uri = match (port, password) {
+            (Some(port), Some(password)) => {
+                format!("postgres://shifter:{}@127.0.0.1:{port}/postgres", percent_encoded(password))
+            }
+            _ => format!("postgres:///postgres?host={}&user=shifter", directory.display()),
+        };
+        Ok(Postgres { daemon, directory, program: server, port, uri })
     }
 
     /// Crashes the server: its connections end at once, and it recovers at its next start.
@@ -63,18 +88,23 @@ impl Sandbox {
 
     /// Starts a crashed server.
     pub fn restart_postgres(&mut self, postgres: &mut Postgres) -> Result<()> {
-        postgres.daemon = self.start_postgres(&postgres.directory.clone(), &postgres.program.clone())?;
+        let (directory, program) = (postgres.directory.clone(), postgres.program.clone());
+        postgres.daemon = self.start_postgres(&directory, &program, postgres.port)?;
         Ok(())
     }
 
-    fn start_postgres(&mut self, directory: &Path, program: &Path) -> Result<DaemonId> {
+    fn start_postgres(&mut self, directory: &Path, program: &Path, port: Option<u16>) -> Result<DaemonId> {
         let account = accounts::find("registry")?;
         let (program, place) = (program.display().to_string(), directory.display().to_string());
         let data = directory.join("data").display().to_string();
         // Shared memory in files of its own, which go with the directory.
-        let quiet =
-            ["listen_addresses=", "fsync=off", "max_connections=300", "dynamic_shared_memory_type=mmap"];
-        let quiet: Vec<&str> = quiet.into_iter().flat_map(|setting| ["-c", setting]).collect();
+        let listen = match port {
+            Some(port) => ["listen_addresses=127.0.0.1".to_owned(), format!("port={port}")],
+            None => ["listen_addresses=".to_owned(), "port=5432".to_owned()],
+        };
+        let quiet = ["fsync=off", "max_connections=300", "dynamic_shared_memory_type=mmap"];
+        let settings = listen.iter().map(String::as_str).chain(quiet);
+        let quiet: Vec<&str> = settings.flat_map(|setting| ["-c", setting]).collect();
         let words = [&[program.as_str(), "-D", &data, "-k", &place], &quiet[..]].concat();
         let start =
             Start { name: "postgres", words: &words, ids: (account.uid, account.gid), environment: &[] };
@@ -83,4 +113,13 @@ impl Sandbox {
         let ready = move || fs::read_to_string(&state).is_ok_and(|text| text.trim_end().ends_with("ready"));
         self.start_daemon(&start, &ready)
     }
+}
+
+/// As a URI wants what it does not mean.
+fn percent_encoded(text: &str) -> String {
+    let escaped = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(escaped).collect()
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::site::{Site, names, noise};
 use serde_json::{Map, Value, json};
+use shifter_tests::fixture::{Image, Layer, archive, dir, file, shell_entries, write_oci_layout};
 use shifter_tests::harness::{GatewayOptions, Keys, Munged, Sandbox, SshdOptions};
 
 const ALICE: u32 = 4201;
@@ -118,6 +119,57 @@ fn a_file_that_only_the_host_has_is_imported_and_runs() {
     let file = seen.join(name).display().to_string();
     assert_eq!(site.sandbox.root().run(&[&fasthash, &file]).unwrap().success().unwrap(), id);
     assert!(!Path::new("/home/shifter/x").exists());
+    assert_eq!(site.expansions(), ["ssh"]);
+    site.finish();
+}
+
+#[test]
+fn archives_that_only_the_host_has_are_imported_and_run() {
+    let mut sandbox = Sandbox::new().unwrap();
+    let munged = sandbox.munged("site").unwrap();
+    let keys = sandbox.ssh_keys().unwrap();
+    let seen = place(&mut sandbox, "own.squashfs", 1000);
+    let layout = sandbox.new_directory("layout").unwrap();
+    let mut entries = vec![dir("."), dir("bin"), dir("etc"), file("etc/word", "packed")];
+    entries.extend(shell_entries("bin").unwrap());
+    write_oci_layout(&Image::new(vec![Layer::new(entries.clone())]).build().unwrap(), &layout, "x").unwrap();
+    fs::write(seen.join("own.tar"), archive(&entries)).unwrap();
+    let script = format!(
+        "cd {0}; gzip -k own.tar; tar -C {1} -cf own.oci .; \
+         skopeo --insecure-policy copy -q oci:{1}:x docker-archive:own.docker:x:1",
+        seen.display(),
+        layout.display()
+    );
+    sandbox.root().run(&["sh", "-ec", &script]).unwrap().success().unwrap();
+    let mounts = vec![(PathBuf::from(PLACE), seen.clone())];
+    sandbox.sshd(&keys, 2, &SshdOptions { mounts, ..SshdOptions::default() }).unwrap();
+    let images = sandbox.images();
+    let systems = json!({"testsystem": system(&sandbox, &munged, &keys, ("127.0.0.2", &images))});
+    let site = site(sandbox, munged, systems, json!({}));
+    site.sandbox.give_to_host(&images).unwrap();
+    for (number, (name, format)) in [
+        ("own.tar", "tar"),
+        ("own.tar.gz", "tar"),
+        ("own.oci", "oci-archive"),
+        ("own.docker", "docker-archive"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        give(&seen.join(name), 0o600);
+        let (path, image) = (format!("{PLACE}/{name}"), format!("custom:packed:{number}"));
+        assert!(!Path::new(&path).exists(), "the gateway's machine has it not");
+        let words = ["import", "--format", format, &path, &image];
+        let refused = site.shifterimg("bob", &words);
+        assert!(refused.failure(1).unwrap().contains("is not there, or you cannot read it"), "{name}");
+        // The account that reads it there must be able to.
+        give(&seen.join(name), 0o644);
+        site.shifterimg("alice", &words).success().unwrap();
+        let image = format!("--image={image}");
+        let words = ["shifter", &image, "--", "cat", "/etc/word"];
+        let out = site.sandbox.user("alice").unwrap().run(&words).unwrap();
+        assert_eq!(out.success().unwrap(), "packed", "{name}");
+    }
     assert_eq!(site.expansions(), ["ssh"]);
     site.finish();
 }

@@ -18,7 +18,7 @@ use common::site::{Site, local, names, noise};
 use serde_json::{Value, json};
 use shifter_tests::fixture::{Compression, Image, Layer, Target, digest_of, dir, file, push, request};
 use shifter_tests::harness::{
-    DaemonId, Gateway, GatewayOptions, Location, Minter, Postgres, RegistryOptions, Sandbox,
+    DaemonId, Gateway, GatewayOptions, Location, Minter, Postgres, RegistryOptions,
 };
 
 const CLIENTS: u32 = 200;

@@ -103,7 +103,7 @@ fn a_killed_test_leaves_no_cluster() {
     let words = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let there = |name: &str| family.iter().filter(|pid| words(pid).contains(name)).count();
     for (name, least) in
-        [("munged", 1), ("slurmctld", 1), ("slurmd\0", 2), ("slurmstepd", 4), ("sleep\01000", 2)]
+        [("munged", 1), ("slurmctld", 1), ("slurmd\0", 2), ("slurmstepd", 4), ("sleep\x001000", 2)]
     {
         assert!(there(name) >= least, "{name}: {:?}", family.iter().map(words).collect::<Vec<_>>());
     }

@@ -4,6 +4,7 @@
 mod common;
 
 use common::documented_jobs::{CCM, site_with_ssh, site_with_ssh_as, site_with_ssh_told};
+use common::slurm::SlurmSite;
 use shifter_tests::harness::SlurmOptions;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};

@@ -5,7 +5,6 @@ use super::shell_image;
 use super::slurm::{SlurmSite, offer_openssh};
 use shifter_tests::fixture::{Entry, file, program_entries};
 use shifter_tests::harness::SlurmOptions;
-use std::fs;
 
 /// What a node needs for `--ccm`: what lies on file systems of its own is seen by siteFs, as in any container.
 pub const CCM: [(&str, &str); 3] = [

@@ -196,14 +196,15 @@ async fn who_saw_a_pull_ready_never_gets_the_image_before_it() {
         record.image.expiration = 4.0e9;
         record
     };
-    assert!(there.store(&far("i0", 1.0)).await.unwrap());
+    let id = |number: u32| format!("{number:064x}");
+    assert!(there.store(&far(&id(0), 1.0)).await.unwrap());
     let (mut number, begun) = (0, Instant::now());
     let address = gateway.listen().await;
     for way in ["pull", "queue", "list", "image", "history", "queue", "pull"] {
         // Until a deaf gateway was still trusting its memory when the tag moved.
         loop {
             assert!(begun.elapsed() < Duration::from_secs(60), "nothing was told from memory in time");
-            let (old, new) = (format!("i{number}"), format!("i{}", number + 1));
+            let (old, new) = (id(number), id(number + 1));
             number += 1;
             assert_eq!(gateway.request(&alice, "app:1", "").await.unwrap().status.as_deref(), Some("INIT"));
             while gateway.api().catalog.recall(&key).is_none() {

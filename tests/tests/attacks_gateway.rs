@@ -107,9 +107,8 @@ fn a_registry_password_is_in_no_log_no_database_and_no_core_file() {
     let log = site.sandbox.log(site.gateway.daemon);
     assert!(log.contains("lookup") || log.contains("pull"), "{log}");
     assert!(!log.contains(PASSWORD), "{log}");
-    let find = format!("pgrep -of 'serve --config {}'", site.gateway.config.display());
-    let limits = site.sandbox.root().run(&["sh", "-c", &format!("cat /proc/$({find})/limits")]).unwrap();
-    let limits = limits.success().unwrap();
+    let gateway = site.sandbox.pid(site.gateway.daemon).unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{gateway}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
     let mut looked = 0;

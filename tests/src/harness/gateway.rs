@@ -129,11 +129,12 @@ impl Sandbox {
     ) -> Result<(DaemonId, String)> {
         let program = self.program("shifter-imagegw")?.display().to_string();
         let (config, listen) = (config.display().to_string(), format!("{}:{port}", self.address()));
-        let mut words = vec![program.as_str(), "serve", "--listen", &listen];
+        let mut words = vec![program.as_str(), "serve"];
         // Where the environment names it, the command line need not.
         if !more.iter().any(|(name, _)| name == "GWCONFIG") {
             words.extend(["--config", &config]);
         }
+        words.extend(["--listen", &listen]);
         let account = accounts::find("gateway")?;
         let mut environment = vec![("HOME", "/home/gateway")];
         environment.extend(more.iter().map(|(name, value)| (name.as_str(), value.as_str())));

@@ -287,10 +287,7 @@ async fn a_file_is_imported_once_by_all_processes() {
     let place = server.place().await;
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     // Of one image directory.
-    let gateways = two_gateways(&dirs, &place).await;
-    for dir in &dirs {
-        std::fs::write(dir.path().join("slow"), "").unwrap();
-    }
+    let gateways = two_slow_gateways(&dirs, &place).await;
     let [first, other] = alike();
     for (number, bytes) in [(0, &first), (1, &first), (0, &other), (1, &other)] {
         let tag = format!("g{number}-{}", bytes[bytes.len() - 1]);
@@ -310,10 +307,7 @@ async fn files_of_one_identifier_do_not_replace_each_other_for_systems_that_shar
     let server = Server::postgres();
     let place = server.place().await;
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let gateways = two_gateways(&dirs, &place).await;
-    for dir in &dirs {
-        std::fs::write(dir.path().join("slow"), "").unwrap();
-    }
+    let gateways = two_slow_gateways(&dirs, &place).await;
     let [first, other] = alike();
     upload_to(&gateways[0], "sysa", 1, "first", "squashfs", &first).await.unwrap();
     upload_to(&gateways[1], "twin", 2, "other", "squashfs", &other).await.unwrap();
@@ -328,7 +322,16 @@ async fn two_gateways(dirs: &[tempfile::TempDir; 2], place: &Place) -> [Gateway;
     [start_on(dirs[0].path(), place).await, start_on(dirs[1].path(), place).await]
 }
 
-/// The same, and the first one has all hands full.
+/// The same, and both take their time.
+async fn two_slow_gateways(dirs: &[tempfile::TempDir; 2], place: &Place) -> [Gateway; 2] {
+    let gateways = two_gateways(dirs, place).await;
+    for dir in dirs {
+        std::fs::write(dir.path().join("slow"), "").unwrap();
+    }
+    gateways
+}
+
+/// Two gateways of one catalog, of which the first has all hands full.
 async fn a_busy_and_an_idle_gateway(dirs: &[tempfile::TempDir; 2], place: &Place) -> [Gateway; 2] {
     let gateways = two_gateways(dirs, place).await;
     std::fs::write(dirs[0].path().join("endless"), "").unwrap();

@@ -4,7 +4,7 @@
 mod common;
 
 use common::documented_jobs::{CCM, site_with_ssh, site_with_ssh_as, site_with_ssh_told};
-use common::slurm::SlurmSite;
+use common::slurm::{SlurmSite, private_tmp};
 use shifter_tests::harness::SlurmOptions;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -90,11 +90,7 @@ fn a_ccm_job_with_a_tmp_and_a_shared_memory_of_its_own_sees_them_and_not_the_nod
 
 /// False where the kernel refused Slurm its namespace.
 fn a_ccm_job_with_a_tmp_of_its_own_runs() -> bool {
-    let more = vec![("JobContainerType", "job_container/tmpfs".to_owned())];
-    let text = "AutoBasePath=true\nBasePath=/opt/shifter-test/tmps\n";
-    let files = vec![("job_container.conf", text.to_owned())];
-    let options = SlurmOptions { nodes: 1, cpus: 2, more, files, ..SlurmOptions::default() };
-    let site = site_with_ssh_as(options, "enable_sshd=1 enable_ccm=1", &CCM);
+    let site = site_with_ssh_as(private_tmp(), "enable_sshd=1 enable_ccm=1", &CCM);
     let places = "/tmp /dev/shm";
     let on_node = |what: &str| site.on_node(1, &format!("for d in {places}; do {what}; done"));
     on_node("echo node > $d/whose");

@@ -3,8 +3,7 @@
 
 mod common;
 
-use common::slurm::SlurmSite;
-use shifter_tests::harness::SlurmOptions;
+use common::slurm::{SlurmSite, private_tmp};
 use std::fs;
 
 const JOINED: &str = "joined     the container prepared for this job";
@@ -19,11 +18,7 @@ fn a_task_with_a_tmp_and_a_shared_memory_of_its_own_sees_them_and_not_the_nodes(
 
 /// False where the kernel refused Slurm its namespace.
 fn a_job_with_a_tmp_of_its_own_runs() -> bool {
-    let more = vec![("JobContainerType", "job_container/tmpfs".to_owned())];
-    let text = "AutoBasePath=true\nBasePath=/opt/shifter-test/tmps\n";
-    let files = vec![("job_container.conf", text.to_owned())];
-    let options = SlurmOptions { nodes: 1, cpus: 2, more, files, ..SlurmOptions::default() };
-    let site = SlurmSite::with("", options, |_, _| {
+    let site = SlurmSite::with("", private_tmp(), |_, _| {
         fs::create_dir("/opt/shifter-test/tmps").unwrap();
     });
     // The places that this Slurm makes anew for each job.

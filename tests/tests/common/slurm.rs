@@ -209,6 +209,14 @@ impl SlurmSite {
     }
 }
 
+/// One node, on which Slurm makes each job a /tmp and a /dev/shm of its own.
+pub fn private_tmp() -> SlurmOptions {
+    let more = vec![("JobContainerType", "job_container/tmpfs".to_owned())];
+    let text = "AutoBasePath=true\nBasePath=/opt/shifter-test/tmps\n";
+    let files = vec![("job_container.conf", text.to_owned())];
+    SlurmOptions { nodes: 1, cpus: 2, more, files, ..SlurmOptions::default() }
+}
+
 /// Puts OpenSSH below optUdiImage, and these keys into udiRoot.conf: where the tree is.
 pub fn offer_openssh(sandbox: &mut Sandbox, keys: &[(&str, &str)]) -> PathBuf {
     let tree = sandbox.prefix().join("udiImage");
